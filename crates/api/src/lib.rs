@@ -1,0 +1,1 @@
+//! REST over a store: documents in, problems out.

@@ -1,0 +1,1 @@
+//! Who a peer is: SPIFFE ids in certificates, zone authorities, trust bundles, tokens, rustls configurations.

@@ -1,0 +1,20 @@
+//! Nouns: names, labels, versions, documents, and every resource kind with its validation.
+//!
+//! Pure: no sockets, no clock, no Protobuf. Text becomes a type of this crate where it enters the
+//! program; whoever holds the type need not check again.
+
+mod text;
+
+pub mod destination;
+pub mod key;
+pub mod name;
+pub mod record;
+pub mod spiffe;
+pub mod version;
+
+pub use destination::{DestinationId, Protocol, SectionName, ServiceKind};
+pub use key::{DocumentKey, KindName};
+pub use name::{MeshName, Name, ResourceName, WorkloadName, ZoneName};
+pub use record::{BundleNumber, Record};
+pub use spiffe::{SpiffeId, TrustDomain};
+pub use version::{Origin, Point, Version, World};

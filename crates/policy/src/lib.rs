@@ -1,0 +1,3 @@
+//! One module per policy kind: matching, merging, deciding. Pure.
+
+pub mod access;

@@ -1,0 +1,263 @@
+//! The parts of a proxy's configuration and the signals beside them.
+//!
+//! A part is JSON, in the same shape on the wire and in a static file. The zone compiles each part as a
+//! whole and the proxy replaces it as a whole. Readers ignore fields they do not know, so that a newer
+//! zone can serve an older proxy; what an older proxy must not ignore is a new part.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use model::{DestinationId, Protocol, SpiffeId, TrustDomain, ZoneName};
+use policy::access::AccessRule;
+use serde::{Deserialize, Serialize};
+
+/// The name of a part: what a proxy subscribes to.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum PartName {
+    /// [`Identity`]
+    Identity,
+    /// [`Trust`]
+    Trust,
+    /// [`Listeners`]
+    Listeners,
+    /// [`Inbound`], by the port it listens on
+    Inbound(u16),
+    /// [`Destination`]
+    Destination(DestinationId),
+}
+
+/// The name of a signal: latest value only, outside worlds and proofs.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SignalName {
+    /// [`Endpoints`] of a destination
+    Endpoints(DestinationId),
+    /// [`Handles`], for an ingress
+    Handles,
+}
+
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error("'{0}' names no part: parts are identity, trust, listeners, inbound/<port> and destination/<id>")]
+pub struct InvalidPartName(String);
+
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error("'{0}' names no signal: signals are endpoints/<id> and handles")]
+pub struct InvalidSignalName(String);
+
+/// `listeners`: where the application's outgoing traffic enters.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Listeners {
+    pub outbound: Vec<OutboundListener>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct OutboundListener {
+    pub address: SocketAddr,
+    pub destination: DestinationId,
+}
+
+/// `inbound/<port>`: one port of the application, and who may reach it.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Inbound {
+    /// Where other proxies reach this inbound.
+    pub listen: SocketAddr,
+    /// Where the application listens.
+    pub application: SocketAddr,
+    pub protocol: Protocol,
+    pub access: Access,
+}
+
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Access {
+    #[serde(default)]
+    pub enforcement: Enforcement,
+    /// Without any, everything is denied.
+    pub rules: Vec<AccessRule>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+pub enum Enforcement {
+    #[default]
+    Enforce,
+    /// What would be denied is let through, counted and logged.
+    Observe,
+}
+
+/// `destination/<id>`: one port of a service, without its endpoints.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Destination {
+    pub protocol: Protocol,
+    /// Exactly these prove to be the service. Empty: nobody does, and no connection is made.
+    pub identities: BTreeSet<SpiffeId>,
+    /// From the first packet until the peer has accepted the connection: TCP, TLS and its first word.
+    pub connection_timeout: Millis,
+}
+
+/// A duration in whole milliseconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Millis(pub u64);
+
+impl From<Millis> for Duration {
+    fn from(Millis(millis): Millis) -> Self {
+        Self::from_millis(millis)
+    }
+}
+
+/// `trust`: whom to believe, for every trust domain of the mesh.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Trust {
+    pub domains: BTreeMap<TrustDomain, TrustBundle>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct TrustBundle {
+    /// The zone that owns the trust domain.
+    pub zone: ZoneName,
+    /// PEM certificates; in a static file the path of a file of them.
+    pub bundle: String,
+}
+
+/// `identity`: who this proxy is to be. The key never leaves the proxy: it asks for a certificate of
+/// this id over its session.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Identity {
+    pub id: SpiffeId,
+}
+
+/// `endpoints/<id>`: where the destination's instances are now.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Endpoints(pub Vec<Endpoint>);
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Endpoint {
+    /// What to dial: the proxy itself, or the ingress of its zone.
+    pub address: SocketAddr,
+    /// The endpoint's handle; sent inside the zone as well, so that there is one path.
+    pub sni: String,
+    /// Who must answer; counts only if the destination lists it too.
+    pub identity: SpiffeId,
+    pub zone: ZoneName,
+    #[serde(default = "ready")]
+    pub ready: bool,
+    #[serde(default = "weight")]
+    pub weight: u32,
+}
+
+fn ready() -> bool {
+    true
+}
+
+fn weight() -> u32 {
+    1
+}
+
+/// `handles`: what an ingress relays, SNI to the endpoint it dials.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Handles(pub BTreeMap<String, SocketAddr>);
+
+impl fmt::Display for PartName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity => f.write_str("identity"),
+            Self::Trust => f.write_str("trust"),
+            Self::Listeners => f.write_str("listeners"),
+            Self::Inbound(port) => write!(f, "inbound/{port}"),
+            Self::Destination(id) => write!(f, "destination/{id}"),
+        }
+    }
+}
+
+impl FromStr for PartName {
+    type Err = InvalidPartName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPartName> {
+        let invalid = || InvalidPartName(text.into());
+        match text.split_once('/') {
+            None if text == "identity" => Ok(Self::Identity),
+            None if text == "trust" => Ok(Self::Trust),
+            None if text == "listeners" => Ok(Self::Listeners),
+            Some(("inbound", port)) => Ok(Self::Inbound(port.parse().map_err(|_| invalid())?)),
+            Some(("destination", id)) => Ok(Self::Destination(id.parse().map_err(|_| invalid())?)),
+            _ => Err(invalid()),
+        }
+    }
+}
+
+impl TryFrom<String> for PartName {
+    type Error = InvalidPartName;
+
+    fn try_from(text: String) -> Result<Self, InvalidPartName> {
+        text.parse()
+    }
+}
+
+impl From<PartName> for String {
+    fn from(name: PartName) -> String {
+        name.to_string()
+    }
+}
+
+impl fmt::Display for SignalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoints(id) => write!(f, "endpoints/{id}"),
+            Self::Handles => f.write_str("handles"),
+        }
+    }
+}
+
+impl FromStr for SignalName {
+    type Err = InvalidSignalName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSignalName> {
+        let invalid = || InvalidSignalName(text.into());
+        match text.split_once('/') {
+            None if text == "handles" => Ok(Self::Handles),
+            Some(("endpoints", id)) => Ok(Self::Endpoints(id.parse().map_err(|_| invalid())?)),
+            _ => Err(invalid()),
+        }
+    }
+}
+
+impl TryFrom<String> for SignalName {
+    type Error = InvalidSignalName;
+
+    fn try_from(text: String) -> Result<Self, InvalidSignalName> {
+        text.parse()
+    }
+}
+
+impl From<SignalName> for String {
+    fn from(name: SignalName) -> String {
+        name.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn part_and_signal_names_round_trip_as_text() {
+        for text in
+            ["identity", "trust", "listeners", "inbound/8080", "destination/ms_default_west__catalog_80"]
+        {
+            assert_eq!(text.parse::<PartName>().unwrap().to_string(), text);
+        }
+        for text in ["endpoints/ms_default_west__catalog_80", "handles"] {
+            assert_eq!(text.parse::<SignalName>().unwrap().to_string(), text);
+        }
+        for bad in ["", "inbound", "inbound/x", "inbound/70000", "destination/catalog", "telemetry/"] {
+            assert!(bad.parse::<PartName>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Documents at rest: one trait, several backends, one conformance suite.

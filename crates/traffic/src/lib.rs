@@ -1,0 +1,1 @@
+//! What bytes pass, in the order they pass it.

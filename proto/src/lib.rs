@@ -1,0 +1,1 @@
+//! What crosses the wire between control planes and to proxies, as Protobuf.

@@ -1,0 +1,1 @@
+//! A mesh in one process: one module per promise.

@@ -1,0 +1,1 @@
+//! The zone control plane: turns documents into what its proxies run.
