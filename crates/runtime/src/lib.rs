@@ -1,1 +1,20 @@
-//! What every process needs: tasks with an owner and an end, logs, health, metrics, ready lines.
+//! What every process needs and no part of the mesh owns: tasks with an owner and an end, shutdown, logs,
+//! the ready line, health and metrics, files that are whole or not there.
+//!
+//! It knows none of our other crates, and keeps nothing global: a test can start many programs at once.
+
+pub mod tasks;
+
+pub mod shutdown;
+
+pub mod logs;
+
+pub mod ready;
+
+pub mod admin;
+
+pub mod files;
+
+pub use admin::{AdminPages, Readiness, ReadyGuard};
+pub use ready::ReadyLine;
+pub use tasks::{Children, Tasks};
