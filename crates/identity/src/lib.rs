@@ -12,13 +12,17 @@
 //!
 //! In the order to read them:
 
+mod authority;
 mod certificate;
 
+pub mod ca;
 pub mod key;
 pub mod svid;
 pub mod tls;
 pub mod trust;
 
+pub use authority::{AUTHORITY_LIFETIME, AuthorityError, IssueError};
+pub use ca::{SVID_LIFETIME, ZoneCa};
 pub use certificate::{
     BACKDATED, CertificateError, IdError, Validity, certificates_from_pem, certificates_to_pem,
 };
