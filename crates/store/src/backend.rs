@@ -1,0 +1,99 @@
+//! What a backend must do, and the store that follows from it.
+
+use std::sync::{Arc, Weak};
+
+use model::{DocumentKey, Origin, Record, World};
+
+use crate::error::Error;
+use crate::query::{self, Changes, Commit, Filter, Head, History, Listing};
+use crate::seal::{RollingHash, SecretBytes};
+use crate::store::{Answer, Store};
+use crate::tables::{Identity, Reader};
+use crate::watch::{Feed, Watch};
+use crate::write::{MAX_WRITES, Receipt, Write};
+
+/// Reads and writes of tables. Reads see the last committed state and wait for nobody.
+pub(crate) trait Backend: Send + Sync + 'static {
+    fn identity(&self) -> &Identity;
+
+    fn feed(&self) -> &Feed;
+
+    fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Reader<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Answer<'static, T>;
+
+    /// [`crate::tables::execute`], a durable commit, and [`Feed::publish`], in this order; the next
+    /// transaction comes after.
+    fn execute(self: &Arc<Self>, writes: Vec<Write>) -> Answer<'static, Receipt>;
+
+    fn put_private(self: &Arc<Self>, name: String, sealed: Vec<u8>) -> Answer<'static, ()>;
+}
+
+/// A store on a backend.
+pub(crate) struct Backed<B>(pub(crate) Arc<B>);
+
+impl<B: Backend> Store for Backed<B> {
+    fn origin(&self) -> &Origin {
+        &self.0.identity().origin
+    }
+
+    fn head(&self) -> Answer<'_, Head> {
+        self.0.read(query::head)
+    }
+
+    fn get(&self, key: &DocumentKey) -> Answer<'_, Option<Record>> {
+        let key = key.clone();
+        self.0.read(move |reader| reader.record(&key))
+    }
+
+    fn list(&self, filter: Filter) -> Answer<'_, Listing> {
+        self.0.read(move |reader| query::list(reader, &filter))
+    }
+
+    fn transact(&self, writes: Vec<Write>) -> Answer<'_, Receipt> {
+        let (count, limit) = (writes.len(), MAX_WRITES);
+        if count > limit {
+            return Box::pin(async move { Err(Error::TooMany { writes: count, limit }) });
+        }
+        self.0.execute(writes)
+    }
+
+    fn apply(&self, writes: Vec<Write>) -> Answer<'_, Receipt> {
+        self.0.execute(writes)
+    }
+
+    fn watch(&self, after: u64) -> Watch {
+        self.0.feed().watch(after, Arc::new(Log(Arc::downgrade(&self.0))))
+    }
+
+    fn since(&self, have: World, filter: Filter) -> Answer<'_, Changes> {
+        self.0.read(move |reader| query::since(reader, &have, &filter))
+    }
+
+    fn hash_at(&self, revision: u64) -> Answer<'_, Option<RollingHash>> {
+        self.0.read(move |reader| reader.hash(revision))
+    }
+
+    fn secret_get(&self, name: &str) -> Answer<'_, Option<SecretBytes>> {
+        let name = name.to_owned();
+        self.0.read(move |reader| reader.private(&name))
+    }
+
+    fn secret_put(&self, name: &str, value: SecretBytes) -> Answer<'_, ()> {
+        let sealed = self.0.identity().keys.seal_private(name, &value);
+        self.0.put_private(name.to_owned(), sealed)
+    }
+}
+
+/// A watcher does not keep the store open.
+struct Log<B>(Weak<B>);
+
+impl<B: Backend> History for Log<B> {
+    fn commits_after(&self, after: u64) -> Answer<'static, Vec<Commit>> {
+        match self.0.upgrade() {
+            Some(backend) => backend.read(move |reader| query::commits_after(reader, after)),
+            None => Box::pin(async { Err(Error::Closed) }),
+        }
+    }
+}

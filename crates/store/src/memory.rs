@@ -1,0 +1,196 @@
+//! A store that is gone with its process: for tests, and for trying things out.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use model::{DocumentKey, Origin};
+
+use crate::backend::{Backed, Backend};
+use crate::error::Error;
+use crate::seal::{RollingHash, Sealed, StoreKeys, new_store_key};
+use crate::store::{Answer, Store};
+use crate::tables::{Identity, Meta, Reader, Retention, SealedCommit, Tables, TablesMut, Tombstone, execute};
+use crate::watch::Feed;
+use crate::write::{Receipt, Write};
+
+/// Makes stores in memory.
+pub struct MemoryStore;
+
+impl MemoryStore {
+    /// An empty store of this origin, with a key of its own.
+    #[expect(clippy::new_ret_no_self, reason = "callers hold stores as the trait")]
+    pub fn new(origin: Origin) -> Arc<dyn Store> {
+        Self::with_retention(origin, Retention::default())
+    }
+
+    pub fn with_retention(origin: Origin, retention: Retention) -> Arc<dyn Store> {
+        let identity = Identity { origin, keys: StoreKeys::new(&new_store_key()), retention };
+        let state = Mutex::new(Arc::new(State::default()));
+        Arc::new(Backed(Arc::new(Memory { identity, state, feed: Feed::new() })))
+    }
+}
+
+struct Memory {
+    identity: Identity,
+    /// Readers take the state as it is; a writer copies it only where a reader still has it.
+    state: Mutex<Arc<State>>,
+    feed: Feed,
+}
+
+impl Backend for Memory {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Reader<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Answer<'static, T> {
+        let backend = self.clone();
+        Box::pin(async move {
+            let state = backend.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            read(&Reader::new(&*state, &backend.identity))
+        })
+    }
+
+    fn execute(self: &Arc<Self>, writes: Vec<Write>) -> Answer<'static, Receipt> {
+        let backend = self.clone();
+        Box::pin(async move {
+            let mut state = backend.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let (receipt, commit) = execute(Arc::make_mut(&mut state), &backend.identity, writes)?;
+            if let Some(commit) = commit {
+                // Under the lock, so that watchers are told in order.
+                backend.feed.publish(commit);
+            }
+            Ok(receipt)
+        })
+    }
+
+    fn put_private(self: &Arc<Self>, name: String, sealed: Vec<u8>) -> Answer<'static, ()> {
+        let backend = self.clone();
+        Box::pin(async move {
+            let mut state = backend.state.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::make_mut(&mut state).put_private(&name, sealed)
+        })
+    }
+}
+
+#[derive(Clone)]
+struct State {
+    meta: Meta,
+    /// By the text of the key, as every backend orders them.
+    records: BTreeMap<String, Sealed>,
+    tombstones: BTreeMap<String, (DocumentKey, Tombstone)>,
+    tombstone_order: BTreeMap<u64, DocumentKey>,
+    commits: BTreeMap<u64, SealedCommit>,
+    hashes: BTreeMap<u64, RollingHash>,
+    private: BTreeMap<String, Vec<u8>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            meta: Meta::fresh(),
+            records: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            tombstone_order: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            hashes: BTreeMap::new(),
+            private: BTreeMap::new(),
+        }
+    }
+}
+
+impl Tables for State {
+    fn meta(&self) -> Result<Meta, Error> {
+        Ok(self.meta.clone())
+    }
+
+    fn record(&self, key: &DocumentKey) -> Result<Option<Sealed>, Error> {
+        Ok(self.records.get(&key.to_string()).cloned())
+    }
+
+    fn each_record(&self, visit: &mut dyn FnMut(Sealed) -> Result<(), Error>) -> Result<(), Error> {
+        self.records.values().cloned().try_for_each(visit)
+    }
+
+    fn tombstone(&self, key: &DocumentKey) -> Result<Option<Tombstone>, Error> {
+        Ok(self.tombstones.get(&key.to_string()).map(|(_, tombstone)| *tombstone))
+    }
+
+    fn each_tombstone(
+        &self,
+        visit: &mut dyn FnMut(DocumentKey, Tombstone) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.tombstones.values().cloned().try_for_each(|(key, tombstone)| visit(key, tombstone))
+    }
+
+    fn oldest_tombstone(&self) -> Result<Option<DocumentKey>, Error> {
+        Ok(self.tombstone_order.first_key_value().map(|(_, key)| key.clone()))
+    }
+
+    fn commit(&self, sequence: u64) -> Result<Option<SealedCommit>, Error> {
+        Ok(self.commits.get(&sequence).cloned())
+    }
+
+    fn hash(&self, revision: u64) -> Result<Option<RollingHash>, Error> {
+        Ok(self.hashes.get(&revision).copied())
+    }
+
+    fn private(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.private.get(name).cloned())
+    }
+}
+
+impl TablesMut for State {
+    fn set_meta(&mut self, meta: &Meta) -> Result<(), Error> {
+        self.meta = meta.clone();
+        Ok(())
+    }
+
+    fn put_record(&mut self, record: Sealed) -> Result<(), Error> {
+        self.records.insert(record.envelope().key.to_string(), record);
+        Ok(())
+    }
+
+    fn remove_record(&mut self, key: &DocumentKey) -> Result<(), Error> {
+        self.records.remove(&key.to_string());
+        Ok(())
+    }
+
+    fn put_tombstone(&mut self, key: &DocumentKey, tombstone: Tombstone) -> Result<(), Error> {
+        self.tombstones.insert(key.to_string(), (key.clone(), tombstone));
+        self.tombstone_order.insert(tombstone.number, key.clone());
+        Ok(())
+    }
+
+    fn remove_tombstone(&mut self, key: &DocumentKey, number: u64) -> Result<(), Error> {
+        self.tombstones.remove(&key.to_string());
+        self.tombstone_order.remove(&number);
+        Ok(())
+    }
+
+    fn put_commit(&mut self, commit: SealedCommit) -> Result<(), Error> {
+        self.commits.insert(commit.sequence, commit);
+        Ok(())
+    }
+
+    fn remove_commit(&mut self, sequence: u64) -> Result<(), Error> {
+        self.commits.remove(&sequence);
+        Ok(())
+    }
+
+    fn put_hash(&mut self, revision: u64, hash: RollingHash) -> Result<(), Error> {
+        self.hashes.insert(revision, hash);
+        Ok(())
+    }
+
+    fn put_private(&mut self, name: &str, sealed: Vec<u8>) -> Result<(), Error> {
+        self.private.insert(name.to_owned(), sealed);
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! Decides what a transaction does to the line and to the documents, from plain values.
+//!
+//! The writes are looked at in order, each seeing what the ones before it did. One that cannot be
+//! done fails all of them. A document of one's own that changes takes the next revision; a copy keeps
+//! its version, and an older one never replaces a later one nor undoes a later deletion.
+
+use std::collections::BTreeMap;
+
+use model::{DocumentKey, Origin, Point, Record, Version, World};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::query::{Change, Commit};
+use crate::seal::{RollingHash, StoreKeys};
+use crate::write::{Draft, Expect, MAX_DOCUMENT, Receipt, Write, Written};
+
+/// Where the store stands.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub(crate) struct Line {
+    pub(crate) sequence: u64,
+    /// The last point of the own line.
+    pub(crate) point: Point,
+    pub(crate) hash: RollingHash,
+    /// What is known of the other origins.
+    pub(crate) others: World,
+}
+
+impl Line {
+    /// Of a store that nothing was written to.
+    pub(crate) fn fresh() -> Self {
+        Self {
+            sequence: 0,
+            point: Point { epoch: 1, revision: 0 },
+            hash: RollingHash::START,
+            others: World::default(),
+        }
+    }
+
+    pub(crate) fn world(&self, origin: &Origin) -> World {
+        let mut world = self.others.clone();
+        world.reset(origin.clone(), self.point);
+        world
+    }
+}
+
+/// What is held under a key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Held {
+    Nothing,
+    Deleted(Version),
+    Document(Record),
+}
+
+impl Held {
+    fn version(&self) -> Option<&Version> {
+        match self {
+            Self::Nothing => None,
+            Self::Deleted(version) => Some(version),
+            Self::Document(record) => Some(&record.version),
+        }
+    }
+
+    fn document(&self) -> Option<&Record> {
+        match self {
+            Self::Document(record) => Some(record),
+            Self::Nothing | Self::Deleted(_) => None,
+        }
+    }
+}
+
+/// What a transaction does.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) receipt: Receipt,
+    pub(crate) line: Line,
+    /// What goes into the change log; none where nothing changes.
+    pub(crate) commit: Option<Commit>,
+    /// The own line's new revisions.
+    pub(crate) hashes: Vec<(u64, RollingHash)>,
+}
+
+pub(crate) fn plan(
+    origin: &Origin,
+    keys: &StoreKeys,
+    line: Line,
+    writes: Vec<Write>,
+    held: impl Fn(&DocumentKey) -> Result<Held, Error>,
+) -> Result<Planned, Error> {
+    let known = line.others.clone();
+    let mut planning = Planning {
+        origin,
+        keys,
+        line,
+        held,
+        touched: BTreeMap::new(),
+        changes: Vec::new(),
+        hashes: Vec::new(),
+    };
+    let mut written = Vec::new();
+    for write in writes {
+        match write {
+            Write::Put { draft, expect } => written.push(planning.put(draft, &expect)?),
+            Write::Delete { key, expect } => written.push(planning.delete(key, &expect)?),
+            Write::Copy(record) => written.push(planning.copy(record)?),
+            Write::Forget { key, version } => written.push(planning.forget(key, version)?),
+            Write::Advance(world) => planning.advance(&world),
+        }
+    }
+    let Planning { mut line, changes, hashes, .. } = planning;
+    let moved = !changes.is_empty() || line.others != known;
+    line.sequence += u64::from(moved);
+    let world = line.world(origin);
+    let commit = moved.then(|| Commit { sequence: line.sequence, world: world.clone(), changes });
+    Ok(Planned { receipt: Receipt { sequence: line.sequence, world, written }, line, commit, hashes })
+}
+
+struct Planning<'a, F> {
+    origin: &'a Origin,
+    keys: &'a StoreKeys,
+    line: Line,
+    held: F,
+    /// What the writes so far made of the keys they touched.
+    touched: BTreeMap<DocumentKey, Held>,
+    changes: Vec<Change>,
+    hashes: Vec<(u64, RollingHash)>,
+}
+
+impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
+    fn put(&mut self, draft: Draft, expect: &Expect) -> Result<Written, Error> {
+        self.check_ours(&draft.key)?;
+        check_size(&draft.key, draft.bytes.len())?;
+        let held = self.held(&draft.key)?;
+        check_expected(&draft.key, expect, held.document())?;
+        match held.document() {
+            Some(record) if draft.says_the_same_as(record) => Ok(unchanged(record.version.clone())),
+            document => {
+                let created = document.is_none();
+                let version = self.next_version(&draft.key, &draft.bytes);
+                Ok(self.keep(draft.at(version), created))
+            }
+        }
+    }
+
+    fn delete(&mut self, key: DocumentKey, expect: &Expect) -> Result<Written, Error> {
+        self.check_ours(&key)?;
+        let held = self.held(&key)?;
+        check_expected(&key, expect, held.document())?;
+        if held.document().is_none() {
+            return Err(Error::Absent { key });
+        }
+        let version = self.next_version(&key, b"");
+        Ok(self.remove(key, version))
+    }
+
+    fn copy(&mut self, record: Record) -> Result<Written, Error> {
+        self.check_copy(&record.key, &record.version)?;
+        check_size(&record.key, record.bytes.len())?;
+        let held = self.held(&record.key)?;
+        match held.version() {
+            Some(version) if record.version.point <= version.point => Ok(unchanged(version.clone())),
+            _ => Ok(self.keep(record, held.document().is_none())),
+        }
+    }
+
+    /// A deletion of what is not held is kept too: somebody who asks this store may hold it still.
+    fn forget(&mut self, key: DocumentKey, version: Version) -> Result<Written, Error> {
+        self.check_copy(&key, &version)?;
+        let later = match self.held(&key)? {
+            Held::Nothing => None,
+            Held::Deleted(deleted) => (version.point <= deleted.point).then_some(deleted),
+            Held::Document(record) => (version.point < record.version.point).then_some(record.version),
+        };
+        Ok(match later {
+            Some(later) => unchanged(later),
+            None => self.remove(key, version),
+        })
+    }
+
+    fn advance(&mut self, world: &World) {
+        for (origin, point) in world.iter().filter(|(origin, _)| *origin != self.origin) {
+            self.line.others.advance(origin.clone(), point);
+        }
+    }
+
+    fn held(&self, key: &DocumentKey) -> Result<Held, Error> {
+        self.touched.get(key).map_or_else(|| (self.held)(key), |held| Ok(held.clone()))
+    }
+
+    fn next_version(&mut self, key: &DocumentKey, bytes: &[u8]) -> Version {
+        let line = &mut self.line;
+        line.point.revision += 1;
+        line.hash = self.keys.chain(&line.hash, line.point.revision, key, bytes);
+        self.hashes.push((line.point.revision, line.hash));
+        Version { origin: self.origin.clone(), point: line.point }
+    }
+
+    fn keep(&mut self, record: Record, created: bool) -> Written {
+        let version = record.version.clone();
+        self.touched.insert(record.key.clone(), Held::Document(record.clone()));
+        self.changes.push(Change::Put(record));
+        Written { version, changed: true, created }
+    }
+
+    fn remove(&mut self, key: DocumentKey, version: Version) -> Written {
+        self.touched.insert(key.clone(), Held::Deleted(version.clone()));
+        self.changes.push(Change::Deleted { key, version: version.clone() });
+        Written { version, changed: true, created: false }
+    }
+
+    fn check_ours(&self, key: &DocumentKey) -> Result<(), Error> {
+        if key.origin == *self.origin { Ok(()) } else { Err(Error::NotOurs { key: key.clone() }) }
+    }
+
+    fn check_copy(&self, key: &DocumentKey, version: &Version) -> Result<(), Error> {
+        let foreign = key.origin != *self.origin && key.origin == version.origin;
+        if foreign { Ok(()) } else { Err(Error::NoCopy { key: key.clone(), version: version.clone() }) }
+    }
+}
+
+fn unchanged(version: Version) -> Written {
+    Written { version, changed: false, created: false }
+}
+
+fn check_size(key: &DocumentKey, size: usize) -> Result<(), Error> {
+    let limit = MAX_DOCUMENT;
+    if size <= limit { Ok(()) } else { Err(Error::TooLarge { key: key.clone(), size, limit }) }
+}
+
+fn check_expected(key: &DocumentKey, expect: &Expect, held: Option<&Record>) -> Result<(), Error> {
+    let current = held.map(|record| &record.version);
+    if expect.is_met_by(current) {
+        return Ok(());
+    }
+    Err(Error::Conflict { key: key.clone(), current: current.cloned() })
+}

@@ -1,0 +1,67 @@
+//! The trait that every backend fulfils.
+
+use std::pin::Pin;
+
+use model::{DocumentKey, Origin, Record, World};
+
+use crate::error::Error;
+use crate::query::{Changes, Filter, Head, Listing};
+use crate::seal::{RollingHash, SecretBytes};
+use crate::watch::Watch;
+use crate::write::{Draft, Expect, Receipt, Write, Written};
+
+/// A future of a store's methods, boxed so that a store can be an `Arc<dyn Store>`.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+/// Documents at rest. An answered write is durable as far as the backend knows durability. A write
+/// whose future is dropped may or may not happen; it never happens in part.
+pub trait Store: Send + Sync {
+    /// Who writes here.
+    fn origin(&self) -> &Origin;
+
+    fn head(&self) -> Answer<'_, Head>;
+
+    fn get(&self, key: &DocumentKey) -> Answer<'_, Option<Record>>;
+
+    fn list(&self, filter: Filter) -> Answer<'_, Listing>;
+
+    /// Everything or nothing of at most [`crate::MAX_WRITES`] writes. Each that changes a document of
+    /// one's own gets the next revision.
+    fn transact(&self, writes: Vec<Write>) -> Answer<'_, Receipt>;
+
+    /// The same for batches from other origins, which are atomic whatever their size. A document
+    /// that is too large fails the batch, so that sync refuses it before.
+    fn apply(&self, writes: Vec<Write>) -> Answer<'_, Receipt>;
+
+    /// Follows the change log from after this sequence on. Waiting costs nothing; a watcher that is
+    /// slow reads from the log what it missed.
+    fn watch(&self, after: u64) -> Watch;
+
+    /// What somebody who holds `have` lacks of what `filter` covers.
+    fn since(&self, have: World, filter: Filter) -> Answer<'_, Changes>;
+
+    /// The rolling hash of the own line at a revision; none for one that is not written yet.
+    fn hash_at(&self, revision: u64) -> Answer<'_, Option<RollingHash>>;
+
+    /// A private value, which is no document: it has no version and is told to nobody.
+    fn secret_get(&self, name: &str) -> Answer<'_, Option<SecretBytes>>;
+
+    /// Replaces a private value.
+    fn secret_put(&self, name: &str, value: SecretBytes) -> Answer<'_, ()>;
+
+    /// One document of one's own.
+    fn put(&self, draft: Draft, expect: Expect) -> Answer<'_, Written> {
+        self.write_one(Write::Put { draft, expect })
+    }
+
+    /// Removes one document of one's own; [`Error::Absent`] where there is none.
+    fn delete(&self, key: DocumentKey, expect: Expect) -> Answer<'_, Written> {
+        self.write_one(Write::Delete { key, expect })
+    }
+
+    #[doc(hidden)]
+    fn write_one(&self, write: Write) -> Answer<'_, Written> {
+        let receipt = self.transact(vec![write]);
+        Box::pin(async move { Ok(receipt.await?.written.remove(0)) })
+    }
+}

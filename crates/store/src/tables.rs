@@ -1,0 +1,300 @@
+//! What every backend keeps, and how a planned transaction is carried out on it.
+//!
+//! Five tables: records, tombstones, the change log, the hashes of the own line, private values; and
+//! one value beside them, [`Meta`]. A backend gives access to them in one transaction; what to put
+//! where, and what to drop when it grows old, is decided here.
+
+use model::{DocumentKey, Origin, Point, Version, World};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::plan::{Held, Line, Planned, plan};
+use crate::query::{Change, Commit};
+use crate::seal::{RollingHash, Sealed, SecretBytes, StoreKeys};
+use crate::write::{Receipt, Write};
+
+/// How much of the past a store keeps. The hashes of the own line are kept all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Retention {
+    /// Transactions in the change log: how far a watcher may fall behind.
+    pub commits: u64,
+    /// Document bytes in the change log. The last transaction is kept whatever its size.
+    pub commit_bytes: u64,
+    /// Deletions: how far back `since` can tell a difference.
+    pub tombstones: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { commits: 4096, commit_bytes: 64 * 1024 * 1024, tombstones: 16 * 1024 }
+    }
+}
+
+/// What a store says about itself, and the ends of the tables that are cut.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub(crate) struct Meta {
+    pub(crate) line: Line,
+    /// The first transaction that the change log still has; one after the last where it has none.
+    pub(crate) log_start: u64,
+    pub(crate) log_bytes: u64,
+    /// Tombstones are numbered as they come; these numbers are given next, and held.
+    pub(crate) next_tombstone: u64,
+    pub(crate) tombstones: u64,
+    /// For each origin the latest deletion that is no longer known.
+    pub(crate) compacted: World,
+}
+
+impl Meta {
+    pub(crate) fn fresh() -> Self {
+        Self {
+            line: Line::fresh(),
+            log_start: 1,
+            log_bytes: 0,
+            next_tombstone: 0,
+            tombstones: 0,
+            compacted: World::default(),
+        }
+    }
+}
+
+/// A deletion, and its number among them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Tombstone {
+    /// The origin is that of the key.
+    pub(crate) point: Point,
+    pub(crate) number: u64,
+}
+
+/// A transaction as it rests in the change log.
+#[derive(Clone)]
+pub(crate) struct SealedCommit {
+    pub(crate) sequence: u64,
+    pub(crate) world: World,
+    pub(crate) changes: Vec<SealedChange>,
+}
+
+#[derive(Clone)]
+pub(crate) enum SealedChange {
+    Put(Sealed),
+    Deleted { key: DocumentKey, version: Version },
+}
+
+impl SealedCommit {
+    /// Of its documents.
+    fn bytes(&self) -> u64 {
+        let bytes = self.changes.iter().map(|change| match change {
+            SealedChange::Put(sealed) => sealed.envelope().bytes.len() as u64,
+            SealedChange::Deleted { .. } => 0,
+        });
+        bytes.sum()
+    }
+}
+
+/// Reads of one consistent state.
+pub(crate) trait Tables {
+    fn meta(&self) -> Result<Meta, Error>;
+    fn record(&self, key: &DocumentKey) -> Result<Option<Sealed>, Error>;
+    /// All, in the order of their keys' text.
+    fn each_record(&self, visit: &mut dyn FnMut(Sealed) -> Result<(), Error>) -> Result<(), Error>;
+    fn tombstone(&self, key: &DocumentKey) -> Result<Option<Tombstone>, Error>;
+    fn each_tombstone(
+        &self,
+        visit: &mut dyn FnMut(DocumentKey, Tombstone) -> Result<(), Error>,
+    ) -> Result<(), Error>;
+    /// The one with the lowest number.
+    fn oldest_tombstone(&self) -> Result<Option<DocumentKey>, Error>;
+    fn commit(&self, sequence: u64) -> Result<Option<SealedCommit>, Error>;
+    fn hash(&self, revision: u64) -> Result<Option<RollingHash>, Error>;
+    fn private(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
+}
+
+/// Changes that become visible together, or not at all.
+pub(crate) trait TablesMut: Tables {
+    fn set_meta(&mut self, meta: &Meta) -> Result<(), Error>;
+    fn put_record(&mut self, record: Sealed) -> Result<(), Error>;
+    fn remove_record(&mut self, key: &DocumentKey) -> Result<(), Error>;
+    fn put_tombstone(&mut self, key: &DocumentKey, tombstone: Tombstone) -> Result<(), Error>;
+    fn remove_tombstone(&mut self, key: &DocumentKey, number: u64) -> Result<(), Error>;
+    fn put_commit(&mut self, commit: SealedCommit) -> Result<(), Error>;
+    fn remove_commit(&mut self, sequence: u64) -> Result<(), Error>;
+    fn put_hash(&mut self, revision: u64, hash: RollingHash) -> Result<(), Error>;
+    fn put_private(&mut self, name: &str, sealed: Vec<u8>) -> Result<(), Error>;
+}
+
+/// Who a store is: the same for as long as it is open.
+pub(crate) struct Identity {
+    pub(crate) origin: Origin,
+    pub(crate) keys: StoreKeys,
+    pub(crate) retention: Retention,
+}
+
+/// Tables together with the keys that open what is sealed in them.
+pub(crate) struct Reader<'a> {
+    tables: &'a dyn Tables,
+    identity: &'a Identity,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(tables: &'a dyn Tables, identity: &'a Identity) -> Self {
+        Self { tables, identity }
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.identity.origin
+    }
+
+    pub(crate) fn meta(&self) -> Result<Meta, Error> {
+        self.tables.meta()
+    }
+
+    pub(crate) fn open(&self, sealed: Sealed) -> Result<model::Record, Error> {
+        self.identity.keys.open(sealed)
+    }
+
+    pub(crate) fn record(&self, key: &DocumentKey) -> Result<Option<model::Record>, Error> {
+        self.tables.record(key)?.map(|sealed| self.open(sealed)).transpose()
+    }
+
+    pub(crate) fn each_record(
+        &self,
+        visit: &mut dyn FnMut(Sealed) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.tables.each_record(visit)
+    }
+
+    pub(crate) fn each_tombstone(
+        &self,
+        visit: &mut dyn FnMut(DocumentKey, Version) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.tables.each_tombstone(&mut |key, tombstone| {
+            let version = Version { origin: key.origin.clone(), point: tombstone.point };
+            visit(key, version)
+        })
+    }
+
+    /// One that the log has according to its meta.
+    pub(crate) fn commit(&self, sequence: u64) -> Result<Commit, Error> {
+        let missing = || Error::unavailable(format!("the change log lacks {sequence}"));
+        let SealedCommit { sequence, world, changes } = self.tables.commit(sequence)?.ok_or_else(missing)?;
+        let open = |change| match change {
+            SealedChange::Put(sealed) => self.open(sealed).map(Change::Put),
+            SealedChange::Deleted { key, version } => Ok(Change::Deleted { key, version }),
+        };
+        let changes = changes.into_iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Commit { sequence, world, changes })
+    }
+
+    pub(crate) fn hash(&self, revision: u64) -> Result<Option<RollingHash>, Error> {
+        if revision == 0 { Ok(Some(RollingHash::START)) } else { self.tables.hash(revision) }
+    }
+
+    pub(crate) fn private(&self, name: &str) -> Result<Option<SecretBytes>, Error> {
+        let sealed = self.tables.private(name)?;
+        sealed.map(|sealed| self.identity.keys.open_private(name, &sealed)).transpose()
+    }
+
+    fn held(&self, key: &DocumentKey) -> Result<Held, Error> {
+        if let Some(record) = self.record(key)? {
+            return Ok(Held::Document(record));
+        }
+        Ok(match self.tables.tombstone(key)? {
+            Some(Tombstone { point, .. }) => Held::Deleted(Version { origin: key.origin.clone(), point }),
+            None => Held::Nothing,
+        })
+    }
+}
+
+/// Does a transaction. After an error that the plan gave the tables are as they were; after one of
+/// the tables they must be thrown away.
+pub(crate) fn execute(
+    tables: &mut impl TablesMut,
+    identity: &Identity,
+    writes: Vec<Write>,
+) -> Result<(Receipt, Option<Commit>), Error> {
+    let mut meta = tables.meta()?;
+    let reader = Reader::new(&*tables, identity);
+    let planned = plan(&identity.origin, &identity.keys, meta.line.clone(), writes, |key| reader.held(key))?;
+    let Planned { receipt, line, commit, hashes } = planned;
+    if let Some(commit) = &commit {
+        meta.line = line;
+        for (revision, hash) in hashes {
+            tables.put_hash(revision, hash)?;
+        }
+        let changes = commit.changes.iter().map(|change| seal(identity, change)).collect();
+        record_changes(tables, &mut meta, &changes)?;
+        append(
+            tables,
+            &mut meta,
+            SealedCommit { sequence: commit.sequence, world: commit.world.clone(), changes },
+        )?;
+        prune(tables, &mut meta, &identity.retention)?;
+        tables.set_meta(&meta)?;
+    }
+    Ok((receipt, commit))
+}
+
+fn seal(identity: &Identity, change: &Change) -> SealedChange {
+    match change {
+        Change::Put(record) => SealedChange::Put(identity.keys.seal(record)),
+        Change::Deleted { key, version } => {
+            SealedChange::Deleted { key: key.clone(), version: version.clone() }
+        }
+    }
+}
+
+fn record_changes(
+    tables: &mut impl TablesMut,
+    meta: &mut Meta,
+    changes: &Vec<SealedChange>,
+) -> Result<(), Error> {
+    for change in changes {
+        match change {
+            SealedChange::Put(sealed) => {
+                bury_no_more(tables, meta, &sealed.envelope().key)?;
+                tables.put_record(sealed.clone())?;
+            }
+            SealedChange::Deleted { key, version } => {
+                bury_no_more(tables, meta, key)?;
+                tables.remove_record(key)?;
+                tables.put_tombstone(key, Tombstone { point: version.point, number: meta.next_tombstone })?;
+                meta.next_tombstone += 1;
+                meta.tombstones += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes away the tombstone of a key, if it has one.
+fn bury_no_more(tables: &mut impl TablesMut, meta: &mut Meta, key: &DocumentKey) -> Result<(), Error> {
+    if let Some(tombstone) = tables.tombstone(key)? {
+        tables.remove_tombstone(key, tombstone.number)?;
+        meta.tombstones -= 1;
+    }
+    Ok(())
+}
+
+fn append(tables: &mut impl TablesMut, meta: &mut Meta, commit: SealedCommit) -> Result<(), Error> {
+    meta.log_bytes += commit.bytes();
+    tables.put_commit(commit)
+}
+
+fn prune(tables: &mut impl TablesMut, meta: &mut Meta, retention: &Retention) -> Result<(), Error> {
+    let last = meta.line.sequence;
+    while meta.log_start < last
+        && (last + 1 - meta.log_start > retention.commits || meta.log_bytes > retention.commit_bytes)
+    {
+        let oldest = tables.commit(meta.log_start)?;
+        meta.log_bytes -= oldest.map_or(0, |commit| commit.bytes());
+        tables.remove_commit(meta.log_start)?;
+        meta.log_start += 1;
+    }
+    while meta.tombstones > retention.tombstones {
+        let missing = || Error::unavailable("fewer tombstones than were counted");
+        let key = tables.oldest_tombstone()?.ok_or_else(missing)?;
+        let point = tables.tombstone(&key)?.ok_or_else(missing)?.point;
+        bury_no_more(tables, meta, &key)?;
+        meta.compacted.advance(key.origin, point);
+    }
+    Ok(())
+}

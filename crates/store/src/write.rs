@@ -1,0 +1,111 @@
+//! What goes into a store, and what it answers.
+
+use std::fmt;
+
+use bytes::Bytes;
+use model::{BundleNumber, DocumentKey, Record, Version, World};
+
+/// The largest document, in bytes.
+pub const MAX_DOCUMENT: usize = 512 * 1024;
+
+/// The most writes that one caller's transaction may hold.
+pub const MAX_WRITES: usize = 100;
+
+/// One step of a transaction. The first two are for documents of the store's own origin, the others
+/// for what was heard of other origins.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// Writes a document of one's own; the same content again changes nothing.
+    Put { draft: Draft, expect: Expect },
+    /// Removes a document of one's own. That is an event of its own line, with a revision.
+    Delete { key: DocumentKey, expect: Expect },
+    /// Holds a document of another origin, with the version it came with. One that is not later than
+    /// what is held, or than its deletion, changes nothing.
+    Copy(Record),
+    /// Another origin deleted this document, or stopped sharing it, at `version`. A copy that is
+    /// later stays.
+    Forget { key: DocumentKey, version: Version },
+    /// Everything of other origins up to here has arrived. The own component is the store's business
+    /// and is passed over; a component never goes back.
+    Advance(World),
+}
+
+/// A document before it has a version.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Draft {
+    pub key: DocumentKey,
+    /// Sealed at rest, and never logged.
+    pub secret: bool,
+    /// Capabilities that a reader must have to act on this document.
+    pub requires: Vec<String>,
+    /// Only for trust bundles.
+    pub bundle: Option<BundleNumber>,
+    /// The author's canonical bytes, at most [`MAX_DOCUMENT`] of them.
+    pub bytes: Bytes,
+}
+
+impl Draft {
+    /// A document that is neither secret nor asks anything of its readers.
+    pub fn new(key: DocumentKey, bytes: impl Into<Bytes>) -> Self {
+        Self { key, secret: false, requires: Vec::new(), bundle: None, bytes: bytes.into() }
+    }
+
+    pub(crate) fn at(self, version: Version) -> Record {
+        let Self { key, secret, requires, bundle, bytes } = self;
+        Record { key, version, secret, requires, bundle, bytes }
+    }
+
+    /// Whether writing this over `held` would change nothing.
+    pub(crate) fn says_the_same_as(&self, held: &Record) -> bool {
+        self.bytes == held.bytes
+            && self.secret == held.secret
+            && self.requires == held.requires
+            && self.bundle == held.bundle
+    }
+}
+
+impl fmt::Debug for Draft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes)", self.key, self.bytes.len())
+    }
+}
+
+/// What the caller believes to be there. It is checked before anything else about the write.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Expect {
+    Any,
+    Absent,
+    Version(Version),
+}
+
+impl Expect {
+    pub(crate) fn is_met_by(&self, held: Option<&Version>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Absent => held.is_none(),
+            Self::Version(version) => held == Some(version),
+        }
+    }
+}
+
+/// What became of one document.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Written {
+    /// The version that stands now, of the document or of its deletion; the old one where nothing
+    /// changed.
+    pub version: Version,
+    pub changed: bool,
+    /// It was not there before.
+    pub created: bool,
+}
+
+/// What became of a transaction.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Receipt {
+    /// The place in the change log; that of the last commit where nothing changed.
+    pub sequence: u64,
+    /// What the store knows afterwards.
+    pub world: World,
+    /// One for each write in order; [`Write::Advance`] has none.
+    pub written: Vec<Written>,
+}
