@@ -97,7 +97,7 @@ pub(crate) struct Usage {
 
 impl<'a> Facts<'a> {
     pub(crate) fn read(der: &'a [u8]) -> Result<Self, CertificateError> {
-        Ok(Self::of(&parse(der)?)?)
+        Self::of(&parse(der)?)
     }
 
     pub(crate) fn of(certificate: &X509Certificate<'a>) -> Result<Self, CertificateError> {
@@ -158,7 +158,7 @@ pub enum IdError {
 
 pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         _ => Err(CertificateError::Malformed),
     }
 }

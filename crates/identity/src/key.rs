@@ -126,7 +126,7 @@ pub(crate) struct RequestedKey {
 impl RequestedKey {
     pub(crate) fn read(request: &[u8]) -> Result<Self, RequestError> {
         let request = match X509CertificationRequest::from_der(request) {
-            Ok((rest, request)) if rest.is_empty() => request,
+            Ok(([], request)) => request,
             _ => return Err(RequestError::Malformed),
         };
         let key = &request.certification_request_info.subject_pki;

@@ -10,15 +10,22 @@
 //! in; only rustls reads a clock, once in each handshake. There is no way to build a configuration
 //! that does not verify its peer.
 //!
-//! In the order to read them:
+//! Read `key` and `svid` (who we are), `trust` (whom to believe), `tls` (between proxies), `ca` (a zone
+//! issues), then `peer`, `control`, `control_tls` (on the ports of control planes) and `token` (how one
+//! gets there); `certificate` and `authority` are what they share.
 
 mod authority;
 mod certificate;
 
 pub mod ca;
+pub mod control;
+pub mod control_tls;
 pub mod key;
+pub mod peer;
+pub mod pin;
 pub mod svid;
 pub mod tls;
+pub mod token;
 pub mod trust;
 
 pub use authority::{AUTHORITY_LIFETIME, AuthorityError, IssueError};
@@ -26,7 +33,14 @@ pub use ca::{SVID_LIFETIME, ZoneCa};
 pub use certificate::{
     BACKDATED, CertificateError, IdError, Validity, certificates_from_pem, certificates_to_pem,
 };
+pub use control::{ControlCa, PeerError, peer_from_certificate};
+pub use control_tls::{
+    ApiTlsError, ServerError, api_client_config, api_server_config, client_config, server_config,
+};
 pub use key::{CertificateRequest, KeyError, PrivateKey, RequestError};
+pub use peer::{Peer, ServerRole};
+pub use pin::Pin;
 pub use svid::{Credential, Svid, SvidError};
 pub use tls::{Alpn, TlsError, peer_of, sni, workload_client, workload_server};
+pub use token::{AdminToken, Audience, Issuer, TokenClaims, TokenError, TokenKey, ca_of_token, token_id};
 pub use trust::{Problem, Refusal, Role, TrustStore, VerifyError, WorkloadPeer};

@@ -47,7 +47,7 @@ impl fmt::Display for Role {
 }
 
 /// Why a peer's certificate is refused.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 pub enum VerifyError {
     #[error("the peer showed no certificate")]
     NoCertificate,
@@ -67,6 +67,16 @@ pub enum VerifyError {
     Intermediate(TrustDomain),
     #[error("the peer's certificate is not signed by its trust domain, or out of time")]
     Chain(#[source] rustls::Error),
+}
+
+/// As a sentence: rustls shows the errors of verifiers by `Debug`.
+impl fmt::Debug for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chain(source) => write!(f, "{self}: {source}"),
+            _ => write!(f, "{self}"),
+        }
+    }
 }
 
 /// A certificate of a bundle, or a whole bundle, that is not used. The rest is.
