@@ -6,14 +6,22 @@
 mod text;
 
 pub mod destination;
+pub mod document;
+pub mod duration;
 pub mod key;
+pub mod kinds;
+pub mod labels;
 pub mod name;
 pub mod record;
 pub mod spiffe;
+pub mod template;
 pub mod version;
 
 pub use destination::{DestinationId, Protocol, SectionName, ServiceKind};
+pub use document::{Document, Violation};
 pub use key::{DocumentKey, KindName};
+pub use kinds::{Kind, Spec};
+pub use labels::Labels;
 pub use name::{MeshName, Name, ResourceName, WorkloadName, ZoneName};
 pub use record::{BundleNumber, Record};
 pub use spiffe::{SpiffeId, TrustDomain};

@@ -1,0 +1,167 @@
+//! MeshService: a destination in the mesh, the ports of some proxies under one name.
+
+use serde_json::json;
+
+use super::{Author, Generated, Kind, Naming, ResourceSpec, Root, Scope, Travels};
+use crate::destination::{Protocol, SectionName};
+use crate::document::{Fields, Item, Value};
+use crate::labels::Labels;
+use crate::name::{Name, ResourceName};
+use crate::spiffe::SpiffeId;
+
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MeshService {
+    /// Without one, no proxy stands behind the service.
+    pub selector: Option<Selector>,
+    pub ports: Vec<Port>,
+    /// Written by the zone: the ids that its instances prove to be.
+    pub identities: Vec<SpiffeId>,
+    pub state: State,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Selector {
+    /// One proxy.
+    Dataplane(ResourceName),
+    /// The proxies that carry all of these.
+    Labels(Labels),
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Port {
+    pub name: Option<Name>,
+    pub port: u16,
+    /// The inbound of the proxies behind it.
+    pub target: SectionName,
+    pub protocol: Protocol,
+}
+
+impl Port {
+    pub fn section(&self) -> SectionName {
+        self.name.clone().map_or_else(|| self.port.into(), SectionName::from)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum State {
+    #[default]
+    Unavailable,
+    /// Some instance is ready.
+    Available,
+}
+
+const PROTOCOLS: [(&str, Protocol); 4] =
+    [("tcp", Protocol::Tcp), ("http", Protocol::Http), ("http2", Protocol::Http2), ("grpc", Protocol::Grpc)];
+
+impl Item<'_> {
+    /// The name of a protocol, in any case.
+    pub(crate) fn protocol(&self) -> Option<Protocol> {
+        let text = self.text()?;
+        match PROTOCOLS.iter().find(|(word, _)| text.eq_ignore_ascii_case(word)) {
+            Some((_, protocol)) => Some(*protocol),
+            None => self.fail(format!("must be one of tcp, http, http2, grpc, not '{text}'")),
+        }
+    }
+}
+
+impl ResourceSpec for MeshService {
+    const KIND: Kind = Kind {
+        name: "MeshService",
+        plural: "meshservices",
+        scope: Scope::Mesh,
+        author: Author::Zone,
+        travels: Travels::UP_AND_ACROSS,
+        naming: Naming::Label,
+        root: Root::Spec,
+    };
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let selector = fields.filled("selector").and_then(|item| read_selector(&item));
+        let mut ports: Vec<Port> = Vec::new();
+        for item in fields.optional("ports").and_then(|item| item.list()).unwrap_or_default() {
+            let Some(port) = read_port(&item) else { continue };
+            if ports.iter().any(|other| other.port == port.port || other.section() == port.section()) {
+                item.refuse("has the number or the name of another port");
+            }
+            ports.push(port);
+        }
+        let identities = fields.list_of("identities", |item| read_identity(&item));
+        let state = fields.optional("state").and_then(|item| {
+            item.one_of(&[("Available", State::Available), ("Unavailable", State::Unavailable)])
+        });
+        Some(Self { selector, ports, identities, state: state.unwrap_or_default() })
+    }
+}
+
+fn read_selector(item: &Item<'_>) -> Option<Selector> {
+    item.object(|fields| {
+        let one = fields.optional("dataplaneRef");
+        let labels = fields.optional("dataplaneLabels");
+        if one.is_some() && labels.is_some() {
+            fields.whole().refuse("must have one of dataplaneRef and dataplaneLabels, not both");
+        }
+        let one = one.and_then(|item| item.object(|fields| fields.required("name")?.parse()));
+        let labels = labels.and_then(|item| item.match_labels());
+        one.map(Selector::Dataplane).or(labels.map(Selector::Labels))
+    })
+}
+
+fn read_port(item: &Item<'_>) -> Option<Port> {
+    item.object(|fields| {
+        let name = fields.optional("name").and_then(|item| item.parse());
+        let port = fields.required("port").and_then(|item| item.port());
+        let target = fields.optional("targetPort").and_then(|item| match item.tree().value {
+            Value::Number(_) => item.port().map(SectionName::from),
+            _ => item.parse(),
+        });
+        let protocol = fields.optional("appProtocol").and_then(|item| item.protocol());
+        let port = port?;
+        Some(Port {
+            name,
+            port,
+            target: target.unwrap_or_else(|| port.into()),
+            protocol: protocol.unwrap_or_default(),
+        })
+    })
+}
+
+fn read_identity(item: &Item<'_>) -> Option<SpiffeId> {
+    item.object(|fields| {
+        fields.required("type").and_then(|item| item.one_of(&[("SpiffeID", ())]));
+        fields.required("value")?.parse()
+    })
+}
+
+impl Generated for MeshService {
+    fn to_json(&self) -> serde_json::Value {
+        let ports: Vec<_> = self.ports.iter().map(port_to_json).collect();
+        let mut spec = json!({ "ports": ports });
+        match &self.selector {
+            None => {}
+            Some(Selector::Dataplane(name)) => spec["selector"] = json!({ "dataplaneRef": { "name": name } }),
+            Some(Selector::Labels(labels)) => {
+                spec["selector"] = json!({ "dataplaneLabels": { "matchLabels": labels } });
+            }
+        }
+        if !self.identities.is_empty() {
+            let ids = self.identities.iter().map(|id| json!({ "type": "SpiffeID", "value": id }));
+            spec["identities"] = ids.collect();
+        }
+        if self.state == State::Available {
+            spec["state"] = json!("Available");
+        }
+        spec
+    }
+}
+
+fn port_to_json(port: &Port) -> serde_json::Value {
+    let mut json = json!({ "port": port.port, "appProtocol": port.protocol });
+    if let Some(name) = &port.name {
+        json["name"] = json!(name);
+    }
+    if port.target != port.port.into() {
+        // A number stays a number: in quotes it would be read as one all the same, but nobody writes it so.
+        json["targetPort"] = port.target.as_str().parse::<u16>().map_or_else(|_| json!(port.target), |n| json!(n));
+    }
+    json
+}

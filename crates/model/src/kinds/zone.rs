@@ -1,0 +1,59 @@
+//! Zone: what the global knows of one of its islands.
+
+use serde_json::json;
+
+use super::{Author, Generated, Kind, Naming, ResourceSpec, Root, Scope, Travels};
+use crate::document::Fields;
+use crate::spiffe::TrustDomain;
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Zone {
+    /// A zone that is not enabled may not connect.
+    pub enabled: bool,
+    /// Trust domains that this zone owns, beside `<mesh>.<zone>.mesh.local`, which are always its own.
+    pub trust_domains: Vec<TrustDomain>,
+}
+
+impl Default for Zone {
+    fn default() -> Self {
+        Self { enabled: true, trust_domains: Vec::new() }
+    }
+}
+
+impl ResourceSpec for Zone {
+    const KIND: Kind = Kind {
+        name: "Zone",
+        plural: "zones",
+        scope: Scope::Global,
+        author: Author::Both,
+        travels: Travels::NOWHERE,
+        naming: Naming::Zone,
+        root: Root::Top,
+    };
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let enabled = fields.optional("enabled").and_then(|item| item.bool());
+        let mut trust_domains: Vec<TrustDomain> = Vec::new();
+        for item in fields.optional("trustDomains").and_then(|item| item.list()).unwrap_or_default() {
+            match item.parse() {
+                Some(domain) if trust_domains.contains(&domain) => item.refuse("stands here a second time"),
+                Some(domain) => trust_domains.push(domain),
+                None => {}
+            }
+        }
+        Some(Self { enabled: enabled.unwrap_or(true), trust_domains })
+    }
+}
+
+impl Generated for Zone {
+    fn to_json(&self) -> serde_json::Value {
+        let mut spec = json!({});
+        if !self.enabled {
+            spec["enabled"] = json!(false);
+        }
+        if !self.trust_domains.is_empty() {
+            spec["trustDomains"] = json!(self.trust_domains);
+        }
+        spec
+    }
+}
