@@ -1,0 +1,407 @@
+//! Runs a session over a transport of frames, for a host.
+//!
+//! The driver never waits for the host: collecting, storing and answering run as tasks of their own, of
+//! which the session bounds the number, so heartbeats go on while a host is busy.
+
+mod handle;
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt};
+use model::{Origin, World};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, warn};
+
+use crate::batch::{Base, Batch, Place, Refused};
+use crate::client::DialError;
+use crate::frame::{Frame, Heartbeat, Hello, Malformed, Signal};
+use crate::session::{Action, Applied, AskError, Config, Ended, Event, Limits, Session, Timing};
+use crate::topic::Topic;
+
+pub use handle::Handle;
+
+/// How long a host may think about a peer's question.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long the end of a session waits for the host to finish storing what it has begun to store.
+const STORE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a last word may take to be written.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a host cannot go on. It ends the session, with the error in the log and a general word to the peer.
+pub type HostError = Box<dyn Error + Send + Sync>;
+
+/// What a program does on its end of a session.
+///
+/// The methods that return futures run as tasks: at most one [`Host::collect`], [`Host::locate`] or
+/// [`Host::apply`] at a time for each topic, one [`Host::signals`], and a bounded number of
+/// [`Host::question`]s. The others are called by the driver itself and must not block.
+pub trait Host: Send + Sync + 'static {
+    /// What this side owns and what it keeps a copy of; asked once per session.
+    fn topics(&self) -> Topics;
+
+    /// The next batch of a topic that this side owns, or none where nothing is new. Asked when the peer opens
+    /// the topic, and after [`Handle::changed`]; never while a batch of the topic is in flight.
+    fn collect(
+        &self,
+        topic: Topic,
+        base: Base,
+    ) -> impl Future<Output = Result<Option<Batch>, HostError>> + Send {
+        async move {
+            let _ = (topic, base);
+            Ok(None)
+        }
+    }
+
+    /// What this side has of a topic that it keeps a copy of.
+    fn locate(&self, topic: Topic) -> impl Future<Output = Result<Place, HostError>> + Send {
+        async move {
+            let _ = topic;
+            Ok(Place::default())
+        }
+    }
+
+    /// Stores a batch and puts it into force, all of it or nothing, then says so. It is acknowledged only
+    /// after that. Must be harmless when it comes twice. An end of the session does not cut it short.
+    fn apply(&self, topic: Topic, batch: Batch) -> impl Future<Output = Result<Applied, HostError>> + Send {
+        async move {
+            let _ = batch;
+            Err(format!("nothing is done with {topic}").into())
+        }
+    }
+
+    /// The peer has stored everything that was sent of a topic, but for what it refused.
+    fn acknowledged(&self, topic: &Topic, world: &World, refused: &[Refused]) {
+        let _ = (topic, world, refused);
+    }
+
+    /// The peer holds a topic: it keeps what it has, and takes no more of it for now.
+    fn held_by_peer(&self, topic: &Topic, reason: &str) {
+        let _ = (topic, reason);
+    }
+
+    /// The peer wants these parts and signals; `removed` counts before `added`. The host publishes a value of
+    /// each added signal ([`Handle::signal`]) unless it has already, an empty one where nothing is known; and calls
+    /// [`Handle::changed`] where it serves parts by subscription.
+    fn subscribed(&self, added: &[String], removed: &[String]) {
+        let _ = (added, removed);
+    }
+
+    /// Puts the latest values of signals into force. Echoed to the peer when it is done.
+    fn signals(&self, signals: BTreeMap<String, Signal>) -> impl Future<Output = ()> + Send {
+        async move {
+            let _ = signals;
+        }
+    }
+
+    /// Answers a question of the peer, or says why not. Cut short after 30 s or when the session ends.
+    fn question(&self, kind: String, body: Bytes) -> impl Future<Output = Result<Bytes, String>> + Send {
+        async move {
+            let _ = body;
+            Err(format!("nobody here answers questions of kind '{kind}'"))
+        }
+    }
+
+    /// How long ago this side heard of each origin; asked at every heartbeat.
+    fn ages(&self) -> Vec<(Origin, Duration)> {
+        Vec::new()
+    }
+
+    fn heartbeat(&self, heartbeat: &Heartbeat) {
+        let _ = heartbeat;
+    }
+
+    /// The peer has introduced itself. An error ends the session, and the peer is told it.
+    fn connected(&self, hello: &Hello) -> Result<(), String> {
+        let _ = hello;
+        Ok(())
+    }
+
+    /// Nothing came for a while, or the peer is heard again.
+    fn stale(&self, stale: bool) {
+        let _ = stale;
+    }
+
+    /// A client could not get a session; it will try again.
+    fn unreachable(&self, error: &DialError) {
+        let _ = error;
+    }
+
+    /// The last call of a session.
+    fn closed(&self, ended: &Ended) {
+        let _ = ended;
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Topics {
+    pub serves: Vec<Topic>,
+    pub copies: Vec<Topic>,
+}
+
+/// What is the same for all sessions of a program with one kind of peer.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The version of this program.
+    pub program: String,
+    pub capabilities: Vec<String>,
+    pub limits: Limits,
+    pub timing: Timing,
+}
+
+impl Options {
+    pub fn new(program: impl Into<String>, limits: Limits) -> Self {
+        Self { program: program.into(), capabilities: Vec::new(), limits, timing: Timing::default() }
+    }
+}
+
+/// Who is at the other end, as its credential says, and where it comes from.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Verified by TLS; the leaf first. Never empty.
+    pub certificates: Vec<CertificateDer<'static>>,
+    pub address: SocketAddr,
+}
+
+/// Both directions of a transport. `outgoing` should have room for one frame only: what waits in it can no
+/// longer be overtaken.
+pub struct Transport<S> {
+    pub incoming: S,
+    pub outgoing: mpsc::Sender<Frame>,
+}
+
+/// Why nothing more comes from a transport.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Broken {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// Runs one session to its end. Ends soon after `stop`. Must not be dropped before it is done, or what the
+/// host is storing may outlive it: cancel `stop` instead.
+pub async fn run<H, S>(
+    host: Arc<H>,
+    handle: &Handle,
+    transport: Transport<S>,
+    options: &Options,
+    generation: u64,
+    stop: &CancellationToken,
+) -> Ended
+where
+    H: Host,
+    S: Stream<Item = Result<Frame, Broken>> + Send + Unpin,
+{
+    let Some(desk) = handle::Attached::attach(handle) else {
+        return Ended::ByUs("another session uses the handle".to_owned());
+    };
+    let Topics { serves, copies } = host.topics();
+    let hello =
+        Hello { capabilities: options.capabilities.clone(), generation, program: options.program.clone() };
+    let config = Config { hello, serves, copies, limits: options.limits, timing: options.timing };
+    let driver = Driver {
+        host,
+        desk,
+        session: Session::new(config, Duration::ZERO),
+        start: Instant::now(),
+        storing: JoinSet::new(),
+        working: JoinSet::new(),
+        asked: HashMap::new(),
+        tickets: 0,
+        ended: None,
+    };
+    driver.run(transport, stop).await
+}
+
+struct Driver<H> {
+    host: Arc<H>,
+    desk: handle::Attached,
+    session: Session,
+    start: Instant,
+    /// Tasks that change what the host has: never cut short.
+    storing: JoinSet<Outcome>,
+    /// All others.
+    working: JoinSet<Outcome>,
+    asked: HashMap<u64, oneshot::Sender<Result<Bytes, AskError>>>,
+    tickets: u64,
+    ended: Option<Ended>,
+}
+
+/// What a task of the host came to: what the session is told, or which work failed and why.
+type Outcome = Result<Event, (&'static str, HostError)>;
+
+impl<H: Host> Driver<H> {
+    async fn run<S>(mut self, transport: Transport<S>, stop: &CancellationToken) -> Ended
+    where
+        S: Stream<Item = Result<Frame, Broken>> + Send + Unpin,
+    {
+        let Transport { mut incoming, outgoing } = transport;
+        self.tell(Event::Started);
+        while self.ended.is_none() {
+            self.clear_desk();
+            let wakeup = self.start + self.session.next_wakeup();
+            let event = tokio::select! {
+                () = stop.cancelled() => Some(Event::Close("shutting down".to_owned())),
+                permit = outgoing.reserve(), if self.session.wants_to_write() => match permit {
+                    Ok(permit) => {
+                        if let Some(frame) = self.session.next_frame(self.start.elapsed()) {
+                            permit.send(frame);
+                        }
+                        None
+                    }
+                    Err(_) => Some(Event::Lost("the peer no longer reads".to_owned())),
+                },
+                received = incoming.next() => Some(match received {
+                    Some(Ok(frame)) => {
+                        self.desk.heard();
+                        Event::Received(frame)
+                    }
+                    Some(Err(Broken::Malformed(malformed))) => Event::Malformed(malformed),
+                    Some(Err(Broken::Lost(reason))) => Event::Lost(reason),
+                    None => Event::Lost("the peer left without a word".to_owned()),
+                }),
+                Some(done) = self.storing.join_next() => Some(event_of(done)),
+                Some(done) = self.working.join_next() => Some(event_of(done)),
+                () = self.desk.woken() => None,
+                () = time::sleep_until(wakeup) => {
+                    self.tell(Event::Ages(self.host.ages()));
+                    Some(Event::Tick)
+                }
+            };
+            if let Some(event) = event {
+                self.tell(event);
+            }
+        }
+        self.finish(outgoing).await
+    }
+
+    async fn finish(mut self, outgoing: mpsc::Sender<Frame>) -> Ended {
+        let last_words = async {
+            while let Some(frame) = self.session.next_frame(self.start.elapsed()) {
+                if outgoing.send(frame).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let _ = time::timeout(LAST_WORD_LIMIT, last_words).await;
+        drop(outgoing);
+        self.working.shutdown().await;
+        let stored = async { while self.storing.join_next().await.is_some() {} };
+        if time::timeout(STORE_LIMIT, stored).await.is_err() {
+            warn!("the host did not finish storing; it is cut short");
+            self.storing.shutdown().await;
+        }
+        let ended = self.ended.take().expect("the loop runs until it is set");
+        drop(self.desk);
+        self.host.closed(&ended);
+        ended
+    }
+
+    fn clear_desk(&mut self) {
+        let (events, asks) = self.desk.clear();
+        for event in events {
+            self.tell(event);
+        }
+        for ask in asks {
+            self.tickets += 1;
+            let ticket = self.tickets;
+            self.asked.insert(ticket, ask.reply);
+            self.tell(Event::Ask { ticket, kind: ask.kind, body: ask.body, timeout: ask.timeout });
+        }
+        self.desk.settle(&self.session);
+    }
+
+    fn tell(&mut self, event: Event) {
+        let actions = self.session.on_event(event, self.start.elapsed());
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let host = self.host.clone();
+        match action {
+            Action::Greeted(hello) => match host.connected(&hello) {
+                Ok(()) => self.desk.greeted(hello),
+                Err(reason) => self.tell(Event::Close(reason)),
+            },
+            Action::Collect { topic, base } => self.work(async move {
+                let collected = host.collect(topic.clone(), base).await;
+                collected.map(|batch| Event::Collected { topic, batch }).map_err(|error| ("collect", error))
+            }),
+            Action::Locate { topic } => self.work(async move {
+                let located = host.locate(topic.clone()).await;
+                located.map(|place| Event::Located { topic, place }).map_err(|error| ("locate", error))
+            }),
+            Action::Apply { topic, batch } => self.store(async move {
+                let applied = host.apply(topic.clone(), batch).await;
+                applied.map(|applied| Event::Applied { topic, applied }).map_err(|error| ("apply", error))
+            }),
+            Action::ApplySignals { signals } => self.store(async move {
+                host.signals(signals).await;
+                Ok(Event::SignalsApplied)
+            }),
+            Action::Question { id, kind, body } => self.work(async move {
+                let result = answer(&*host, kind, body).await;
+                Ok(Event::Answer { id, result })
+            }),
+            Action::Answered { ticket, result } => {
+                if let Some(asker) = self.asked.remove(&ticket) {
+                    let _ = asker.send(result);
+                }
+            }
+            Action::Acknowledged { topic, world, refused } => host.acknowledged(&topic, &world, &refused),
+            Action::HeldByPeer { topic, reason } => host.held_by_peer(&topic, &reason),
+            Action::Subscribed { added, removed } => host.subscribed(&added, &removed),
+            Action::Heartbeat(heartbeat) => host.heartbeat(&heartbeat),
+            Action::Stale => host.stale(true),
+            Action::Fresh => host.stale(false),
+            Action::Ended(ended) => {
+                debug!(%ended, "session over");
+                self.ended = Some(ended);
+            }
+        }
+    }
+
+    fn work(&mut self, task: impl Future<Output = Outcome> + Send + 'static) {
+        self.working.spawn(task.in_current_span());
+    }
+
+    fn store(&mut self, task: impl Future<Output = Outcome> + Send + 'static) {
+        self.storing.spawn(task.in_current_span());
+    }
+}
+
+fn event_of(done: Result<Outcome, JoinError>) -> Event {
+    match done {
+        Ok(Ok(event)) => event,
+        Ok(Err((work, error))) => {
+            warn!(work, error, "the host cannot go on");
+            Event::Close(format!("could not {work}"))
+        }
+        Err(error) => {
+            warn!(%error, "a task of the host panicked");
+            Event::Close("failed inside".to_owned())
+        }
+    }
+}
+
+/// A question that takes too long or panics is answered all the same.
+async fn answer<H: Host>(host: &H, kind: String, body: Bytes) -> Result<Bytes, String> {
+    let answer = AssertUnwindSafe(host.question(kind, body)).catch_unwind();
+    match time::timeout(ANSWER_LIMIT, answer).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err("failed inside".to_owned()),
+        Err(_) => Err("took too long".to_owned()),
+    }
+}

@@ -1,0 +1,536 @@
+//! One session between two peers, without I/O: the same type on both ends of both hops.
+//!
+//! The session is told what happened ([`Session::on_event`]) and says what the host has to do. What is to be
+//! written is asked for, frame by frame, when the writer has room ([`Session::next_frame`]): control frames
+//! first, then signals and chunks by turns. So a slow peer makes nothing pile up: of each topic one batch is
+//! in flight, of each signal the latest value waits, of each control frame there is at most one or a
+//! bounded number.
+//!
+//! Expected of the transport is what a stream gives: frames in order, each once. The session nevertheless
+//! ignores repeats, and opens a topic anew when a chunk is missing, so that a mistake below never becomes a
+//! wrong copy.
+
+mod incoming;
+mod outgoing;
+mod questions;
+mod signals;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::{Origin, World};
+
+use crate::batch::{Base, Batch, Place, Refused};
+use crate::frame::{Frame, Heartbeat, Hello, Malformed, Signal};
+use crate::topic::Topic;
+use incoming::Incoming;
+use outgoing::Outgoing;
+use questions::Questions;
+use signals::{Listener, Publisher};
+
+/// How many questions of one side may wait for an answer.
+pub const MAX_QUESTIONS: usize = 64;
+/// How often in a row a topic may be opened anew without a batch getting through.
+const MAX_OPENINGS: u32 = 16;
+
+/// What a session is about; the same for all sessions of one kind of peer.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub hello: Hello,
+    /// The topics that this side owns.
+    pub serves: Vec<Topic>,
+    /// The topics that this side keeps a copy of.
+    pub copies: Vec<Topic>,
+    pub limits: Limits,
+    pub timing: Timing,
+}
+
+/// What a peer may make us hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of all batches that are not complete yet; so also the largest batch.
+    pub staged_bytes: usize,
+    /// Names that one peer may subscribe to.
+    pub subscriptions: usize,
+}
+
+impl Limits {
+    /// What control planes grant each other.
+    pub const CONTROL_PLANE: Self = Self { staged_bytes: 256 << 20, subscriptions: 65_536 };
+    /// What a zone grants a proxy, which sends little more than its own document.
+    pub const PROXY: Self = Self { staged_bytes: 4 << 20, subscriptions: 16_384 };
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    /// After this long without a frame the peer is stale.
+    pub stale: Duration,
+    /// After this long without a frame the session ends.
+    pub offline: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(1),
+            stale: Duration::from_secs(5),
+            offline: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a session is told. After [`Action::Collect`], [`Action::Locate`], [`Action::Apply`] and
+/// [`Action::ApplySignals`] exactly one answer must come.
+#[derive(Debug)]
+pub enum Event {
+    /// The transport is up. The first event.
+    Started,
+    Received(Frame),
+    /// Something came that is no frame.
+    Malformed(Malformed),
+    /// Time has passed; due at [`Session::next_wakeup`] at the latest.
+    Tick,
+    /// The owner of an outgoing topic may have more to send.
+    Changed(Topic),
+    /// Answers [`Action::Collect`]. None: nothing new.
+    Collected {
+        topic: Topic,
+        batch: Option<Batch>,
+    },
+    /// Answers [`Action::Locate`].
+    Located {
+        topic: Topic,
+        place: Place,
+    },
+    /// Answers [`Action::Apply`].
+    Applied {
+        topic: Topic,
+        applied: Applied,
+    },
+    /// Answers [`Action::ApplySignals`].
+    SignalsApplied,
+    /// Start an incoming topic anew from what the host has, such as after a hold.
+    Reopen(Topic),
+    Subscribe(Vec<String>),
+    Unsubscribe(Vec<String>),
+    Publish {
+        name: String,
+        signal: Signal,
+    },
+    Retract(String),
+    /// How long ago we heard of each origin.
+    Ages(Vec<(Origin, Duration)>),
+    /// `ticket` comes back in [`Action::Answered`].
+    Ask {
+        ticket: u64,
+        kind: String,
+        body: Bytes,
+        timeout: Duration,
+    },
+    /// Answers [`Action::Question`].
+    Answer {
+        id: u64,
+        result: Result<Bytes, String>,
+    },
+    Close(String),
+    /// The transport broke.
+    Lost(String),
+}
+
+/// What the host did with a batch.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Applied {
+    /// It is stored and in force, but for what was refused.
+    Stored {
+        /// What the copy has now of this topic.
+        world: World,
+        refused: Vec<Refused>,
+    },
+    /// The owner's history does not continue ours: we keep what we have, and take nothing more until
+    /// [`Event::Reopen`].
+    Held { reason: String },
+}
+
+/// What a session wants of its host.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Action {
+    /// The peer has introduced itself.
+    Greeted(Hello),
+    /// Make the next batch of an outgoing topic, relative to `base`.
+    Collect {
+        topic: Topic,
+        base: Base,
+    },
+    /// Say what we have of an incoming topic.
+    Locate {
+        topic: Topic,
+    },
+    /// Store a batch and put it into force, all of it or nothing.
+    Apply {
+        topic: Topic,
+        batch: Batch,
+    },
+    /// The peer has stored what was sent, but for what it refused.
+    Acknowledged {
+        topic: Topic,
+        world: World,
+        refused: Vec<Refused>,
+    },
+    /// The peer takes nothing more of this topic for now.
+    HeldByPeer {
+        topic: Topic,
+        reason: String,
+    },
+    /// The peer wants these parts and signals; `removed` counts before `added`. Each added signal needs a
+    /// value, empty where nothing is known.
+    Subscribed {
+        added: Vec<String>,
+        removed: Vec<String>,
+    },
+    ApplySignals {
+        signals: BTreeMap<String, Signal>,
+    },
+    Question {
+        id: u64,
+        kind: String,
+        body: Bytes,
+    },
+    Answered {
+        ticket: u64,
+        result: Result<Bytes, AskError>,
+    },
+    Heartbeat(Heartbeat),
+    /// Nothing came for a while.
+    Stale,
+    /// The peer is heard again.
+    Fresh,
+    /// Nothing more will come; a last frame may still be to be written.
+    Ended(Ended),
+}
+
+/// Why a question got no answer.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum AskError {
+    #[error("there is no session with the peer")]
+    Disconnected,
+    #[error("the peer did not answer in time")]
+    TimedOut,
+    #[error("too many questions wait for an answer")]
+    Busy,
+    #[error("the question is too large")]
+    TooLarge,
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Why a session is over.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Ended {
+    #[error("closed: {0}")]
+    ByUs(String),
+    #[error("closed by the peer: {0}")]
+    ByPeer(String),
+    #[error("the peer broke the protocol: {0}")]
+    Violation(#[from] Violation),
+    #[error("nothing was heard of the peer for {0:?}")]
+    Silent(Duration),
+    #[error("the connection broke: {0}")]
+    Lost(String),
+}
+
+/// What no peer of ours does.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Violation {
+    #[error("it did not introduce itself first")]
+    NoHello,
+    #[error("a frame is malformed: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("a batch of {0} was sent before the one before it was acknowledged")]
+    Unbidden(Topic),
+    #[error("a batch of {0} is too large")]
+    Staged(Topic),
+    #[error("chunks of {0} keep missing")]
+    Gaps(Topic),
+    #[error("{0} is opened again and again")]
+    Openings(Topic),
+    #[error("too many subscriptions")]
+    Subscriptions,
+    #[error("too large signals")]
+    Signals,
+    #[error("too many questions at once")]
+    Questions,
+}
+
+#[derive(Debug)]
+pub struct Session {
+    limits: Limits,
+    timing: Timing,
+    phase: Phase,
+    /// Our introduction, until it is written.
+    hello: Option<Hello>,
+    /// Our last word, until it is written.
+    close: Option<String>,
+    last_heard: Duration,
+    stale: bool,
+    next_heartbeat: Duration,
+    heartbeat_due: bool,
+    /// How long ago we heard of each origin, and when that was so.
+    ages: (Vec<(Origin, Duration)>, Duration),
+    incoming: BTreeMap<Topic, Incoming>,
+    outgoing: BTreeMap<Topic, Outgoing>,
+    publisher: Publisher,
+    listener: Listener,
+    questions: Questions,
+    /// Which topic's chunk goes next, and whether a signal goes before it.
+    turn: Option<Topic>,
+    signal_next: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    Greeting,
+    Talking,
+    Over,
+}
+
+impl Session {
+    pub fn new(config: Config, now: Duration) -> Self {
+        let Config { hello, serves, copies, limits, timing } = config;
+        Self {
+            limits,
+            timing,
+            phase: Phase::Greeting,
+            hello: Some(hello),
+            close: None,
+            last_heard: now,
+            stale: false,
+            next_heartbeat: now + timing.heartbeat,
+            heartbeat_due: false,
+            ages: (Vec::new(), now),
+            incoming: copies.into_iter().map(|topic| (topic.clone(), Incoming::new(topic))).collect(),
+            outgoing: serves.into_iter().map(|topic| (topic.clone(), Outgoing::new(topic))).collect(),
+            publisher: Publisher::default(),
+            listener: Listener::default(),
+            questions: Questions::default(),
+            turn: None,
+            signal_next: true,
+        }
+    }
+
+    /// Takes an event in; `now` is the time since any fixed point and never goes back.
+    pub fn on_event(&mut self, event: Event, now: Duration) -> Vec<Action> {
+        if self.phase == Phase::Over {
+            return Vec::new();
+        }
+        let mut actions = Vec::new();
+        if let Err(ended) = self.take(event, now, &mut actions) {
+            self.phase = Phase::Over;
+            self.close = match &ended {
+                Ended::ByUs(reason) => Some(reason.clone()),
+                Ended::Violation(violation) => Some(violation.to_string()),
+                Ended::Silent(_) => Some("nothing was heard of you".to_owned()),
+                Ended::ByPeer(_) | Ended::Lost(_) => None,
+            };
+            actions.push(Action::Ended(ended));
+        }
+        actions
+    }
+
+    /// The next frame to write, if there is any.
+    pub fn next_frame(&mut self, now: Duration) -> Option<Frame> {
+        if let Some(hello) = self.hello.take() {
+            return Some(Frame::Hello(hello));
+        }
+        if self.phase == Phase::Over {
+            return self.close.take().map(|reason| Frame::Close { reason });
+        }
+        // What we want goes before we open anything, or a first batch would be made for nobody's wishes.
+        self.listener
+            .next_subscribe()
+            .or_else(|| self.incoming.values_mut().find_map(Incoming::next_word))
+            .or_else(|| self.heartbeat(now))
+            .or_else(|| self.listener.next_echo())
+            .or_else(|| self.questions.next_word())
+            .or_else(|| self.signal_or_chunk(now))
+    }
+
+    /// Whether [`Self::next_frame`] may have one.
+    pub fn wants_to_write(&self) -> bool {
+        if self.phase == Phase::Over {
+            return self.hello.is_some() || self.close.is_some();
+        }
+        self.hello.is_some()
+            || self.heartbeat_due
+            || self.listener.has_subscribe()
+            || self.listener.has_echo()
+            || self.questions.has_word()
+            || self.publisher.has_next()
+            || self.incoming.values().any(Incoming::has_word)
+            || self.outgoing.values().any(Outgoing::has_chunk)
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub fn next_wakeup(&self) -> Duration {
+        let silence = if self.stale { self.timing.offline } else { self.timing.stale };
+        let silence = self.last_heard + silence;
+        let expiry = self.questions.next_expiry().unwrap_or(Duration::MAX);
+        self.next_heartbeat.min(silence).min(expiry)
+    }
+
+    /// Whether the peer has applied the latest published value of this signal, or does not want it.
+    pub fn is_settled(&self, signal: &str) -> bool {
+        self.publisher.is_settled(signal)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    fn take(&mut self, event: Event, now: Duration, actions: &mut Vec<Action>) -> Result<(), Ended> {
+        match event {
+            Event::Started => actions.extend(self.incoming.values().map(Incoming::locate)),
+            Event::Received(frame) => self.receive(frame, now, actions)?,
+            Event::Malformed(malformed) => return Err(Violation::from(malformed).into()),
+            Event::Tick => self.tick(now, actions)?,
+            Event::Changed(topic) => {
+                actions.extend(self.outgoing.get_mut(&topic).and_then(Outgoing::changed))
+            }
+            Event::Collected { topic, batch } => {
+                actions.extend(self.outgoing.get_mut(&topic).and_then(|outgoing| outgoing.collected(batch)));
+            }
+            Event::Located { topic, place } => {
+                if let Some(incoming) = self.incoming.get_mut(&topic) {
+                    incoming.located(place);
+                }
+            }
+            Event::Applied { topic, applied } => {
+                actions.extend(self.incoming.get_mut(&topic).and_then(|incoming| incoming.applied(applied)));
+            }
+            Event::SignalsApplied => actions.extend(self.listener.applied()),
+            Event::Reopen(topic) => actions.extend(self.incoming.get_mut(&topic).and_then(Incoming::reopen)),
+            Event::Subscribe(names) => {
+                names.into_iter().for_each(|name| self.listener.subscribe(name, &self.limits));
+            }
+            Event::Unsubscribe(names) => names.iter().for_each(|name| self.listener.unsubscribe(name)),
+            Event::Publish { name, signal } => self.publisher.publish(name, signal, now),
+            Event::Retract(name) => self.publisher.retract(&name),
+            Event::Ages(ages) => self.ages = (ages, now),
+            Event::Ask { ticket, kind, body, timeout } => {
+                actions.extend(self.questions.ask(ticket, kind, body, now + timeout));
+            }
+            Event::Answer { id, result } => self.questions.answer(id, result),
+            Event::Close(reason) => return Err(Ended::ByUs(reason)),
+            Event::Lost(reason) => return Err(Ended::Lost(reason)),
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, frame: Frame, now: Duration, actions: &mut Vec<Action>) -> Result<(), Ended> {
+        self.last_heard = now;
+        if std::mem::take(&mut self.stale) {
+            actions.push(Action::Fresh);
+        }
+        if self.phase == Phase::Greeting {
+            match frame {
+                Frame::Hello(hello) => {
+                    self.phase = Phase::Talking;
+                    actions.push(Action::Greeted(hello));
+                    return Ok(());
+                }
+                Frame::Close { reason } => return Err(Ended::ByPeer(reason)),
+                _ => return Err(Violation::NoHello.into()),
+            }
+        }
+        match frame {
+            // A repeat; the first one counts.
+            Frame::Hello(_) => {}
+            Frame::Open { topic, opening, place } => {
+                if let Some(outgoing) = self.outgoing.get_mut(&topic) {
+                    actions.extend(outgoing.opened(opening, place)?);
+                }
+            }
+            Frame::Chunk(chunk) => {
+                let staged: usize = self.incoming.values().map(Incoming::staged_bytes).sum();
+                let room = self.limits.staged_bytes.saturating_sub(staged);
+                if let Some(incoming) = self.incoming.get_mut(&chunk.topic) {
+                    actions.extend(incoming.chunk(chunk, room)?);
+                }
+            }
+            Frame::Ack { topic, opening, batch, world, refused } => {
+                if let Some(outgoing) = self.outgoing.get_mut(&topic) {
+                    actions.extend(outgoing.acknowledged(opening, batch, world, refused));
+                }
+            }
+            Frame::Hold { topic, opening, reason } => {
+                actions.extend(self.outgoing.get_mut(&topic).and_then(|topic| topic.held(opening, reason)));
+            }
+            Frame::Heartbeat(heartbeat) => actions.push(Action::Heartbeat(heartbeat)),
+            Frame::Subscribe { added, removed } => {
+                actions.push(self.publisher.subscribe(added, removed, &self.limits)?);
+            }
+            Frame::Signal { name, sequence, signal } => {
+                actions.extend(self.listener.signal(name, sequence, signal, &self.limits)?);
+            }
+            Frame::SignalEcho { sequence } => self.publisher.echoed(sequence),
+            Frame::Query { id, kind, body } => {
+                actions.extend(self.questions.asked_by_peer(id, kind, body)?);
+            }
+            Frame::Reply { id, result } => actions.extend(self.questions.replied(id, result)),
+            // Nobody enforces credits yet; a peer that does is not disturbed.
+            Frame::Credit { .. } => {}
+            Frame::Close { reason } => return Err(Ended::ByPeer(reason)),
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) -> Result<(), Ended> {
+        let silence = now.saturating_sub(self.last_heard);
+        if silence >= self.timing.offline {
+            return Err(Ended::Silent(silence));
+        }
+        if silence >= self.timing.stale && !self.stale {
+            self.stale = true;
+            actions.push(Action::Stale);
+        }
+        if now >= self.next_heartbeat {
+            self.heartbeat_due = true;
+            self.next_heartbeat = now + self.timing.heartbeat;
+        }
+        actions.extend(self.questions.expire(now));
+        Ok(())
+    }
+
+    fn heartbeat(&mut self, now: Duration) -> Option<Frame> {
+        std::mem::take(&mut self.heartbeat_due).then(|| {
+            let (ages, at) = &self.ages;
+            let elapsed = now.saturating_sub(*at);
+            Frame::Heartbeat(Heartbeat {
+                complete: self.outgoing.values().filter_map(Outgoing::complete).collect(),
+                ages: ages.iter().map(|(origin, age)| (origin.clone(), *age + elapsed)).collect(),
+            })
+        })
+    }
+
+    /// Signals and chunks by turns, so that neither starves the other.
+    fn signal_or_chunk(&mut self, now: Duration) -> Option<Frame> {
+        self.signal_next = !self.signal_next;
+        if self.signal_next {
+            self.chunk().or_else(|| self.publisher.next(now))
+        } else {
+            self.publisher.next(now).or_else(|| self.chunk())
+        }
+    }
+
+    /// A chunk of the next topic in turn that has one.
+    fn chunk(&mut self) -> Option<Frame> {
+        let ready = |(topic, outgoing): (&Topic, &Outgoing)| outgoing.has_chunk().then(|| topic.clone());
+        let after = self.turn.take();
+        let topic = after
+            .and_then(|turn| self.outgoing.iter().filter(|(topic, _)| **topic > turn).find_map(ready))
+            .or_else(|| self.outgoing.iter().find_map(ready))?;
+        self.turn = Some(topic.clone());
+        self.outgoing.get_mut(&topic)?.next_chunk().map(Frame::Chunk)
+    }
+}

@@ -1,0 +1,221 @@
+//! The signal lane: the latest value of each name, to who subscribed to it, overtaking batches.
+//!
+//! A value that waits for the writer is replaced by a newer one of its name, so a lane holds at most one
+//! value for each name. The same holds for values that wait for the host.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
+use std::time::Duration;
+
+use super::{Action, Limits, Violation};
+use crate::frame::{Frame, MAX_BODY, MAX_NAME, Signal};
+
+/// How many names one frame subscribes to; with [`MAX_NAME`] this keeps a frame near the size of a chunk.
+const NAMES: usize = 512;
+
+/// Our values, to the peer.
+#[derive(Debug, Default)]
+pub(super) struct Publisher {
+    values: BTreeMap<String, Published>,
+    subscribed: BTreeSet<String>,
+    /// Names whose value waits for the writer, in the order in which they changed.
+    waiting: VecDeque<String>,
+    sequence: u64,
+    /// The sequence of each name's latest signal, until the peer says that it applied it.
+    unechoed: BTreeMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Published {
+    signal: Signal,
+    at: Duration,
+    waiting: bool,
+}
+
+impl Publisher {
+    pub(super) fn publish(&mut self, name: String, signal: Signal, now: Duration) {
+        if signal.value.len() > MAX_BODY || name.len() > MAX_NAME {
+            return;
+        }
+        let waiting = self.values.get(&name).is_some_and(|published| published.waiting);
+        self.values.insert(name.clone(), Published { signal, at: now, waiting });
+        self.enqueue(&name);
+    }
+
+    pub(super) fn retract(&mut self, name: &str) {
+        self.values.remove(name);
+        self.unechoed.remove(name);
+        self.waiting.retain(|waiting| waiting != name);
+    }
+
+    /// Takes the peer's word on what it wants; removals first, so that a name in both lists gets its first
+    /// value again.
+    pub(super) fn subscribe(
+        &mut self,
+        added: Vec<String>,
+        removed: Vec<String>,
+        limits: &Limits,
+    ) -> Result<Action, Violation> {
+        for name in &removed {
+            self.subscribed.remove(name);
+            self.unechoed.remove(name);
+        }
+        for name in &added {
+            self.subscribed.insert(name.clone());
+            self.enqueue(name);
+        }
+        if self.subscribed.len() > limits.subscriptions {
+            return Err(Violation::Subscriptions);
+        }
+        Ok(Action::Subscribed { added, removed })
+    }
+
+    pub(super) fn next(&mut self, now: Duration) -> Option<Frame> {
+        while let Some(name) = self.waiting.pop_front() {
+            let Some(published) = self.values.get_mut(&name) else { continue };
+            published.waiting = false;
+            if !self.subscribed.contains(&name) {
+                continue;
+            }
+            self.sequence += 1;
+            self.unechoed.insert(name.clone(), self.sequence);
+            let age = published.signal.age + now.saturating_sub(published.at);
+            let signal = Signal { age, ..published.signal.clone() };
+            return Some(Frame::Signal { name, sequence: self.sequence, signal });
+        }
+        None
+    }
+
+    pub(super) fn has_next(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(super) fn echoed(&mut self, sequence: u64) {
+        self.unechoed.retain(|_, sent| *sent > sequence);
+    }
+
+    /// Whether the peer has applied the latest value of this name, or does not want it.
+    pub(super) fn is_settled(&self, name: &str) -> bool {
+        let waiting = self.values.get(name).is_some_and(|published| published.waiting);
+        !(waiting && self.subscribed.contains(name) || self.unechoed.contains_key(name))
+    }
+
+    fn enqueue(&mut self, name: &str) {
+        if let Some(published) = self.values.get_mut(name)
+            && !published.waiting
+            && self.subscribed.contains(name)
+        {
+            published.waiting = true;
+            self.waiting.push_back(name.to_owned());
+        }
+    }
+}
+
+/// The peer's values, to our host.
+#[derive(Debug, Default)]
+pub(super) struct Listener {
+    wanted: BTreeSet<String>,
+    to_remove: BTreeSet<String>,
+    to_add: BTreeSet<String>,
+    /// The last sequence of each wanted name, so that a repeat never puts an old value back.
+    latest: BTreeMap<String, u64>,
+    arrived: BTreeMap<String, Signal>,
+    arrived_bytes: usize,
+    highest: u64,
+    /// The highest sequence of what the host is applying.
+    applying: Option<u64>,
+    echo: Option<u64>,
+}
+
+impl Listener {
+    pub(super) fn subscribe(&mut self, name: String, limits: &Limits) {
+        if name.len() <= MAX_NAME
+            && self.wanted.len() < limits.subscriptions
+            && self.wanted.insert(name.clone())
+        {
+            self.to_add.insert(name);
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, name: &str) {
+        if !self.wanted.remove(name) {
+            return;
+        }
+        self.latest.remove(name);
+        if let Some(signal) = self.arrived.remove(name) {
+            self.arrived_bytes -= signal.value.len();
+        }
+        if !self.to_add.remove(name) {
+            self.to_remove.insert(name.to_owned());
+        }
+    }
+
+    pub(super) fn next_subscribe(&mut self) -> Option<Frame> {
+        if !self.has_subscribe() {
+            return None;
+        }
+        let mut removed = Vec::new();
+        while removed.len() < NAMES
+            && let Some(name) = self.to_remove.pop_first()
+        {
+            removed.push(name);
+        }
+        let mut added = Vec::new();
+        while added.len() + removed.len() < NAMES
+            && let Some(name) = self.to_add.pop_first()
+        {
+            added.push(name);
+        }
+        Some(Frame::Subscribe { added, removed })
+    }
+
+    pub(super) fn has_subscribe(&self) -> bool {
+        !self.to_remove.is_empty() || !self.to_add.is_empty()
+    }
+
+    pub(super) fn signal(
+        &mut self,
+        name: String,
+        sequence: u64,
+        signal: Signal,
+        limits: &Limits,
+    ) -> Result<Option<Action>, Violation> {
+        self.highest = self.highest.max(sequence);
+        let latest = self.latest.get(&name).copied().unwrap_or_default();
+        // Nothing is taken in for a name whose subscription the peer has not read yet.
+        if !self.wanted.contains(&name) || self.to_add.contains(&name) || sequence <= latest {
+            return Ok(None);
+        }
+        self.latest.insert(name.clone(), sequence);
+        self.arrived_bytes += signal.value.len();
+        if let Some(overtaken) = self.arrived.insert(name, signal) {
+            self.arrived_bytes -= overtaken.value.len();
+        }
+        if self.arrived_bytes > limits.staged_bytes {
+            return Err(Violation::Signals);
+        }
+        Ok(self.next_to_apply())
+    }
+
+    pub(super) fn applied(&mut self) -> Option<Action> {
+        self.echo = self.applying.take().or(self.echo);
+        self.next_to_apply()
+    }
+
+    pub(super) fn next_echo(&mut self) -> Option<Frame> {
+        self.echo.take().map(|sequence| Frame::SignalEcho { sequence })
+    }
+
+    pub(super) fn has_echo(&self) -> bool {
+        self.echo.is_some()
+    }
+
+    fn next_to_apply(&mut self) -> Option<Action> {
+        if self.applying.is_some() || self.arrived.is_empty() {
+            return None;
+        }
+        self.applying = Some(self.highest);
+        self.arrived_bytes = 0;
+        Some(Action::ApplySignals { signals: mem::take(&mut self.arrived) })
+    }
+}
