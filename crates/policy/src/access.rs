@@ -47,6 +47,8 @@ pub enum ClientMatch {
     /// domain (`spiffe://td`), with or without a slash at its end.
     Below(String),
     Source(SourceMatch),
+    /// Those whom each of these covers.
+    All(Vec<ClientMatch>),
 }
 
 /// A workload wherever it runs: any trust domain that belongs to a zone of this mesh.
@@ -84,6 +86,7 @@ impl ClientMatch {
     fn covers(&self, client: Option<&Client>) -> bool {
         match (self, client) {
             (Self::Anyone, _) => true,
+            (Self::All(all), _) => all.iter().all(|one| one.covers(client)),
             (_, None) => false,
             (Self::Exactly(id), Some(client)) => client.id == *id,
             (Self::Below(prefix), Some(client)) => {
@@ -192,6 +195,47 @@ mod tests {
         for (source, id, want) in cases {
             assert_eq!(source.covers(&client(id)), want, "{source:?} {id}");
         }
+    }
+
+    #[test]
+    fn rules_keep_their_shape_on_the_wire() {
+        let source = SourceMatch { workload: Some("web".parse().unwrap()), ..SourceMatch::default() };
+        let cases = [
+            (ClientMatch::Anyone, r#""anyone""#),
+            (
+                ClientMatch::Exactly(WEB.parse().unwrap()),
+                r#"{"exactly":"spiffe://default.east.mesh.local/workload/web"}"#,
+            ),
+            (ClientMatch::Below("spiffe://td".into()), r#"{"below":"spiffe://td"}"#),
+            (ClientMatch::Source(source), r#"{"source":{"workload":"web"}}"#),
+            (ClientMatch::All(vec![ClientMatch::Anyone]), r#"{"all":["anyone"]}"#),
+        ];
+        for (clients, want) in cases {
+            assert_eq!(serde_json::to_string(&clients).unwrap(), want);
+            assert_eq!(serde_json::from_str::<ClientMatch>(want).unwrap(), clients);
+        }
+        let rule =
+            serde_json::to_string(&rule(Effect::AllowWithShadowDeny, ClientMatch::Anyone, "p")).unwrap();
+        let want = concat!(
+            r#"{"effect":"allowWithShadowDeny","clients":"anyone","#,
+            r#""origin":{"policy":"MeshTrafficPermission/default/global//p","version":"global-1-1","path":"spec"}}"#
+        );
+        assert_eq!(rule, want);
+    }
+
+    #[test]
+    fn conditions_together_must_all_hold() {
+        let both = |workload: &str| {
+            let source = SourceMatch { workload: Some(workload.parse().unwrap()), ..SourceMatch::default() };
+            ClientMatch::All(vec![
+                ClientMatch::Below("spiffe://default.east.mesh.local".into()),
+                ClientMatch::Source(source),
+            ])
+        };
+        assert!(both("web").covers(Some(&client(WEB))));
+        assert!(!both("api").covers(Some(&client(WEB))));
+        assert!(!both("web").covers(Some(&client("spiffe://default.west.mesh.local/workload/web"))));
+        assert!(!both("web").covers(None));
     }
 
     #[test]
