@@ -1,0 +1,64 @@
+//! Makes one part of one proxy's configuration from the documents that the zone knows.
+//!
+//! A pure function: the same documents give the same bytes, on every replica and after every restart. A
+//! part that cannot be made (its destination is unknown, nobody gave the proxy an identity) is absent.
+
+use bytes::Bytes;
+use model::kinds::{Dataplane, Mesh, MeshIdentity, MeshService, MeshTrafficPermission, MeshTrust, ResourceSpec};
+use serde::Serialize;
+
+use crate::parts::{Destination, Identity, Inbound, Listeners, PartName, Trust};
+use crate::proxy::Proxy;
+use crate::view::View;
+
+mod destination;
+mod inbound;
+mod listeners;
+mod trust;
+
+/// The bytes of a part, or none where there is nothing to tell.
+pub fn compile(view: &View, proxy: &Proxy<'_>, part: &PartName) -> Option<Bytes> {
+    match part {
+        PartName::Identity => identity(view, proxy).map(|part| bytes(&part)),
+        PartName::Trust => Some(bytes(&trust(view, proxy))),
+        PartName::Listeners => Some(bytes(&listeners(view, proxy))),
+        PartName::Inbound(port) => inbound(view, proxy, *port).map(|part| bytes(&part)),
+        PartName::Destination(id) => destination(view, proxy, id).map(|part| bytes(&part)),
+    }
+}
+
+/// The kinds whose documents [`compile`] reads for a part: a change of any other leaves it as it is.
+pub fn reads(part: &PartName) -> &'static [&'static str] {
+    match part {
+        PartName::Identity => &[Dataplane::KIND.name, MeshIdentity::KIND.name],
+        PartName::Trust => &[MeshTrust::KIND.name],
+        PartName::Listeners => &[Dataplane::KIND.name, MeshService::KIND.name],
+        PartName::Inbound(_) => &[Dataplane::KIND.name, MeshTrafficPermission::KIND.name, Mesh::KIND.name],
+        PartName::Destination(_) => &[MeshService::KIND.name],
+    }
+}
+
+fn identity(view: &View, proxy: &Proxy<'_>) -> Option<Identity> {
+    Some(Identity { id: proxy.spiffe_id(view)? })
+}
+
+fn trust(view: &View, proxy: &Proxy<'_>) -> Trust {
+    trust::trust(view, proxy.mesh)
+}
+
+fn listeners(view: &View, proxy: &Proxy<'_>) -> Listeners {
+    listeners::listeners(view, proxy)
+}
+
+fn inbound(view: &View, proxy: &Proxy<'_>, port: u16) -> Option<Inbound> {
+    inbound::inbound(view, proxy, port)
+}
+
+fn destination(view: &View, proxy: &Proxy<'_>, id: &model::DestinationId) -> Option<Destination> {
+    // Another mesh is another world, whoever asks.
+    if id.mesh == *proxy.mesh { destination::destination(view, id) } else { None }
+}
+
+fn bytes(part: &impl Serialize) -> Bytes {
+    serde_json::to_vec(part).expect("parts have no maps with keys that are not text").into()
+}

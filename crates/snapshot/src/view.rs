@@ -1,0 +1,82 @@
+//! The documents that a zone knows, typed: what the compiler reads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::document::Document;
+use model::kinds::{MeshService, ResourceSpec, Spec};
+use model::{DocumentKey, MeshName, Name, Record, Version, ZoneName};
+
+/// One document that this program understands.
+#[derive(Debug)]
+pub struct Held {
+    pub key: DocumentKey,
+    pub version: Version,
+    pub document: Document,
+}
+
+/// Cheap to clone: the documents are shared.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    kinds: BTreeMap<&'static str, BTreeMap<DocumentKey, Arc<Held>>>,
+}
+
+impl View {
+    /// Takes a document in. One that cannot be read leaves its last good version in force, and the error
+    /// says why; one of an unknown kind is none of this program's business.
+    pub fn put(&mut self, record: &Record) -> Result<(), model::document::Unreadable> {
+        let Some(kind) = model::kinds::by_name(record.key.kind.as_str()) else { return Ok(()) };
+        let document = Document::from_record(record)?;
+        let held = Held { key: record.key.clone(), version: record.version.clone(), document };
+        self.kinds.entry(kind.name).or_default().insert(held.key.clone(), Arc::new(held));
+        Ok(())
+    }
+
+    pub fn remove(&mut self, key: &DocumentKey) {
+        if let Some(documents) = self.kinds.get_mut(key.kind.as_str()) {
+            documents.remove(key);
+        }
+    }
+
+    pub fn get<S>(&self, key: &DocumentKey) -> Option<(&Held, &S)>
+    where
+        S: ResourceSpec + 'static,
+        for<'a> &'a S: TryFrom<&'a Spec>,
+    {
+        let held = self.kinds.get(key.kind.as_str())?.get(key)?;
+        typed(held)
+    }
+
+    /// All documents of a kind, in the order of their keys.
+    pub fn all<S>(&self) -> impl Iterator<Item = (&Held, &S)>
+    where
+        S: ResourceSpec + 'static,
+        for<'a> &'a S: TryFrom<&'a Spec>,
+    {
+        let documents = self.kinds.get(S::KIND.name).into_iter().flat_map(BTreeMap::values);
+        documents.filter_map(|held| typed(held))
+    }
+
+    /// Those of one mesh.
+    pub fn of_mesh<S>(&self, mesh: &MeshName) -> impl Iterator<Item = (&Held, &S)>
+    where
+        S: ResourceSpec + 'static,
+        for<'a> &'a S: TryFrom<&'a Spec>,
+    {
+        self.all::<S>().filter(move |(held, _)| held.key.mesh.as_ref() == Some(mesh))
+    }
+
+    /// The service of that name which a zone originated.
+    pub fn service(&self, mesh: &MeshName, zone: &ZoneName, name: &Name) -> Option<(&Held, &MeshService)> {
+        self.of_mesh::<MeshService>(mesh)
+            .find(|(held, _)| held.key.origin.zone() == Some(zone) && held.key.name.as_str() == name.as_str())
+    }
+}
+
+fn typed<S>(held: &Arc<Held>) -> Option<(&Held, &S)>
+where
+    for<'a> &'a S: TryFrom<&'a Spec>,
+{
+    let spec = <&S>::try_from(&held.document.spec).ok()?;
+    Some((held, spec))
+}
