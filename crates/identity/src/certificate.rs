@@ -139,7 +139,7 @@ impl<'a> Facts<'a> {
     pub(crate) fn id(&self) -> Result<SpiffeId, IdError> {
         match self.uris.as_slice() {
             [] => Err(IdError::None),
-            [uri] => uri.parse().map_err(|_| IdError::NotSpiffe(uri.escape_debug().to_string())),
+            [uri] => uri.parse().map_err(|_| IdError::NotSpiffe(shown(uri))),
             several => Err(IdError::Several(several.len())),
         }
     }
@@ -154,6 +154,11 @@ pub enum IdError {
     Several(usize),
     #[error("its URI name '{0}' is not a SPIFFE id with a path")]
     NotSpiffe(String),
+}
+
+/// A name that someone else chose, fit for a line of a log.
+pub(crate) fn shown(name: &str) -> String {
+    name.escape_debug().take(200).collect()
 }
 
 pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {

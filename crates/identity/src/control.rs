@@ -1,6 +1,7 @@
 //! The authority of one control plane: it signs that control plane's own certificate, and those by which
 //! it knows the peers that joined it. It signs no workload.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +19,11 @@ use crate::svid::Credential;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A control plane's own certificate, and a zone's. Browsers take none that lives longer than 398 days.
-pub const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The share of its life after which a peer renews the certificate by which a control plane knows it: see
+/// [`Credential::renew_at`].
+pub const PEER_RENEWAL: f64 = 1.0 / 3.0;
 
 pub struct ControlCa {
     role: ServerRole,
@@ -111,7 +116,7 @@ impl ControlCa {
 }
 
 /// Why a client certificate is none of a peer that joined.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Eq, PartialEq, thiserror::Error)]
 pub enum PeerError {
     #[error("the client's certificate cannot be read: {0}")]
     Malformed(#[from] CertificateError),
@@ -119,6 +124,13 @@ pub enum PeerError {
     Purpose,
     #[error("the client's certificate is not one of a peer of {0}")]
     NotAPeer(ServerRole),
+}
+
+/// As a sentence: rustls shows the errors of verifiers by `Debug`.
+impl fmt::Debug for PeerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 /// Who a client is, from the certificate that TLS has verified with [`crate::control_tls::server_config`].

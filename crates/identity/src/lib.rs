@@ -33,7 +33,7 @@ pub use ca::{SVID_LIFETIME, ZoneCa};
 pub use certificate::{
     BACKDATED, CertificateError, IdError, Validity, certificates_from_pem, certificates_to_pem,
 };
-pub use control::{ControlCa, PeerError, peer_from_certificate};
+pub use control::{ControlCa, PEER_RENEWAL, PeerError, peer_from_certificate};
 pub use control_tls::{
     ApiTlsError, ServerError, api_client_config, api_server_config, client_config, server_config,
 };

@@ -37,8 +37,8 @@ pub struct Credential {
 impl Credential {
     /// The key may be of any kind that rustls can sign with: static files come from other tools.
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, SvidError> {
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| SvidError::KeyPem)?;
-        Self::from_parts(certificates_from_pem(chain)?, SecretKey(key))
+        let key = SecretKey(PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| SvidError::KeyPem)?);
+        Self::from_parts(certificates_from_pem(chain)?, key)
     }
 
     pub fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKey) -> Result<Self, SvidError> {

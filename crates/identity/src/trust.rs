@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 
-use crate::certificate::{CertificateError, Facts, IdError, Validity, certificates_from_pem, parse};
+use crate::certificate::{CertificateError, Facts, IdError, Validity, certificates_from_pem, parse, shown};
 use crate::tls::provider;
 
 /// Who a verified peer is.
@@ -307,7 +307,7 @@ impl Candidate {
             return Err(Refusal::NotAuthority);
         }
         if let Some(foreign) = facts.uris.iter().find(|uri| !names(uri, domain)) {
-            return Err(Refusal::ForeignName(foreign.escape_debug().to_string()));
+            return Err(Refusal::ForeignName(shown(foreign)));
         }
         let proven = !facts.uris.is_empty() && parsed.verify_signature(None).is_ok();
         let (key, validity) = (facts.public_key.to_vec(), facts.validity);

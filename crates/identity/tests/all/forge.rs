@@ -40,7 +40,7 @@ impl Forge {
         params.signed_by(key, &issuer).unwrap().der().clone()
     }
 
-    /// A leaf with a new key: its chain and the key.
+    /// A leaf for a key that nobody keeps.
     pub(crate) fn leaf(&self, params: &CertificateParams) -> CertificateDer<'static> {
         self.sign(params, &PrivateKey::generate())
     }

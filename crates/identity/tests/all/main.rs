@@ -4,5 +4,9 @@
 
 mod between_proxies;
 mod forge;
+mod issuing;
+mod secrets;
 mod support;
+mod tokens;
 mod trusting;
+mod with_control_planes;
