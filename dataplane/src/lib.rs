@@ -1,1 +1,11 @@
 //! The sidecar: carries an application's traffic in and out under mutual TLS.
+
+pub mod options;
+pub mod proxy;
+pub mod run;
+pub mod static_file;
+
+mod worker;
+
+pub use proxy::{Applied, Proxy, Purpose, Stopped};
+pub use run::run_static;

@@ -1,1 +1,21 @@
-fn main() {}
+//! Starts a sidecar.
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use dataplane::options::Options;
+use dataplane::run_static;
+use runtime::{logs, shutdown};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    logs::install(options.log_format, &options.log).context("logs cannot be set up")?;
+    let stop = shutdown::requested()?;
+    match &options.static_file {
+        Some(file) => run_static(file, &options, stop).await,
+        None => bail!("no configuration: name a file with --static FILE"),
+    }
+}

@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 /// What a program says once, when it serves.
 pub struct ReadyLine {
     program: &'static str,
-    bound: Vec<(&'static str, String)>,
+    bound: Vec<(&'static str, Place)>,
 }
 
 impl ReadyLine {
@@ -22,7 +22,14 @@ impl ReadyLine {
 
     /// Adds a place by its word of the interface: `api`, `sync`, `health`, `listen`, `ready`, `metrics`.
     pub fn with(mut self, what: &'static str, place: impl fmt::Display) -> Self {
-        self.bound.push((what, place.to_string()));
+        self.bound.push((what, Place::One(place.to_string())));
+        self
+    }
+
+    /// Adds a list of places, in this order.
+    pub fn with_all(mut self, what: &'static str, places: impl IntoIterator<Item: fmt::Display>) -> Self {
+        let places = places.into_iter().map(|place| place.to_string()).collect();
+        self.bound.push((what, Place::Several(places)));
         self
     }
 
@@ -37,6 +44,13 @@ impl ReadyLine {
         out.write_all(&line)?;
         out.flush()
     }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Place {
+    One(String),
+    Several(Vec<String>),
 }
 
 impl Serialize for ReadyLine {
@@ -60,11 +74,13 @@ mod tests {
         ReadyLine::new("tombolo-global-cp")
             .with("api", "https://127.0.0.1:5681")
             .with("health", "127.0.0.1:5680")
+            .with_all("listen", ["127.0.0.1:1", "127.0.0.1:2"])
             .write(&mut out)
             .unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "{\"ready\":\"tombolo-global-cp\",\"api\":\"https://127.0.0.1:5681\",\"health\":\"127.0.0.1:5680\"}\n"
+            "{\"ready\":\"tombolo-global-cp\",\"api\":\"https://127.0.0.1:5681\",\"health\":\"127.0.0.1:5680\",\
+             \"listen\":[\"127.0.0.1:1\",\"127.0.0.1:2\"]}\n"
         );
     }
 }

@@ -1,0 +1,272 @@
+//! Connects to an endpoint, and says when a connection is established.
+//!
+//! In TLS 1.3 the client finishes first: its handshake succeeds even when the server is about to refuse the
+//! client's certificate. So a connection counts only when the peer's first word came: the status byte of a
+//! `tombolo-tcp` connection, or the first decrypted byte (the SETTINGS) of an `h2` one. Nothing of the
+//! application's is sent before.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use identity::{Alpn, TrustStore, WorkloadPeer, peer_of, sni};
+use model::{DestinationId, SpiffeId};
+use rustls::ClientConfig;
+use snapshot::parts::{Destination, Endpoint};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::standing::Watch;
+use crate::tls::agreed;
+use crate::transport::Transport;
+
+/// Why no connection to a service came about. No byte of the application's has left the proxy yet.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("{destination} is not known here")]
+    UnknownDestination { destination: DestinationId },
+    #[error("no endpoint of {destination} is available")]
+    NoEndpoint { destination: DestinationId },
+    #[error("{endpoint} did not accept the connection within {limit:?}")]
+    TimedOut { endpoint: SocketAddr, limit: Duration },
+    #[error("could not reach {endpoint}")]
+    Unreachable { endpoint: SocketAddr, source: io::Error },
+    #[error("'{sni}' of {endpoint} is not a handle")]
+    NotAHandle { endpoint: SocketAddr, sni: String },
+    #[error("the handshake with {endpoint} failed")]
+    Handshake { endpoint: SocketAddr, source: io::Error },
+    #[error("{endpoint} proved to be {found}, not {wanted}")]
+    WrongIdentity { endpoint: SocketAddr, found: SpiffeId, wanted: SpiffeId },
+    #[error("{endpoint} did not agree on a protocol")]
+    NoProtocol { endpoint: SocketAddr },
+    #[error("{endpoint} ended the connection before it was established")]
+    NotEstablished { endpoint: SocketAddr, source: io::Error },
+    #[error("{endpoint} denies us")]
+    Denied { endpoint: SocketAddr },
+    #[error("{endpoint} does not reach its application, or drains")]
+    Refused { endpoint: SocketAddr },
+    #[error("connecting to {endpoint} was given up")]
+    GivenUp { endpoint: SocketAddr },
+}
+
+impl ConnectError {
+    /// Whether another endpoint may be tried.
+    pub fn may_retry(&self) -> bool {
+        match self {
+            Self::TimedOut { .. }
+            | Self::Unreachable { .. }
+            | Self::NotAHandle { .. }
+            | Self::Handshake { .. }
+            | Self::WrongIdentity { .. }
+            | Self::NoProtocol { .. }
+            | Self::NotEstablished { .. }
+            | Self::Refused { .. }
+            | Self::GivenUp { .. } => true,
+            // An answer, not a failure: all instances have the same rules.
+            Self::Denied { .. } => false,
+            Self::UnknownDestination { .. } | Self::NoEndpoint { .. } => false,
+        }
+    }
+
+    /// One word for clients, metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownDestination { .. } => "destination-unknown",
+            Self::NoEndpoint { .. } => "no-endpoint",
+            Self::TimedOut { .. } => "connect-timeout",
+            Self::Unreachable { .. } => "unreachable",
+            Self::NotAHandle { .. } => "bad-handle",
+            Self::Handshake { .. } => "handshake-failed",
+            Self::WrongIdentity { .. } => "wrong-identity",
+            Self::NoProtocol { .. } => "no-protocol",
+            Self::NotEstablished { .. } => "not-established",
+            Self::Denied { .. } => "denied",
+            Self::Refused { .. } => "refused",
+            Self::GivenUp { .. } => "given-up",
+        }
+    }
+}
+
+/// The first byte of a `tombolo-tcp` connection, from the server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Status {
+    Connected,
+    Denied,
+    Unreachable,
+    Draining,
+}
+
+impl Status {
+    pub fn as_byte(self) -> u8 {
+        self as u8
+    }
+
+    /// A code of a later version reads as one that another endpoint may not give.
+    pub fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Connected,
+            1 => Self::Denied,
+            3 => Self::Draining,
+            _ => Self::Unreachable,
+        }
+    }
+}
+
+/// A finished handshake with a peer that is whom we expected. It is not established yet.
+#[derive(Debug)]
+pub struct Secured<T> {
+    pub stream: TlsStream<T>,
+    pub peer: WorkloadPeer,
+}
+
+/// The TCP connection to an endpoint.
+pub async fn dial(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+    let address = endpoint.address;
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|source| ConnectError::Unreachable { endpoint: address, source })?;
+    // It fails only on a socket that is gone already.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// The handshake with an endpoint, and whether the peer is the one that the destination lists and the
+/// endpoint names.
+pub async fn secure<T>(
+    stream: T,
+    endpoint: &Endpoint,
+    destination: &Destination,
+    config: &Arc<ClientConfig>,
+    trust: &TrustStore,
+) -> Result<Secured<T>, ConnectError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let address = endpoint.address;
+    let name = sni(&endpoint.sni)
+        .map_err(|_| ConnectError::NotAHandle { endpoint: address, sni: endpoint.sni.clone() })?;
+    let handshake_failed = |source| ConnectError::Handshake { endpoint: address, source };
+    let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(handshake_failed)?;
+    let state = stream.get_ref().1;
+    let peer = peer_of(state.peer_certificates(), trust)
+        .ok_or_else(|| handshake_failed(io::Error::other("the peer's trust domain is not known any more")))?;
+    if peer.id != endpoint.identity || !destination.identities.contains(&peer.id) {
+        let wanted = endpoint.identity.clone();
+        return Err(ConnectError::WrongIdentity { endpoint: address, found: peer.id, wanted });
+    }
+    if agreed(state).map(Alpn::as_bytes) != config.alpn_protocols.first().map(Vec::as_slice) {
+        return Err(ConnectError::NoProtocol { endpoint: address });
+    }
+    Ok(Secured { stream, peer })
+}
+
+/// Reads the status byte of a `tombolo-tcp` connection.
+pub async fn read_status(
+    stream: &mut (impl AsyncRead + Unpin),
+    endpoint: SocketAddr,
+) -> Result<(), ConnectError> {
+    let status =
+        stream.read_u8().await.map_err(|source| ConnectError::NotEstablished { endpoint, source })?;
+    match Status::from_byte(status) {
+        Status::Connected => Ok(()),
+        Status::Denied => Err(ConnectError::Denied { endpoint }),
+        Status::Unreachable | Status::Draining => Err(ConnectError::Refused { endpoint }),
+    }
+}
+
+/// Everything that must happen before a connection is established, within the destination's limit.
+pub async fn within<T>(
+    destination: &Destination,
+    endpoint: SocketAddr,
+    work: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    let limit = destination.connection_timeout.into();
+    match time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(ConnectError::TimedOut { endpoint, limit }),
+    }
+}
+
+/// Tells when the first byte came, and ends in a reset when its standing is revoked.
+#[derive(Debug)]
+pub(crate) struct Guarded<T> {
+    stream: T,
+    first_byte: Option<oneshot::Sender<()>>,
+    watch: Watch,
+}
+
+impl<T: Transport> Guarded<T> {
+    pub(crate) fn new(stream: T, watch: Watch) -> Self {
+        Self { stream, first_byte: None, watch }
+    }
+
+    /// As [`Self::new`]; the receiver fails if the stream ends without a byte.
+    pub(crate) fn with_first_byte(stream: T, watch: Watch) -> (Self, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self { stream, first_byte: Some(sender), watch }, receiver)
+    }
+
+    fn check(&self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.watch.poll_revoked(cx).is_ready() {
+            self.stream.reset_on_drop();
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+}
+
+impl<T: Transport> AsyncRead for Guarded<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if self.first_byte.is_some() && buffer.filled().len() > before {
+            if let Some(first_byte) = self.first_byte.take() {
+                // Whoever waited may have given up.
+                let _ = first_byte.send(());
+            }
+        }
+        read
+    }
+}
+
+impl<T: Transport> AsyncWrite for Guarded<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,204 @@
+//! The inbounds of a worker: who is connected to them, and whether they still may be.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use identity::{TrustStore, WorkloadPeer};
+use model::SpiffeId;
+use policy::access::Client;
+use snapshot::parts;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::ProxyConfig;
+use crate::access::{Denials, Verdict, judge};
+use crate::http::application::Application;
+use crate::standing::{Entry, Registry, Standing};
+use crate::tls::accept;
+use crate::transport::Transport;
+use crate::worker::Shared;
+use crate::{http, tcp};
+
+/// How long a peer may take for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// All inbounds of a worker.
+pub struct Inbounds {
+    shared: Rc<Shared>,
+    inbounds: RefCell<HashMap<u16, Rc<Inbound>>>,
+    denials: Rc<Denials>,
+}
+
+impl Inbounds {
+    pub fn new(shared: Rc<Shared>) -> Self {
+        Self { shared, inbounds: RefCell::default(), denials: Rc::default() }
+    }
+
+    pub fn inbound(&self, name: u16) -> Option<Rc<Inbound>> {
+        self.inbounds.borrow().get(&name).cloned()
+    }
+
+    pub fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// Takes over a configuration and judges every open connection by it. What is no longer allowed is
+    /// revoked; the rest goes on untouched.
+    pub fn apply(&self, config: &ProxyConfig) -> Vec<Rc<Standing>> {
+        let mut inbounds = self.inbounds.borrow_mut();
+        let mut gone = Vec::new();
+        inbounds.retain(|name, inbound| {
+            let stays = config.inbounds.contains_key(name);
+            if !stays {
+                gone.extend(inbound.end());
+            }
+            stays
+        });
+        for (name, part) in &config.inbounds {
+            let inbound = inbounds.entry(*name).or_insert_with(|| {
+                let (shared, denials) = (self.shared.clone(), self.denials.clone());
+                Rc::new(Inbound::new(*name, part.clone(), shared, denials))
+            });
+            gone.extend(inbound.replace(part, &config.credentials.trust));
+        }
+        gone
+    }
+
+    /// Closes connections to applications that were idle for too long.
+    pub fn sweep(&self, now: Instant) {
+        for inbound in self.inbounds.borrow().values() {
+            inbound.application.borrow().sweep(now);
+        }
+    }
+}
+
+/// One inbound on one worker.
+pub struct Inbound {
+    pub name: u16,
+    shared: Rc<Shared>,
+    part: RefCell<Arc<parts::Inbound>>,
+    peers: Registry<Peer>,
+    application: RefCell<Rc<Application>>,
+    denials: Rc<Denials>,
+}
+
+impl Inbound {
+    fn new(name: u16, part: Arc<parts::Inbound>, shared: Rc<Shared>, denials: Rc<Denials>) -> Self {
+        let application = RefCell::new(Rc::new(Application::new(part.application)));
+        Self { name, shared, part: RefCell::new(part), peers: Registry::default(), application, denials }
+    }
+
+    /// Serves one connection of a peer, from its handshake to its end.
+    pub async fn serve<T: Transport + 'static>(self: Rc<Self>, stream: T) {
+        self.shared.metrics.inbound_connections.add();
+        let Some(credentials) = self.shared.credentials.borrow().clone() else { return };
+        let protocol = self.part.borrow().protocol;
+        let accepted = match accept(stream, protocol, &credentials, HANDSHAKE).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.shared.metrics.handshake_failures.add();
+                debug!(inbound = self.name, error = %error, cause = ?error, "a peer was not let in");
+                return;
+            }
+        };
+        let (peer, entry) = self.enter(&accepted.peer);
+        if protocol.is_http() {
+            http::inbound::serve(accepted.stream, accepted.alpn, self, peer).await;
+        } else {
+            tcp::inbound::serve(accepted.stream, accepted.alpn, self, peer).await;
+        }
+        drop(entry);
+    }
+
+    pub(crate) fn part(&self) -> Arc<parts::Inbound> {
+        self.part.borrow().clone()
+    }
+
+    pub(crate) fn application(&self) -> Rc<Application> {
+        self.application.borrow().clone()
+    }
+
+    pub(crate) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
+    }
+
+    /// Notes that something was denied, and returns what the client may be told.
+    pub(crate) fn deny(&self, peer: &Peer) -> String {
+        self.shared.metrics.denials.add();
+        let rule = match &*peer.verdict.borrow() {
+            Verdict::Denied(rule) => rule.clone(),
+            Verdict::Allowed | Verdict::Observed(_) => None,
+        };
+        let id = self.denials.record(peer.id.clone(), self.name, rule, SystemTime::now());
+        debug!(inbound = self.name, client = %peer.id, decision = id, "denied");
+        id
+    }
+
+    /// Judges a new peer by the rules of this moment.
+    fn enter(&self, found: &WorkloadPeer) -> (Rc<Peer>, Entry<Peer>) {
+        let client = Client { id: found.id.clone(), zone: found.zone.clone() };
+        let peer = Rc::new(Peer {
+            verdict: RefCell::new(judge(&self.part.borrow().access, &client)),
+            standing: RefCell::new(Standing::new()),
+            id: client.id,
+        });
+        let entry = self.peers.enter(peer.clone());
+        (peer, entry)
+    }
+
+    fn replace(&self, part: &Arc<parts::Inbound>, trust: &TrustStore) -> Vec<Rc<Standing>> {
+        if self.part.borrow().application != part.application {
+            self.application.replace(Rc::new(Application::new(part.application)));
+        }
+        let protocol_stays = self.part.borrow().protocol == part.protocol;
+        *self.part.borrow_mut() = part.clone();
+        let judged = self.peers.open().into_iter().filter_map(|peer| {
+            let verdict = match trust.zone_of(&peer.id.trust_domain()) {
+                Some(zone) if protocol_stays => {
+                    judge(&part.access, &Client { id: peer.id.clone(), zone: zone.clone() })
+                }
+                _ => Verdict::Denied(None),
+            };
+            self.revoke(&peer, verdict)
+        });
+        judged.collect()
+    }
+
+    fn end(&self) -> Vec<Rc<Standing>> {
+        let peers = self.peers.open().into_iter();
+        peers.filter_map(|peer| self.revoke(&peer, Verdict::Denied(None))).collect()
+    }
+
+    /// Gives a peer another verdict; the standing that it loses by it, if it does.
+    fn revoke(&self, peer: &Peer, verdict: Verdict) -> Option<Rc<Standing>> {
+        let was_denied = peer.verdict.borrow().is_denied();
+        let lost = verdict.is_denied() && !was_denied;
+        *peer.verdict.borrow_mut() = verdict;
+        if !lost {
+            return None;
+        }
+        self.shared.metrics.revocations.add();
+        // It may be allowed again later, on the same connection.
+        let standing = peer.standing.replace(Standing::new());
+        standing.revoke();
+        Some(standing)
+    }
+}
+
+/// Who is connected to an inbound.
+pub(crate) struct Peer {
+    pub(crate) id: SpiffeId,
+    /// Always by the rules that are in force.
+    pub(crate) verdict: RefCell<Verdict>,
+    standing: RefCell<Rc<Standing>>,
+}
+
+impl Peer {
+    /// What was let through by the present verdict depends on this.
+    pub(crate) fn standing(&self) -> Rc<Standing> {
+        self.standing.borrow().clone()
+    }
+}

@@ -1,0 +1,86 @@
+//! What a worker counts. Counting is adding to a cell; whoever wants the numbers sums the workers.
+
+use std::cell::Cell;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The counters of one worker.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $(pub(crate) $name: Count,)*
+        }
+
+        /// The values of all counters at one moment; sums of workers are sums of these.
+        #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Metrics {
+            pub fn read(&self) -> Counters {
+                Counters { $($name: self.$name.0.get(),)* }
+            }
+        }
+
+        impl Counters {
+            /// Name and value of each counter.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+
+        impl std::ops::Add for Counters {
+            type Output = Self;
+
+            fn add(self, other: Self) -> Self {
+                Self { $($name: self.$name + other.$name,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections accepted from the own application.
+    outbound_connections,
+    /// Requests of the own application that were answered by the other side.
+    outbound_requests,
+    /// Requests and connections of the own application that could not be delivered.
+    outbound_failures,
+    /// Requests of the own application that make no sense, such as one without a host.
+    outbound_rejected,
+    /// Connections to other proxies that were established.
+    connects,
+    /// Connections to other proxies that failed before they were established.
+    connect_failures,
+    /// Those of them where the peer was not who it should be.
+    wrong_identities,
+    ejections,
+    /// Connections accepted from other proxies.
+    inbound_connections,
+    /// Those of them that did not complete a handshake.
+    handshake_failures,
+    /// Requests that were let through to the own application.
+    inbound_requests,
+    /// Requests and connections that were denied.
+    denials,
+    /// Requests and connections that only observation, or a shadow denial, let through.
+    observed_denials,
+    /// Open connections and requests that were ended because policy no longer allows them.
+    revocations,
+    /// Requests and connections that were allowed, and found no application.
+    application_failures,
+    /// Connections that an ingress relayed.
+    relayed,
+    /// Connections that an ingress ended without a byte.
+    relay_refusals,
+}
+
+/// Counts up, on one thread.
+#[derive(Debug, Default)]
+pub(crate) struct Count(Cell<u64>);
+
+impl Count {
+    pub(crate) fn add(&self) {
+        self.0.set(self.0.get() + 1);
+    }
+}

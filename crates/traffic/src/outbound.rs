@@ -1,0 +1,242 @@
+//! The destinations of a worker: their endpoints, how those did lately, and the connections to them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use model::{DestinationId, SpiffeId};
+use snapshot::parts::{self, Endpoints};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::ProxyConfig;
+use crate::balance::{self, Candidate, Fitness, Record};
+use crate::connect::ConnectError;
+use crate::http::pool::Pool;
+use crate::standing::{Registry, Standing};
+use crate::tls::Credentials;
+use crate::worker::Shared;
+
+/// A connection is tried at this many endpoints, each once.
+pub const ATTEMPTS: usize = 5;
+
+/// All destinations of a worker.
+pub struct Outbound {
+    shared: Rc<Shared>,
+    destinations: RefCell<HashMap<DestinationId, Rc<Destination>>>,
+    /// The last word about each, also about those that the configuration is yet to bring.
+    signals: RefCell<HashMap<DestinationId, Arc<Endpoints>>>,
+}
+
+impl Outbound {
+    pub fn new(shared: Rc<Shared>) -> Self {
+        Self { shared, destinations: RefCell::default(), signals: RefCell::default() }
+    }
+
+    pub fn destination(&self, id: &DestinationId) -> Option<Rc<Destination>> {
+        self.destinations.borrow().get(id).cloned()
+    }
+
+    /// Takes over a configuration, and revokes the connections that it no longer allows: those to peers
+    /// whom the destination does not list any more, or whose trust domain is gone. Endpoints stay.
+    pub fn apply(&self, config: &ProxyConfig) -> Vec<Rc<Standing>> {
+        let mut destinations = self.destinations.borrow_mut();
+        let mut signals = self.signals.borrow_mut();
+        let mut gone = Vec::new();
+        destinations.retain(|id, destination| {
+            let stays = config.destinations.contains_key(id);
+            if !stays {
+                gone.extend(destination.rejudge(|_| false));
+                signals.remove(id);
+            }
+            stays
+        });
+        for (id, part) in &config.destinations {
+            let destination = destinations.entry(id.clone()).or_insert_with(|| {
+                let new = Destination::new(id.clone(), part.clone(), self.shared.clone());
+                if let Some(endpoints) = signals.get(id) {
+                    new.set_endpoints(endpoints);
+                }
+                Rc::new(new)
+            });
+            *destination.part.borrow_mut() = part.clone();
+            let trust = &config.credentials.trust;
+            gone.extend(destination.rejudge(|peer| {
+                part.identities.contains(peer) && trust.zone_of(&peer.trust_domain()).is_some()
+            }));
+        }
+        gone
+    }
+
+    /// Replaces the endpoints of a destination; those that stay keep their record and connections. They may
+    /// come before the destination does, so that it is complete from its first moment.
+    pub fn set_endpoints(&self, id: &DestinationId, endpoints: Arc<Endpoints>) {
+        if let Some(destination) = self.destination(id) {
+            destination.set_endpoints(&endpoints);
+        }
+        self.signals.borrow_mut().insert(id.clone(), endpoints);
+    }
+}
+
+/// One destination on one worker.
+pub struct Destination {
+    pub id: DestinationId,
+    shared: Rc<Shared>,
+    part: RefCell<Arc<parts::Destination>>,
+    endpoints: RefCell<Rc<[Rc<Endpoint>]>>,
+    /// Established connections, by whom they lead to.
+    pub(crate) open: Registry<OpenConnection>,
+}
+
+/// A connection to another proxy, while it is open.
+pub(crate) struct OpenConnection {
+    peer: SpiffeId,
+    pub(crate) standing: Rc<Standing>,
+}
+
+impl OpenConnection {
+    pub(crate) fn new(peer: SpiffeId) -> Rc<Self> {
+        Rc::new(Self { peer, standing: Standing::new() })
+    }
+}
+
+impl Destination {
+    fn new(id: DestinationId, part: Arc<parts::Destination>, shared: Rc<Shared>) -> Self {
+        let part = RefCell::new(part);
+        Self { id, shared, part, endpoints: RefCell::new(Rc::new([])), open: Registry::default() }
+    }
+
+    /// Counts a connection of the application's.
+    pub fn accepted(&self) {
+        self.shared.metrics.outbound_connections.add();
+    }
+
+    pub fn part(&self) -> Arc<parts::Destination> {
+        self.part.borrow().clone()
+    }
+
+    /// The next endpoint to try.
+    pub(crate) fn pick(&self, tried: &[Rc<Endpoint>]) -> Result<Rc<Endpoint>, ConnectError> {
+        let endpoints = self.endpoints.borrow().clone();
+        let part = self.part.borrow();
+        let now = Instant::now();
+        let candidate = |index: usize| {
+            let endpoint: &Rc<Endpoint> = &endpoints[index];
+            let out = tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint))
+                || !endpoint.ready.get()
+                // A signal can name an identity of the destination, but never add one.
+                || !part.identities.contains(&endpoint.part.identity);
+            Candidate {
+                fitness: if out { Fitness::Out } else { endpoint.record.get().fitness(now) },
+                in_flight: endpoint.in_flight.get(),
+                weight: endpoint.weight.get(),
+            }
+        };
+        let dice = [rand::random(), rand::random()];
+        match balance::pick(endpoints.len(), candidate, dice) {
+            Some(picked) => Ok(endpoints[picked].clone()),
+            None => Err(ConnectError::NoEndpoint { destination: self.id.clone() }),
+        }
+    }
+
+    /// Who we are; none only before the first configuration, when there are no listeners either.
+    pub(crate) fn credentials(&self) -> Result<Arc<Credentials>, ConnectError> {
+        let unknown = || ConnectError::UnknownDestination { destination: self.id.clone() };
+        self.shared.credentials.borrow().clone().ok_or_else(unknown)
+    }
+
+    pub(crate) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
+    }
+
+    fn set_endpoints(&self, endpoints: &Endpoints) {
+        let old = self.endpoints.borrow().clone();
+        let new = endpoints.0.iter().map(|part| match old.iter().find(|endpoint| endpoint.is_at(part)) {
+            Some(endpoint) => {
+                endpoint.ready.set(part.ready);
+                endpoint.weight.set(part.weight);
+                endpoint.clone()
+            }
+            None => Rc::new(Endpoint::new(part.clone())),
+        });
+        // Connections to an endpoint that is gone end when the last of their streams does.
+        let new = new.collect();
+        self.endpoints.replace(new);
+    }
+
+    fn rejudge(&self, stays: impl Fn(&SpiffeId) -> bool) -> Vec<Rc<Standing>> {
+        let gone = self.open.open().into_iter().filter(|open| !stays(&open.peer));
+        gone.map(|open| {
+            self.shared.metrics.revocations.add();
+            open.standing.revoke();
+            open.standing.clone()
+        })
+        .collect()
+    }
+}
+
+/// One endpoint of a destination on one worker.
+pub(crate) struct Endpoint {
+    pub(crate) part: parts::Endpoint,
+    ready: Cell<bool>,
+    weight: Cell<u32>,
+    in_flight: Cell<u32>,
+    record: Cell<Record>,
+    pub(crate) pool: Pool,
+}
+
+impl Endpoint {
+    fn new(part: parts::Endpoint) -> Self {
+        Self {
+            ready: Cell::new(part.ready),
+            weight: Cell::new(part.weight),
+            in_flight: Cell::default(),
+            record: Cell::default(),
+            pool: Pool::default(),
+            part,
+        }
+    }
+
+    fn is_at(&self, part: &parts::Endpoint) -> bool {
+        self.part.address == part.address && self.part.sni == part.sni && self.part.identity == part.identity
+    }
+
+    /// Counts the outcome of a connection attempt, and ejects the endpoint where it failed.
+    pub(crate) fn record<T>(&self, outcome: &Result<T, ConnectError>, shared: &Shared) {
+        let mut record = self.record.get();
+        match outcome {
+            Ok(_) => {
+                shared.metrics.connects.add();
+                record.succeeded();
+            }
+            // It answered.
+            Err(ConnectError::Denied { .. }) => record.succeeded(),
+            Err(error) => {
+                let wrong_identity = matches!(error, ConnectError::WrongIdentity { .. });
+                shared.metrics.connect_failures.add();
+                shared.metrics.ejections.add();
+                if wrong_identity {
+                    shared.metrics.wrong_identities.add();
+                }
+                record.failed(wrong_identity, Instant::now());
+                debug!(reason = error.reason(), error = %error, "connecting failed");
+            }
+        }
+        self.record.set(record);
+    }
+
+    /// One more request or connection, until the guard is dropped.
+    pub(crate) fn occupy(self: &Rc<Self>) -> InFlight {
+        self.in_flight.set(self.in_flight.get() + 1);
+        InFlight(self.clone())
+    }
+}
+
+pub(crate) struct InFlight(Rc<Endpoint>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+    }
+}

@@ -1,0 +1,94 @@
+//! What becomes of a request of the own application: decided from the request alone, then done by `http`.
+
+use http::header::{HOST, HeaderMap};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Uri, request};
+
+/// What to do with a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Plan {
+    /// Send it to the listener's destination under this name.
+    Forward(Uri),
+    Refuse(Refusal),
+}
+
+/// Why a request is not sent anywhere. It is the application's mistake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the request names no host, or more than one")]
+    NoHost,
+    #[error("the host of the request cannot be read")]
+    BadHost,
+    #[error("the path of the request cannot be read")]
+    BadPath,
+    #[error("CONNECT and upgrades are not carried")]
+    Connect,
+}
+
+pub fn plan(request: &request::Parts) -> Plan {
+    match target(request) {
+        Ok(target) => Plan::Forward(target),
+        Err(refusal) => Plan::Refuse(refusal),
+    }
+}
+
+/// The URI in the form that HTTP/2 sends. What the request line names goes before the `Host` header
+/// (RFC 9112 section 3.2.2).
+fn target(request: &request::Parts) -> Result<Uri, Refusal> {
+    if request.method == Method::CONNECT {
+        return Err(Refusal::Connect);
+    }
+    let authority = match request.uri.authority() {
+        Some(authority) => authority.clone(),
+        None => host(&request.headers)?,
+    };
+    let path = match request.uri.path_and_query() {
+        Some(path) => path.clone(),
+        None => PathAndQuery::from_static("/"),
+    };
+    let mut target = http::uri::Parts::default();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = Some(authority);
+    target.path_and_query = Some(path);
+    Uri::from_parts(target).map_err(|_| Refusal::BadPath)
+}
+
+fn host(headers: &HeaderMap) -> Result<Authority, Refusal> {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Authority::try_from(host.as_bytes()).map_err(|_| Refusal::BadHost),
+        _ => Err(Refusal::NoHost),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn planned(method: &str, uri: &str, hosts: &[&str]) -> Plan {
+        let mut request = Request::builder().method(method).uri(uri);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        plan(&request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn a_request_goes_to_its_host_or_nowhere() {
+        let forward = |uri: &str| Plan::Forward(uri.parse().unwrap());
+        let cases = [
+            ("GET", "/a?b=c", &["shop:80"][..], forward("http://shop:80/a?b=c")),
+            ("GET", "http://line/a", &["header"], forward("http://line/a")),
+            ("OPTIONS", "*", &["shop"], forward("http://shop/*")),
+            ("GET", "/", &[], Plan::Refuse(Refusal::NoHost)),
+            ("GET", "/", &["a", "b"], Plan::Refuse(Refusal::NoHost)),
+            ("GET", "/", &["a b"], Plan::Refuse(Refusal::BadHost)),
+            ("CONNECT", "shop:80", &["shop:80"], Plan::Refuse(Refusal::Connect)),
+        ];
+        for (method, uri, hosts, want) in cases {
+            assert_eq!(planned(method, uri, hosts), want, "{method} {uri} {hosts:?}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! A connection of the own application to a destination.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tracing::debug;
+
+use crate::connect::{ConnectError, Secured, dial, read_status, secure, within};
+use crate::outbound::{ATTEMPTS, Destination, Endpoint, OpenConnection};
+use crate::tls::Credentials;
+use crate::transport::{Transport, copy_both};
+
+/// Carries one connection to its end. What cannot be delivered ends in a reset, so that the application does
+/// not take it for an orderly end.
+pub async fn serve(mut stream: impl Transport, destination: Rc<Destination>) {
+    let shared = destination.shared().clone();
+    let (endpoint, mut connected) = match connect(&destination).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            shared.metrics.outbound_failures.add();
+            debug!(destination = %destination.id, reason = error.reason(), %error, "a connection failed");
+            stream.reset_on_drop();
+            return;
+        }
+    };
+    let _in_flight = endpoint.occupy();
+    let open = OpenConnection::new(connected.peer.id);
+    let watch = open.standing.watch();
+    let _entry = destination.open.enter(open);
+    let copied = tokio::select! {
+        biased;
+        () = watch.revoked() => None,
+        copied = copy_both(&mut stream, &mut connected.stream, &shared.scratch) => Some(copied),
+    };
+    match copied {
+        Some(Ok((sent, received))) => {
+            debug!(destination = %destination.id, sent, received, "a connection ended");
+        }
+        Some(Err(_)) | None => {
+            stream.reset_on_drop();
+            connected.stream.reset_on_drop();
+        }
+    }
+}
+
+/// Tries one endpoint after the other.
+async fn connect(destination: &Destination) -> Result<(Rc<Endpoint>, Secured<TcpStream>), ConnectError> {
+    let credentials = destination.credentials()?;
+    let mut tried = Vec::new();
+    let mut last = None;
+    while tried.len() < ATTEMPTS {
+        let endpoint = match destination.pick(&tried) {
+            Ok(endpoint) => endpoint,
+            // Why the endpoints that there are failed says more than that none is left.
+            Err(none) => return Err(last.unwrap_or(none)),
+        };
+        let part = destination.part();
+        let attempt = open(&endpoint, destination, &credentials);
+        let outcome = within(&part, endpoint.part.address, attempt).await;
+        endpoint.record(&outcome, destination.shared());
+        match outcome {
+            Ok(connected) => return Ok((endpoint, connected)),
+            Err(error) if error.may_retry() => last = Some(error),
+            Err(error) => return Err(error),
+        }
+        tried.push(endpoint);
+    }
+    Err(last.unwrap_or_else(|| ConnectError::NoEndpoint { destination: destination.id.clone() }))
+}
+
+async fn open(
+    endpoint: &Endpoint,
+    destination: &Destination,
+    credentials: &Arc<Credentials>,
+) -> Result<Secured<TcpStream>, ConnectError> {
+    let stream = dial(&endpoint.part).await?;
+    let part = destination.part();
+    let mut secured: Secured<TcpStream> =
+        secure(stream, &endpoint.part, &part, &credentials.client_tcp, &credentials.trust).await?;
+    let stream: &mut TlsStream<TcpStream> = &mut secured.stream;
+    read_status(stream, endpoint.part.address).await?;
+    Ok(secured)
+}

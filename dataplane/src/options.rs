@@ -1,0 +1,46 @@
+//! What can be set from outside.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// The sidecar: carries an application's traffic in and out under mutual TLS.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tombolo-dataplane", version)]
+pub struct Options {
+    /// Serve by this file instead of asking a zone control plane
+    #[arg(long = "static", env = "TOMBOLO_STATIC", value_name = "FILE")]
+    pub static_file: Option<PathBuf>,
+
+    /// Where /healthz and /readyz are served
+    #[arg(long, env = "TOMBOLO_READY_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:9902")]
+    pub ready_address: SocketAddr,
+
+    /// Where /metrics is served
+    #[arg(long, env = "TOMBOLO_METRICS_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:5670")]
+    pub metrics_address: SocketAddr,
+
+    /// Threads that carry traffic
+    #[arg(long, env = "TOMBOLO_WORKERS", default_value_t = 1)]
+    pub workers: usize,
+
+    /// Seconds that open requests and connections get to finish when the proxy is asked to stop
+    #[arg(long, env = "TOMBOLO_DRAIN_TIME", value_name = "SECONDS", default_value_t = 30)]
+    pub drain_time: u64,
+
+    /// text or json
+    #[arg(long, env = "TOMBOLO_LOG_FORMAT", default_value = "text")]
+    pub log_format: runtime::logs::LogFormat,
+
+    /// Such as info or traffic=debug,info
+    #[arg(long, env = "TOMBOLO_LOG", default_value = "info")]
+    pub log: String,
+}
+
+impl Options {
+    pub fn drain_time(&self) -> Duration {
+        Duration::from_secs(self.drain_time)
+    }
+}
