@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::query::{self, Changes, Commit, Filter, Head, History, Listing};
 use crate::seal::{RollingHash, SecretBytes};
 use crate::store::{Answer, Store};
-use crate::tables::{Identity, Reader};
+use crate::tables::{Identity, Reader, Task};
 use crate::watch::{Feed, Watch};
 use crate::write::{MAX_WRITES, Receipt, Write};
 
@@ -24,10 +24,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     ) -> Answer<'static, T>;
 
     /// [`crate::tables::execute`], a durable commit, and [`Feed::publish`], in this order; the next
-    /// transaction comes after.
-    fn execute(self: &Arc<Self>, writes: Vec<Write>) -> Answer<'static, Receipt>;
-
-    fn put_private(self: &Arc<Self>, name: String, sealed: Vec<u8>) -> Answer<'static, ()>;
+    /// task comes after.
+    fn write(self: &Arc<Self>, task: Task) -> Answer<'static, Receipt>;
 }
 
 /// A store on a backend.
@@ -56,11 +54,11 @@ impl<B: Backend> Store for Backed<B> {
         if count > limit {
             return Box::pin(async move { Err(Error::TooMany { writes: count, limit }) });
         }
-        self.0.execute(writes)
+        self.0.write(Task::Writes(writes))
     }
 
     fn apply(&self, writes: Vec<Write>) -> Answer<'_, Receipt> {
-        self.0.execute(writes)
+        self.0.write(Task::Writes(writes))
     }
 
     fn watch(&self, after: u64) -> Watch {
@@ -82,7 +80,9 @@ impl<B: Backend> Store for Backed<B> {
 
     fn secret_put(&self, name: &str, value: SecretBytes) -> Answer<'_, ()> {
         let sealed = self.0.identity().keys.seal_private(name, &value);
-        self.0.put_private(name.to_owned(), sealed)
+        let task = Task::Private { name: name.to_owned(), sealed };
+        let done = self.0.write(task);
+        Box::pin(async move { done.await.map(drop) })
     }
 }
 

@@ -9,6 +9,7 @@
 //! whatever keeps the tables, so that the backends only load and store.
 
 mod backend;
+mod embedded;
 mod error;
 mod memory;
 mod plan;
@@ -19,6 +20,7 @@ mod tables;
 mod watch;
 mod write;
 
+pub use embedded::EmbeddedStore;
 pub use error::{Error, OpenError};
 pub use memory::MemoryStore;
 pub use query::{Change, Changes, Commit, Filter, Head, Listing};

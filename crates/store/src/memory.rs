@@ -9,9 +9,11 @@ use crate::backend::{Backed, Backend};
 use crate::error::Error;
 use crate::seal::{RollingHash, Sealed, StoreKeys, new_store_key};
 use crate::store::{Answer, Store};
-use crate::tables::{Identity, Meta, Reader, Retention, SealedCommit, Tables, TablesMut, Tombstone, execute};
+use crate::tables::{
+    Identity, Meta, Reader, Retention, SealedCommit, Tables, TablesMut, Task, Tombstone, execute,
+};
 use crate::watch::Feed;
-use crate::write::{Receipt, Write};
+use crate::write::Receipt;
 
 /// Makes stores in memory.
 pub struct MemoryStore;
@@ -57,24 +59,16 @@ impl Backend for Memory {
         })
     }
 
-    fn execute(self: &Arc<Self>, writes: Vec<Write>) -> Answer<'static, Receipt> {
+    fn write(self: &Arc<Self>, task: Task) -> Answer<'static, Receipt> {
         let backend = self.clone();
         Box::pin(async move {
             let mut state = backend.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let (receipt, commit) = execute(Arc::make_mut(&mut state), &backend.identity, writes)?;
-            if let Some(commit) = commit {
+            let done = execute(Arc::make_mut(&mut state), &backend.identity, task)?;
+            if let Some(commit) = done.commit {
                 // Under the lock, so that watchers are told in order.
                 backend.feed.publish(commit);
             }
-            Ok(receipt)
-        })
-    }
-
-    fn put_private(self: &Arc<Self>, name: String, sealed: Vec<u8>) -> Answer<'static, ()> {
-        let backend = self.clone();
-        Box::pin(async move {
-            let mut state = backend.state.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::make_mut(&mut state).put_private(&name, sealed)
+            Ok(done.receipt)
         })
     }
 }

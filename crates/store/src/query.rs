@@ -89,7 +89,7 @@ pub struct Head {
 pub struct Listing {
     pub sequence: u64,
     pub world: World,
-    /// In the order of their keys.
+    /// In the order of their keys' text.
     pub records: Vec<Record>,
 }
 

@@ -204,14 +204,34 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Does a transaction. After an error that the plan gave the tables are as they were; after one of
-/// the tables they must be thrown away.
-pub(crate) fn execute(
-    tables: &mut impl TablesMut,
-    identity: &Identity,
-    writes: Vec<Write>,
-) -> Result<(Receipt, Option<Commit>), Error> {
+/// What a writer can be asked to do.
+pub(crate) enum Task {
+    Writes(Vec<Write>),
+    Private { name: String, sealed: Vec<u8> },
+}
+
+/// A task that was done, as soon as the tables are durable.
+pub(crate) struct Done {
+    pub(crate) receipt: Receipt,
+    /// What went into the change log.
+    pub(crate) commit: Option<Commit>,
+    /// Whether the tables changed at all.
+    pub(crate) changed: bool,
+}
+
+/// Does a task. After [`Error::Unavailable`] the tables must be thrown away; after any other error
+/// they are as they were.
+pub(crate) fn execute(tables: &mut impl TablesMut, identity: &Identity, task: Task) -> Result<Done, Error> {
     let mut meta = tables.meta()?;
+    let writes = match task {
+        Task::Writes(writes) => writes,
+        Task::Private { name, sealed } => {
+            tables.put_private(&name, sealed)?;
+            let (sequence, world) = (meta.line.sequence, meta.line.world(&identity.origin));
+            let receipt = Receipt { sequence, world, written: Vec::new() };
+            return Ok(Done { receipt, commit: None, changed: true });
+        }
+    };
     let reader = Reader::new(&*tables, identity);
     let planned = plan(&identity.origin, &identity.keys, meta.line.clone(), writes, |key| reader.held(key))?;
     let Planned { receipt, line, commit, hashes } = planned;
@@ -220,17 +240,14 @@ pub(crate) fn execute(
         for (revision, hash) in hashes {
             tables.put_hash(revision, hash)?;
         }
-        let changes = commit.changes.iter().map(|change| seal(identity, change)).collect();
+        let changes: Vec<_> = commit.changes.iter().map(|change| seal(identity, change)).collect();
         record_changes(tables, &mut meta, &changes)?;
-        append(
-            tables,
-            &mut meta,
-            SealedCommit { sequence: commit.sequence, world: commit.world.clone(), changes },
-        )?;
+        let world = commit.world.clone();
+        append(tables, &mut meta, SealedCommit { sequence: commit.sequence, world, changes })?;
         prune(tables, &mut meta, &identity.retention)?;
         tables.set_meta(&meta)?;
     }
-    Ok((receipt, commit))
+    Ok(Done { receipt, changed: commit.is_some(), commit })
 }
 
 fn seal(identity: &Identity, change: &Change) -> SealedChange {
@@ -245,7 +262,7 @@ fn seal(identity: &Identity, change: &Change) -> SealedChange {
 fn record_changes(
     tables: &mut impl TablesMut,
     meta: &mut Meta,
-    changes: &Vec<SealedChange>,
+    changes: &[SealedChange],
 ) -> Result<(), Error> {
     for change in changes {
         match change {

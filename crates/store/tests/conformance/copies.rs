@@ -1,0 +1,134 @@
+//! Documents of other origins, and worlds.
+
+use store::{Error, Filter, Write};
+
+use crate::kit::{Kit, copy, forget, key, origin, put, record, version, world};
+
+pub(crate) async fn copies_keep_their_versions(kit: &Kit) {
+    let store = kit.store("east");
+    let batch = vec![
+        copy("global/a", "global-1-812", "1"),
+        copy("west/b", "west-3-7", "2"),
+        put("east/c", "3"),
+        Write::Advance(world(&["global-1-900", "west-3-7"])),
+    ];
+    let receipt = store.apply(batch).await.unwrap();
+    let versions: Vec<_> = receipt.written.iter().map(|written| written.version.to_string()).collect();
+    assert_eq!(versions, ["global-1-812", "west-3-7", "east-1-1"]);
+    assert_eq!(receipt.world, world(&["global-1-900", "west-3-7", "east-1-1"]));
+    let listing = store.list(Filter::all()).await.unwrap();
+    let want = [
+        record("east/c", "east-1-1", "3"),
+        record("global/a", "global-1-812", "1"),
+        record("west/b", "west-3-7", "2"),
+    ];
+    assert_eq!(listing.records, want);
+    assert_eq!(listing.world, receipt.world);
+}
+
+pub(crate) async fn an_older_copy_never_replaces_a_later_one(kit: &Kit) {
+    let store = kit.store("east");
+    store.apply(vec![copy("global/a", "global-1-5", "held")]).await.unwrap();
+    let cases = [
+        ("global-1-4", "older", false),
+        ("global-1-5", "another at the same number", false),
+        ("global-1-6", "later", true),
+        ("global-2-1", "of a later epoch", true),
+        ("global-1-99", "of an earlier epoch", false),
+    ];
+    let mut held = record("global/a", "global-1-5", "held");
+    for (at, bytes, replaces) in cases {
+        let receipt = store.apply(vec![copy("global/a", at, bytes)]).await.unwrap();
+        if replaces {
+            held = record("global/a", at, bytes);
+        }
+        assert_eq!(receipt.written[0].changed, replaces, "{at}");
+        assert_eq!(receipt.written[0].version, held.version, "{at}");
+        assert_eq!(store.get(&held.key).await.unwrap().as_ref(), Some(&held), "{at}");
+    }
+}
+
+pub(crate) async fn a_late_copy_does_not_undo_a_deletion(kit: &Kit) {
+    let store = kit.store("east");
+    store.apply(vec![copy("global/a", "global-1-5", "1"), forget("global/a", "global-1-8")]).await.unwrap();
+    for at in ["global-1-5", "global-1-8"] {
+        let late = store.apply(vec![copy("global/a", at, "1")]).await.unwrap();
+        assert_eq!((late.written[0].changed, &late.written[0].version), (false, &version("global-1-8")));
+        assert_eq!(store.get(&key("global/a")).await.unwrap(), None);
+    }
+    let later = store.apply(vec![copy("global/a", "global-1-9", "2")]).await.unwrap();
+    assert!(later.written[0].changed && later.written[0].created);
+}
+
+pub(crate) async fn an_earlier_deletion_leaves_a_later_copy(kit: &Kit) {
+    let store = kit.store("east");
+    store.apply(vec![copy("global/a", "global-1-5", "1")]).await.unwrap();
+    let earlier = store.apply(vec![forget("global/a", "global-1-4")]).await.unwrap();
+    assert_eq!((earlier.written[0].changed, &earlier.written[0].version), (false, &version("global-1-5")));
+    assert!(store.get(&key("global/a")).await.unwrap().is_some());
+    // "Gone by now" is what is known where the deletion itself is forgotten.
+    let now = store.apply(vec![forget("global/a", "global-1-5")]).await.unwrap();
+    assert!(now.written[0].changed);
+    assert_eq!(store.get(&key("global/a")).await.unwrap(), None);
+}
+
+pub(crate) async fn a_deletion_of_what_was_never_held_is_passed_on(kit: &Kit) {
+    let store = kit.store("east");
+    let batch = vec![forget("global/a", "global-1-5"), Write::Advance(world(&["global-1-5"]))];
+    assert!(store.apply(batch).await.unwrap().written[0].changed);
+    let lacked = store.since(world(&["global-1-4", "east-1-0"]), Filter::all()).await.unwrap();
+    assert_eq!(lacked.tombstones, [(key("global/a"), version("global-1-5"))]);
+}
+
+pub(crate) async fn worlds_advance_and_never_go_back(kit: &Kit) {
+    let store = kit.store("east");
+    let cases = [
+        (world(&["global-1-5"]), world(&["global-1-5", "east-1-0"]), 1),
+        (world(&["global-1-4", "west-1-1"]), world(&["global-1-5", "west-1-1", "east-1-0"]), 2),
+        (world(&["global-1-5", "west-1-0"]), world(&["global-1-5", "west-1-1", "east-1-0"]), 2),
+        (world(&["east-7-700"]), world(&["global-1-5", "west-1-1", "east-1-0"]), 2),
+        (world(&["global-2-1"]), world(&["global-2-1", "west-1-1", "east-1-0"]), 3),
+    ];
+    for (advance, want, sequence) in cases {
+        let receipt = store.apply(vec![Write::Advance(advance.clone())]).await.unwrap();
+        assert_eq!((receipt.world, receipt.sequence), (want.clone(), sequence), "{advance:?}");
+        assert_eq!(store.head().await.unwrap().world, want);
+        assert!(receipt.written.is_empty());
+    }
+}
+
+pub(crate) async fn a_copy_must_come_from_another_origin(kit: &Kit) {
+    let store = kit.store("east");
+    assert_eq!(store.origin(), &origin("east"));
+    let refused = [
+        copy("east/a", "east-1-1", "1"),
+        copy("east/a", "global-1-1", "1"),
+        copy("west/a", "global-1-1", "1"),
+        forget("east/a", "east-1-1"),
+        forget("west/a", "global-1-1"),
+    ];
+    for write in refused {
+        let answer = store.apply(vec![write.clone()]).await;
+        assert!(matches!(answer, Err(Error::NoCopy { .. })), "{write:?}");
+    }
+}
+
+pub(crate) async fn a_batch_applied_twice_changes_nothing(kit: &Kit) {
+    let store = kit.store("east");
+    let batch = || {
+        vec![
+            copy("global/a", "global-1-5", "1"),
+            forget("global/b", "global-1-6"),
+            copy("global/c", "global-1-7", "1"),
+            forget("global/c", "global-1-8"),
+            Write::Advance(world(&["global-1-8"])),
+        ]
+    };
+    let first = store.apply(batch()).await.unwrap();
+    let (head, listing) = (store.head().await.unwrap(), store.list(Filter::all()).await.unwrap());
+    let second = store.apply(batch()).await.unwrap();
+    assert!(first.written.iter().all(|written| written.changed));
+    assert!(second.written.iter().all(|written| !written.changed));
+    assert_eq!(store.head().await.unwrap(), head);
+    assert_eq!(store.list(Filter::all()).await.unwrap(), listing);
+}

@@ -1,0 +1,81 @@
+//! What every backend must do, a function for each sentence, run for all of them; and what the
+//! embedded one must do besides.
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod copies;
+mod durable;
+mod kit;
+mod secrets;
+mod since;
+mod watching;
+mod writing;
+
+/// Runs each function once for each backend. One that is not listed is dead code, which clippy says.
+macro_rules! every_backend {
+    ($($module:ident: $($test:ident),+ $(,)?;)+) => {
+        mod memory {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::$module::$test(&crate::kit::Kit::memory()).await;
+                }
+            )+)+
+        }
+        mod embedded {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::$module::$test(&crate::kit::Kit::embedded()).await;
+                }
+            )+)+
+        }
+    };
+}
+
+every_backend! {
+    writing:
+        own_writes_take_the_next_revisions,
+        the_same_content_again_changes_nothing,
+        an_envelope_that_differs_is_a_change,
+        what_is_expected_is_checked_first,
+        a_deletion_takes_a_revision_of_its_own,
+        deleting_what_is_not_there_is_an_error,
+        a_transaction_is_done_whole_or_not_at_all,
+        writes_of_a_transaction_see_those_before_them,
+        only_ones_own_documents_are_written,
+        a_document_has_at_most_512_kib,
+        a_caller_has_at_most_100_writes_and_a_batch_any_number,
+        concurrent_writers_lose_no_update,
+        a_listing_has_what_the_filter_covers,
+        the_rolling_hash_is_known_at_every_revision;
+    copies:
+        copies_keep_their_versions,
+        an_older_copy_never_replaces_a_later_one,
+        a_late_copy_does_not_undo_a_deletion,
+        an_earlier_deletion_leaves_a_later_copy,
+        a_deletion_of_what_was_never_held_is_passed_on,
+        worlds_advance_and_never_go_back,
+        a_copy_must_come_from_another_origin,
+        a_batch_applied_twice_changes_nothing;
+    watching:
+        a_watch_sees_every_change_after_its_start,
+        a_transaction_is_seen_as_one,
+        nothing_is_missed_or_repeated_while_others_write,
+        a_slow_watcher_catches_up,
+        giving_up_waiting_loses_nothing,
+        a_watch_from_before_the_log_is_told_to_list_again,
+        a_watch_from_the_future_is_told_to_list_again,
+        a_large_log_is_cut_by_bytes_too,
+        a_watch_ends_with_the_store;
+    since:
+        who_has_everything_lacks_nothing,
+        who_has_nothing_lacks_everything,
+        forgotten_deletions_make_it_whole,
+        another_epoch_makes_it_whole,
+        the_filter_bounds_what_is_lacked,
+        replaying_what_is_lacked_gives_the_same_store;
+    secrets:
+        private_values_are_kept,
+        private_values_are_no_documents,
+        secret_documents_read_back_as_they_were;
+}
