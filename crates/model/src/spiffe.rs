@@ -43,8 +43,10 @@ checked_text!(SpiffeId, InvalidSpiffeId);
 const SCHEME: &str = "spiffe://";
 
 impl SpiffeId {
+    /// `path` begins with a slash: without one its first segment would become part of the domain.
     pub fn new(domain: &TrustDomain, path: &str) -> Result<Self, InvalidSpiffeId> {
-        format!("{SCHEME}{domain}{path}").parse()
+        let text = format!("{SCHEME}{domain}{path}");
+        if path.starts_with('/') { text.parse() } else { Err(InvalidSpiffeId(text)) }
     }
 
     pub fn trust_domain(&self) -> TrustDomain {
@@ -92,7 +94,9 @@ mod tests {
         let id: SpiffeId = "spiffe://default.east.mesh.local/ns/shop/sa/web".parse().unwrap();
         assert_eq!(id.trust_domain().as_str(), "default.east.mesh.local");
         assert_eq!(id.path(), "/ns/shop/sa/web");
-        assert_eq!(SpiffeId::new(&id.trust_domain(), id.path()), Ok(id));
+        assert_eq!(SpiffeId::new(&id.trust_domain(), id.path()).as_ref(), Ok(&id));
+        assert!(SpiffeId::new(&id.trust_domain(), "x.evil/ns/shop").is_err());
+        assert!(SpiffeId::new(&id.trust_domain(), "").is_err());
     }
 
     #[test]

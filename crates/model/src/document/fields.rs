@@ -168,6 +168,14 @@ impl<'a> Item<'a> {
         Some(found)
     }
 
+    /// The text, if it is one; reports nothing.
+    pub(crate) fn as_text(&self) -> Option<&'a str> {
+        match &self.tree.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     pub fn text(&self) -> Option<&'a str> {
         match &self.tree.value {
             Value::Text(text) => Some(text),
@@ -371,5 +379,70 @@ fn close(a: &str, b: &str) -> bool {
         (a, [_, b_rest @ ..]) if a == b_rest => true,
         ([a0, a1, a_rest @ ..], [b0, b1, b_rest @ ..]) => a0 == b1 && a1 == b0 && a_rest == b_rest,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::parse_one;
+
+    #[test]
+    fn a_misspelt_field_is_told_what_was_meant() {
+        let known: BTreeSet<&'static str> = ["port", "targetPort", "appProtocol"].into();
+        for (name, meant) in [
+            ("prot", "port"),
+            ("ports", "port"),
+            ("por", "port"),
+            ("pork", "port"),
+            ("target_port", "targetPort"),
+        ] {
+            assert_eq!(unknown(name, &known), format!("is not a known field; did you mean '{meant}'?"));
+        }
+        assert_eq!(unknown("x", &known), "is not a known field; there are appProtocol, port, targetPort");
+        assert_eq!(unknown("x", &BTreeSet::new()), "is not a known field");
+    }
+
+    #[test]
+    fn reading_goes_on_after_a_mistake_and_reports_in_the_order_of_the_text() {
+        let tree =
+            parse_one("extra: 1\nlist: [1, x, 70000, 2.5]\nlist: []\nflag: yes\nname: ''\nword: B").unwrap();
+        let report = Report::new(Mode::Strict);
+        let read = Item::new(&tree, "spec", &report).object(|fields| {
+            // Asked for in another order than the text has.
+            let name = fields.required("name").and_then(|item| item.non_empty_text());
+            let word = fields.optional("word").and_then(|item| item.one_of(&[("A", 1), ("C", 3)]));
+            let missing = fields.required("missing");
+            let flag = fields.optional("flag").and_then(|item| item.bool());
+            let list = fields.optional("list").and_then(|item| item.list_of(|item| item.integer(1, 65535)));
+            Some((name?, word?, missing?, flag?, list?))
+        });
+        assert!(read.is_none());
+        let found: Vec<String> = report
+            .into_violations()
+            .into_iter()
+            .map(|one| format!("{}:{} {} {}", one.line, one.column, one.field, one.reason))
+            .collect();
+        let want = [
+            "1:1 spec.missing is missing",
+            "1:1 spec.extra is not a known field; there are flag, list, missing, name, word",
+            "2:11 spec.list[1] must be a whole number from 1 to 65535, not a text",
+            "2:14 spec.list[2] must be a whole number from 1 to 65535, not 70000",
+            "2:21 spec.list[3] must be a whole number from 1 to 65535, not 2.5",
+            "3:1 spec.list stands here a second time",
+            "4:7 spec.flag must be true or false, not a text",
+            "5:7 spec.name must not be empty",
+            "6:7 spec.word must be one of A, C, not 'B'",
+        ];
+        assert_eq!(found, want);
+    }
+
+    #[test]
+    fn in_transit_unknown_fields_are_passed_over_and_counted() {
+        let tree = parse_one("a: {b: 1, new: 2}\nnewer: 3").unwrap();
+        let report = Report::new(Mode::Tolerant);
+        let read = Item::new(&tree, "", &report)
+            .object(|fields| fields.required("a")?.object(|fields| fields.required("b")?.integer(0, 9)));
+        assert_eq!((read, report.is_empty(), report.ignored()), (Some(1), true, 2));
     }
 }

@@ -106,7 +106,7 @@ impl Document {
         all
     }
 
-    /// The typed spec, if this is a document of that kind: `document.spec::<MeshService>()`.
+    /// The typed spec, if this is a document of that kind: `document.spec_as::<MeshService>()`.
     pub fn spec_as<'a, S>(&'a self) -> Option<&'a S>
     where
         &'a S: TryFrom<&'a Spec>,
@@ -141,23 +141,35 @@ pub fn answer(record: &Record, status: serde_json::Value) -> Result<serde_json::
     Ok(json)
 }
 
-/// The labels whose value follows from what a document is and where it was written.
-fn computed<'a>(
+/// The labels whose value follows from what a document is and where it was written, for who lists
+/// records without reading them; [`Document::labels_at`] has them beside those that were written.
+pub fn computed<'a>(
     mesh: Option<&'a MeshName>,
     name: &'a ResourceName,
     namespace: Option<&'a Name>,
     origin: Option<&'a Origin>,
 ) -> Vec<(&'static str, &'a str)> {
-    let mut labels = vec![(labels::DISPLAY_NAME, name.as_str())];
-    labels.extend(mesh.map(|mesh| (labels::MESH, mesh.as_str())));
-    labels.extend(namespace.map(|namespace| (labels::NAMESPACE, namespace.as_str())));
+    computed_so_far(mesh, Some(name.as_str()), namespace, origin)
+}
+
+/// Of a document that may have mistakes.
+fn computed_so_far<'a>(
+    mesh: Option<&'a MeshName>,
+    name: Option<&'a str>,
+    namespace: Option<&'a Name>,
+    origin: Option<&'a Origin>,
+) -> Vec<(&'static str, &'a str)> {
+    let mut all: Vec<(&'static str, &'a str)> = Vec::new();
+    all.extend(name.map(|name| (labels::DISPLAY_NAME, name)));
+    all.extend(mesh.map(|mesh| (labels::MESH, mesh.as_str())));
+    all.extend(namespace.map(|namespace| (labels::NAMESPACE, namespace.as_str())));
     match origin {
         None => {}
-        Some(Origin::Global) => labels.push((labels::ORIGIN, "global")),
+        Some(Origin::Global) => all.push((labels::ORIGIN, "global")),
         Some(Origin::Zone(zone)) => {
-            labels.push((labels::ORIGIN, "zone"));
-            labels.push((labels::ZONE, zone.as_str()));
+            all.push((labels::ORIGIN, "zone"));
+            all.push((labels::ZONE, zone.as_str()));
         }
     }
-    labels
+    all
 }

@@ -223,16 +223,91 @@ impl<'de> Visitor<'de> for ContentVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::canonical;
+
+    fn json(text: &str) -> String {
+        String::from_utf8(canonical(&parse_one(text).unwrap())).unwrap()
+    }
 
     #[test]
-    fn nesting_is_refused_before_it_can_exhaust_the_stack() {
+    fn values_are_those_of_yaml_1_2() {
+        let cases = [
+            (
+                "a: [on, no, y, 010, 1_000, 1:30, 2026-01-01]",
+                r#"{"a":["on","no","y","010","1_000","1:30","2026-01-01"]}"#,
+            ),
+            ("a: [true, ~, 0x10, 1e3, .5, -0, 1.0]", r#"{"a":[true,null,16,1000,0.5,0,1]}"#),
+            ("a: [\"true\", '1', !!str 1, !!int \"5\"]", r#"{"a":["true","1","1",5]}"#),
+            ("a: |\n  x\n  y\n", r#"{"a":"x\ny\n"}"#),
+            ("1: x\ntrue: y", r#"{"1":"x","true":"y"}"#),
+            ("a: &x {y: 1}\nb: *x\nc: {<<: *x, z: 2}", r#"{"a":{"y":1},"b":{"y":1},"c":{"y":1,"z":2}}"#),
+            ("{\"a\": \"\\ud83d\\ude00\\/\\u001f\", \"\": null}", "{\"\":null,\"a\":\"\u{1f600}/\\u001f\"}"),
+        ];
+        for (text, want) in cases {
+            assert_eq!(json(text), want);
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_document_says_where_and_why() {
+        let cases = [
+            ("a: [1, 2", 1, "unclosed"),
+            ("a: 1\nb: c: d", 2, "mapping values"),
+            ("a: 1\nb: .nan", 2, "finite"),
+            ("a: 1\nb: 9007199254740993", 2, "in quotes"),
+            ("a: 1\nb: !thing 1", 2, "!thing"),
+            ("a: 1\nb: *c", 2, "c"),
+            ("", 1, "empty"),
+            ("# nothing\n---\n", 1, "empty"),
+            ("a: 1\n---\nb: 2", 3, "second document"),
+        ];
+        for (text, line, word) in cases {
+            let error = parse_one(text).unwrap_err();
+            assert_eq!(error.line, line, "{text:?}: {error}");
+            assert!(error.message.contains(word), "{text:?}: {error}");
+            assert!(!error.message.contains(" at line "), "{error}");
+        }
+    }
+
+    #[test]
+    fn several_documents_keep_the_lines_of_their_text() {
+        let documents = parse_many("# head\n---\n---\na: 1\n---\n\nb:\n  c: 2\n...\n").unwrap();
+        let lines: Vec<u32> = documents.iter().map(|document| document.line).collect();
+        assert_eq!(lines, [4, 7]);
+        let value = documents[1].tree.get("b").and_then(|tree| tree.get("c")).unwrap();
+        assert_eq!(value.at, Location { line: 8, column: 6 });
+    }
+
+    #[test]
+    fn a_document_has_at_most_512_kib_and_its_neighbours_do_not_count() {
+        let of = |bytes: usize| format!("a: {}\n", "x".repeat(bytes - 4));
+        let two = format!("{}---\n{}", of(MAX_BYTES - 4), of(MAX_BYTES));
+        assert_eq!(parse_many(&two).unwrap().len(), 2);
+        let error = parse_many(&format!("{}---\n{}", of(100), of(MAX_BYTES + 1))).unwrap_err();
+        assert_eq!((error.line, error.message.as_str()), (3, "the document is larger than 512 KiB"));
+    }
+
+    #[test]
+    fn s12_nesting_is_refused_before_it_can_exhaust_the_stack() {
         let blocks: String = (0..3000).map(|n| format!("{}a:\n", " ".repeat(n))).collect();
+        let million = 1_000_000;
         for deep in
-            ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000), "? ".repeat(100_000), blocks]
+            ["[".repeat(million), "{a: ".repeat(million), "- ".repeat(100_000), "? ".repeat(1_000), blocks]
         {
             assert!(parse_many(&deep).is_err());
         }
         let allowed = format!("{}1{}", "{a: ".repeat(MAX_DEPTH), "}".repeat(MAX_DEPTH));
         parse_many(&allowed).unwrap();
+    }
+
+    #[test]
+    fn aliases_of_aliases_are_refused_before_they_grow() {
+        let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for n in 1..12 {
+            let tenfold = vec![format!("*a{}", n - 1); 10].join(",");
+            bomb += &format!("a{n}: &a{n} [{tenfold}]\n");
+        }
+        assert!(parse_many(&bomb).is_err());
+        assert!(parse_many("a: &a [*a]").is_err());
     }
 }

@@ -349,3 +349,92 @@ fn read_transparent_proxying(item: &Item<'_>) -> Option<TransparentProxying> {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{right, wrong};
+
+    fn networking(text: &str) -> String {
+        format!("networking:\n  address: 10.0.0.1\n  {}", text.replace('\n', "\n  "))
+    }
+
+    #[test]
+    fn a_proxy_says_where_it_listens_and_where_its_application_does() {
+        let spec: Dataplane = right(&networking(
+            "inbound:
+  - {port: 8080, name: http, protocol: HTTP}
+  - {port: 9090, servicePort: 7070, serviceAddress: 10.0.0.1, address: 10.0.0.2, state: NotReady}
+outbound:
+  - {port: 3001, backendRef: {kind: MeshService, name: redis, port: 6379}}
+  - {port: 3001, address: 127.0.0.2, backendRef: {kind: MeshService, labels: {kuma.io/zone: west}, port: 1}}
+  - {port: 3002, backendRef: {kind: MeshExternalService, name: mail}}",
+        ));
+        assert_eq!(spec.address.to_string(), "10.0.0.1");
+        let http = spec.inbound(&"http".parse().unwrap()).unwrap();
+        assert_eq!((http.service(), http.protocol), ((LOOPBACK, 8080), Protocol::Http));
+        let other = spec.inbound(&9090.into()).unwrap();
+        assert_eq!((other.service(), other.state), (("10.0.0.1".parse().unwrap(), 7070), State::NotReady));
+        let [redis, west, mail] = &spec.outbounds[..] else { panic!("{spec:?}") };
+        assert_eq!((redis.address, redis.backend.port), (LOOPBACK, Some(6379)));
+        assert_eq!(redis.backend.service, ServiceRef::Name("redis".parse().unwrap()));
+        let ServiceRef::Labels(labels) = &west.backend.service else { panic!("{west:?}") };
+        assert_eq!(labels.get("tombolo.io/zone"), Some("west"));
+        assert_eq!((mail.backend.kind, mail.backend.port), (ServiceKind::MeshExternalService, None));
+    }
+
+    #[test]
+    fn a_zone_proxy_and_a_gateway_are_dataplanes_too() {
+        let ingress: Dataplane = right(&networking("listeners: [{type: ZoneIngress, port: 10001}]"));
+        assert_eq!((ingress.listeners[0].kind, ingress.listeners[0].port), (ListenerKind::ZoneIngress, 10001));
+        let gateway: Dataplane = right(&networking("gateway: {type: DELEGATED}"));
+        assert!(gateway.is_delegated_gateway);
+        let intercepted: Dataplane = right(&networking("transparentProxying: {reachableBackends: {}}"));
+        let proxying = intercepted.transparent_proxying.unwrap();
+        assert_eq!((proxying.inbound_port, proxying.outbound_port, proxying.reachable), (15006, 15001, Some(vec![])));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("inbound: [{}]", vec!["inbound[0].port"]),
+            ("inbound: [{port: 1, serviceAddress: 10.0.0.1}]", vec!["inbound[0].serviceAddress"]),
+            ("inbound: [{port: 1, address: 127.0.0.1, servicePort: 1}]", vec!["inbound[0].servicePort"]),
+            ("inbound: [{port: 1, address: 127.0.0.1}]", vec!["inbound[0].port"]),
+            ("inbound: [{port: 1, protocol: udp, state: Asleep, name: 1}]", vec![
+                "inbound[0].protocol",
+                "inbound[0].state",
+                "inbound[0].name",
+            ]),
+            ("inbound: [{port: 1, name: a}, {port: 2, name: a}]", vec!["inbound[1].name"]),
+            ("inbound: [{port: 1, name: a}, {port: 1, name: b}]", vec!["inbound[1]"]),
+            ("inbound: [{port: 1, tags: {kuma.io/service: a}}]", vec!["inbound[0].tags"]),
+            ("inbound: [{port: 1, serviceProbe: {interval: 0s, healthyThreshold: 0}}]", vec![
+                "inbound[0].serviceProbe.interval",
+                "inbound[0].serviceProbe.healthyThreshold",
+            ]),
+            ("outbound: [{port: 1}]", vec!["outbound[0].backendRef"]),
+            ("outbound: [{port: 1, backendRef: {kind: MeshService, name: a}}]", vec!["outbound[0].backendRef.port"]),
+            ("outbound: [{port: 1, backendRef: {kind: MeshGateway, name: a}}]", vec!["outbound[0].backendRef.kind"]),
+            ("gateway: {type: BUILTIN}\ninbound: [{port: 1}]\nlisteners: [{type: ZoneEgress, port: 2}]", vec![
+                "gateway.type",
+                "inbound",
+                "listeners",
+            ]),
+            ("inbound: [{port: 1, name: a}]\nlisteners: [{type: ZoneIngress, port: 2, name: a}]", vec![
+                "listeners[0].name",
+            ]),
+            ("inbound: [{port: 1, address: 127.0.0.1, servicePort: 2}]\nadmin: {port: 1}", vec!["admin.port"]),
+            ("transparentProxying: {ipFamilyMode: IPv5, redirectPortInbound: 0}", vec![
+                "transparentProxying.ipFamilyMode",
+                "transparentProxying.redirectPortInbound",
+            ]),
+        ];
+        for (text, want) in cases {
+            let want: Vec<String> = want.into_iter().map(|field| format!("networking.{field}")).collect();
+            assert_eq!(wrong::<Dataplane>(&networking(text)), want, "{text}");
+        }
+        assert_eq!(wrong::<Dataplane>(""), ["networking"]);
+        assert_eq!(wrong::<Dataplane>("networking: {address: '::'}"), ["networking.address"]);
+    }
+}

@@ -61,3 +61,31 @@ impl Generated for Mesh {
         spec
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{assert_generates, right, wrong};
+
+    #[test]
+    fn a_mesh_enforces_unless_it_observes() {
+        assert_eq!(right::<Mesh>(""), Mesh::default());
+        assert_eq!(right::<Mesh>("enforcement: Observe").enforcement, Enforcement::Observe);
+        assert_eq!(wrong::<Mesh>("enforcement: observe\nmtls: {}"), ["enforcement", "mtls"]);
+    }
+
+    #[test]
+    fn initial_policies_are_made_unless_skipped() {
+        let some = right::<Mesh>("skipCreatingInitialPolicies: [MeshRetry]");
+        assert!(some.creates_initial("MeshIdentity") && !some.creates_initial("MeshRetry"));
+        assert!(!right::<Mesh>("skipCreatingInitialPolicies: ['*']").creates_initial("MeshIdentity"));
+        assert_eq!(wrong::<Mesh>("skipCreatingInitialPolicies: [1, '']").len(), 2);
+    }
+
+    #[test]
+    fn meshes_are_made_by_programs() {
+        assert_generates(Mesh::default());
+        let skip_creating_initial_policies = vec!["*".into()];
+        assert_generates(Mesh { skip_creating_initial_policies, enforcement: Enforcement::Observe });
+    }
+}

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::{Author, Kind, Naming, ResourceSpec, Root, Scope, Travels};
-use crate::document::{Fields, Item};
+use crate::document::{self, Defaults, Document, Fields, Item, Tree};
 use crate::labels::{self, Labels};
 use crate::name::{MeshName, ResourceName, ZoneName};
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -53,18 +55,17 @@ pub enum NoIdentity {
 
 impl MeshIdentity {
     /// What a new mesh has: an id from the zone's own CA for everybody.
-    pub fn for_everybody() -> Self {
-        Self {
-            selector: Some(Labels::default()),
-            trust_domain: None,
-            path: None,
-            provider: Provider::Bundled(Bundled {
-                autogenerate: true,
-                expiry: None,
-                creates_trust: true,
-                allows_self_signed: false,
-            }),
-        }
+    pub fn for_everybody(mesh: &MeshName) -> Document {
+        let json = json!({
+            "type": "MeshIdentity",
+            "mesh": mesh,
+            "name": "mesh-identity-all",
+            "spec": {
+                "selector": { "dataplane": { "matchLabels": {} } },
+                "provider": { "type": "Bundled", "bundled": { "autogenerate": { "enabled": true } } },
+            },
+        });
+        document::read(&Tree::from(json), &Defaults::default()).expect("the document above is valid")
     }
 
     pub fn selects(&self, proxy: &Labels) -> bool {
@@ -155,7 +156,8 @@ impl ResourceSpec for MeshIdentity {
                     read_template(&item, TRUST_DOMAIN_WORDS, probe, "a trust domain")
                 });
                 let path = fields.optional("path").and_then(|item| {
-                    let probe = |text: &str| format!("spiffe://td{text}").parse::<SpiffeId>().is_ok();
+                    let domain: TrustDomain = "td".parse().expect("'td' is a trust domain");
+                    let probe = |text: &str| SpiffeId::new(&domain, text).is_ok();
                     read_template(&item, PATH_WORDS, probe, "the path of a SPIFFE id, such as /workload/web")
                 });
                 Some((domain, path))
@@ -253,4 +255,122 @@ fn read_bundled(item: &Item<'_>) -> Option<Provider> {
             allows_self_signed: allows_self_signed.unwrap_or_default(),
         }))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{right, wrong};
+
+    fn labels(list: &[(&str, &str)]) -> Labels {
+        list.iter().map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    const BUNDLED: &str = "provider: {type: Bundled, bundled: {autogenerate: {enabled: true}}}";
+
+    fn identity(head: &str) -> MeshIdentity {
+        right(&format!("{head}\n{BUNDLED}"))
+    }
+
+    #[test]
+    fn a_new_mesh_gives_everybody_an_identity() {
+        let document = MeshIdentity::for_everybody(&"shop".parse().unwrap());
+        let spec = document.spec_as::<MeshIdentity>().unwrap();
+        assert!(spec.selects(&Labels::default()));
+        let Provider::Bundled(bundled) = &spec.provider else { panic!("{spec:?}") };
+        assert!(bundled.autogenerate && bundled.creates_trust && !bundled.allows_self_signed);
+        assert_eq!(document.mesh.as_deref(), Some("shop"));
+    }
+
+    #[test]
+    fn an_id_follows_the_templates_and_by_default_where_the_proxy_runs() {
+        let workload = labels(&[("tombolo.io/workload", "web"), ("team", "a")]);
+        let pod = labels(&[
+            ("k8s.kuma.io/namespace", "ns"),
+            ("k8s.tombolo.io/service-account", "sa"),
+            ("tombolo.io/workload", "web"),
+        ]);
+        let custom = "spiffeID: {trustDomain: '{{ .Mesh }}.example', path: '/{{ label \"team\" }}/{{ .Workload }}'}";
+        let cases = [
+            ("", &workload, Ok("spiffe://shop.east.mesh.local/workload/web")),
+            ("", &pod, Ok("spiffe://shop.east.mesh.local/ns/ns/sa/sa")),
+            (custom, &workload, Ok("spiffe://shop.example/a/web")),
+            (custom, &pod, Err(NoIdentity::Missing("team".into()))),
+            ("", &Labels::default(), Err(NoIdentity::Missing("tombolo.io/workload".into()))),
+        ];
+        for (head, proxy, want) in cases {
+            let id = identity(head).spiffe_id(&"shop".parse().unwrap(), &"east".parse().unwrap(), proxy);
+            assert_eq!(id.map(String::from), want.map(str::to_owned), "{head} {proxy:?}");
+        }
+    }
+
+    #[test]
+    fn the_most_labels_choose_then_the_smallest_name() {
+        let all = [
+            ("nobody", identity("")),
+            ("z-everybody", identity("selector: {dataplane: {matchLabels: {}}}")),
+            ("everybody", identity("selector: {dataplane: {matchLabels: {}}}")),
+            ("shop", identity("selector: {dataplane: {matchLabels: {app: shop}}}")),
+            ("bank", identity("selector: {dataplane: {matchLabels: {app: bank, kuma.io/zone: east}}}")),
+        ]
+        .map(|(name, identity)| (name.parse::<ResourceName>().unwrap(), identity));
+        let chosen = |proxy: &[(&str, &str)]| {
+            let all = all.iter().map(|(name, identity)| (name, identity, name.as_str()));
+            MeshIdentity::choose(all, &labels(proxy)).map(|(_, name)| name)
+        };
+        assert_eq!(chosen(&[]), Some("everybody"));
+        assert_eq!(chosen(&[("app", "shop")]), Some("shop"));
+        assert_eq!(chosen(&[("app", "bank")]), Some("everybody"));
+        assert_eq!(chosen(&[("app", "bank"), ("tombolo.io/zone", "east")]), Some("bank"));
+        assert_eq!(MeshIdentity::choose([], &Labels::default()).map(|(_, tag): (_, ())| tag), None);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("", vec!["spec.provider"]),
+            ("provider: {type: Magic}", vec!["spec.provider.type"]),
+            ("provider: {type: Bundled}", vec!["spec.provider.bundled"]),
+            ("provider: {type: Bundled, bundled: {}}", vec!["spec.provider.bundled"]),
+            ("provider: {type: Bundled, bundled: {autogenerate: {enabled: false}}}", vec!["spec.provider.bundled"]),
+            (
+                "provider: {type: Bundled, bundled: {autogenerate: {enabled: true}, certificateParameters: {expiry: 0s}}}",
+                vec!["spec.provider.bundled.certificateParameters.expiry"],
+            ),
+            (
+                "provider: {type: Bundled, bundled: {ca: {certificate: {type: File, file: {path: /a}}, privateKey: {type: Secret}}}}",
+                vec![
+                    "spec.provider.bundled.ca.certificate.type",
+                    "spec.provider.bundled.ca.certificate.file",
+                    "spec.provider.bundled.ca.privateKey.secretRef",
+                ],
+            ),
+            (
+                "provider: {type: Spire}\nspiffeID: {trustDomain: '{{ .Workload }}', path: 'workload/{{ .Workload }}'}",
+                vec!["spec.spiffeID.trustDomain", "spec.spiffeID.path"],
+            ),
+            ("provider: {type: Spire}\nselector: {dataplane: {}}", vec!["spec.selector.dataplane.matchLabels"]),
+        ];
+        for (spec, want) in cases {
+            assert_eq!(wrong::<MeshIdentity>(spec), want, "{spec}");
+        }
+        let given = "provider:
+  type: Bundled
+  bundled:
+    ca:
+      certificate: {type: InsecureInline, insecureInline: {value: x}}
+      privateKey: {type: Secret, secretRef: {kind: Secret, name: key}}
+    meshTrustCreation: Disabled
+    insecureAllowSelfSigned: true
+    certificateParameters: {expiry: 1h}";
+        let want = Bundled {
+            autogenerate: false,
+            expiry: Some(Duration::from_secs(3600)),
+            creates_trust: false,
+            allows_self_signed: true,
+        };
+        assert_eq!(right::<MeshIdentity>(given).provider, Provider::Bundled(want));
+        right::<MeshIdentity>("provider: {type: Spire, spire: {agent: {timeout: 1s}}}");
+        right::<MeshIdentity>("provider: {type: Extension, extension: {name: mine, config: {any: [thing]}}}");
+    }
 }

@@ -165,3 +165,62 @@ fn port_to_json(port: &Port) -> serde_json::Value {
     }
     json
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{assert_generates, right, wrong};
+
+    #[test]
+    fn ports_have_a_section_and_a_target() {
+        let spec: MeshService = right(
+            "selector: {dataplaneLabels: {matchLabels: {app: web}}}
+ports:
+  - {port: 80, targetPort: http, name: web, appProtocol: HTTP}
+  - {port: 81, targetPort: 8081}
+  - {port: 82}",
+        );
+        let ports: Vec<(String, String, Protocol)> = spec
+            .ports
+            .iter()
+            .map(|port| (port.section().to_string(), port.target.to_string(), port.protocol))
+            .collect();
+        let port = |section: &str, target: &str, protocol| (section.to_owned(), target.to_owned(), protocol);
+        let want = [port("web", "http", Protocol::Http), port("81", "8081", Protocol::Tcp), port("82", "82", Protocol::Tcp)];
+        assert_eq!(ports, want);
+        assert_generates(spec);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("selector: {dataplaneRef: {name: a}, dataplaneLabels: {matchLabels: {}}}", vec!["spec.selector"]),
+            ("selector: {dataplaneRef: {}}", vec!["spec.selector.dataplaneRef.name"]),
+            ("selector: {dataplaneTags: {a: b}}", vec!["spec.selector.dataplaneTags"]),
+            ("ports: [{port: 80}, {port: 80, name: a}]", vec!["spec.ports[1]"]),
+            ("ports: [{port: 80, name: a}, {port: 81, name: a}]", vec!["spec.ports[1]"]),
+            ("ports: [{name: '80'}]", vec!["spec.ports[0].port", "spec.ports[0].name"]),
+            ("ports: [{port: 1, appProtocol: kafka, targetPort: 0}]", vec![
+                "spec.ports[0].appProtocol",
+                "spec.ports[0].targetPort",
+            ]),
+            ("identities: [{type: ServiceTag, value: web}]", vec!["spec.identities[0].type", "spec.identities[0].value"]),
+            ("state: Perhaps", vec!["spec.state"]),
+        ];
+        for (spec, want) in cases {
+            assert_eq!(wrong::<MeshService>(spec), want, "{spec}");
+        }
+        assert_eq!(wrong::<MeshService>("selector: {}\nports: []"), [""; 0]);
+    }
+
+    #[test]
+    fn services_are_made_by_zones() {
+        assert_generates(MeshService::default());
+        assert_generates(MeshService {
+            selector: Some(Selector::Dataplane("web-1".parse().unwrap())),
+            ports: vec![],
+            identities: vec!["spiffe://td/workload/web".parse().unwrap()],
+            state: State::Available,
+        });
+    }
+}

@@ -183,3 +183,84 @@ fn read_source(item: &Item<'_>) -> Option<Source> {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{right, wrong};
+
+    #[test]
+    fn a_rule_lists_whom_it_denies_and_allows() {
+        let spec: MeshTrafficPermission = right(
+            "targetRef: {kind: Dataplane, labels: {app: cart}, sectionName: http}
+rules:
+  - default:
+      deny: [{spiffeID: {type: Prefix, value: 'spiffe://td/ns/evil'}}]
+      allow: [{source: {}}, {source: {zones: [east], workload: web}}, {sni: {type: Exact, value: a.b}}]
+      allowWithShadowDeny: []",
+        );
+        let TargetRef::Dataplane { labels, section } = &spec.target else { panic!("{spec:?}") };
+        assert_eq!((labels.get("app"), section.as_ref().map(|section| section.as_str())), (Some("cart"), Some("http")));
+        let [rule] = &spec.rules[..] else { panic!("{spec:?}") };
+        assert_eq!(rule.deny[0].spiffe_id, Some(SpiffeIdMatch::Prefix("spiffe://td/ns/evil".into())));
+        assert_eq!(rule.allow[0].source, Some(Source::default()));
+        let source = rule.allow[1].source.clone().unwrap();
+        assert_eq!(source.zones, Some(vec!["east".parse().unwrap()]));
+        assert_eq!(source.workload, Some("web".parse().unwrap()));
+        assert!(spec.rules.iter().flat_map(Rule::matches).all(|one| !one.partial));
+    }
+
+    #[test]
+    fn a_prefix_begins_an_id_with_whole_segments() {
+        for (value, want) in [
+            ("spiffe://td", true),
+            ("spiffe://td/", true),
+            ("spiffe://td/ns/shop", true),
+            ("spiffe://td/ns/shop/", true),
+            ("spiffe://td/ns//shop", false),
+            ("spiffe://td//", false),
+            ("spiffe://TD/ns", false),
+            ("spiffe://", false),
+            ("td/ns", false),
+            ("", false),
+        ] {
+            assert_eq!(is_prefix(value), want, "{value}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let in_allow = |one: &str| format!("rules: [{{default: {{allow: [{one}]}}}}]");
+        let allow = |rest: &str| format!("spec.rules[0].default.allow[0]{rest}");
+        let cases = [
+            (String::new(), vec!["spec".to_owned()]),
+            ("rules: []".into(), vec!["spec".into()]),
+            ("rules: [{}]".into(), vec!["spec.rules[0].default".into()]),
+            ("rules: [{default: {}}]".into(), vec!["spec.rules[0].default".into()]),
+            ("rules: [{default: {deny: []}}]".into(), vec!["spec.rules[0].default".into()]),
+            ("from: []\nrules: [{default: {deny: [{source: {}}]}}]".into(), vec!["spec.from".into()]),
+            ("targetRef: {kind: MeshService, labels: {a: b}}\nrules: [{default: {deny: [{source: {}}]}}]".into(), vec![
+                "spec.targetRef.kind".into(),
+            ]),
+            ("targetRef: {kind: Mesh, labels: {a: b}}\nrules: [{default: {deny: [{source: {}}]}}]".into(), vec![
+                "spec.targetRef.labels".into(),
+            ]),
+            (in_allow("{}"), vec![allow("")]),
+            (in_allow("{spiffeID: {}}"), vec![allow("")]),
+            (in_allow("{spiffeID: {type: Regex, value: x}}"), vec![allow(".spiffeID.type")]),
+            (in_allow("{spiffeID: {type: Exact, value: 'spiffe://td'}}"), vec![allow(".spiffeID.value")]),
+            (in_allow("{spiffeID: {type: Prefix, value: x}}"), vec![allow(".spiffeID.value")]),
+            (in_allow("{sni: {type: Exact, value: ''}}"), vec![allow(".sni.value")]),
+            (in_allow("{source: {zones: []}}"), vec![allow(".source.zones")]),
+            (in_allow("{source: {zones: [global], workload: A}}"), vec![
+                allow(".source.zones[0]"),
+                allow(".source.workload"),
+            ]),
+            (in_allow("{source: {}, http: {}}"), vec![allow(".http")]),
+            (in_allow("{http: {methods: [GET]}}"), vec![allow(".http")]),
+        ];
+        for (spec, want) in cases {
+            assert_eq!(wrong::<MeshTrafficPermission>(&spec), want, "{spec}");
+        }
+    }
+}

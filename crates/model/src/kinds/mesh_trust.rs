@@ -57,3 +57,32 @@ impl Generated for MeshTrust {
         json!({ "trustDomain": self.trust_domain, "caBundles": bundles })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{assert_generates, wrong};
+
+    const PEM: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+
+    #[test]
+    fn a_trust_domain_has_at_least_one_bundle() {
+        assert_generates(MeshTrust {
+            trust_domain: "default.east.mesh.local".parse().unwrap(),
+            ca_bundles: vec![PEM.into(), PEM.repeat(2)],
+        });
+        let cases = [
+            ("", vec!["spec.trustDomain", "spec.caBundles"]),
+            ("trustDomain: A\ncaBundles: []", vec!["spec.trustDomain", "spec.caBundles"]),
+            ("trustDomain: a\ncaBundles: [{}]", vec!["spec.caBundles[0].type", "spec.caBundles[0].pem"]),
+            ("trustDomain: a\ncaBundles: [{type: Pem}]", vec!["spec.caBundles[0].pem"]),
+            (
+                "trustDomain: a\ncaBundles: [{type: Der, pem: {value: x}}]",
+                vec!["spec.caBundles[0].type", "spec.caBundles[0].pem.value"],
+            ),
+        ];
+        for (spec, want) in cases {
+            assert_eq!(wrong::<MeshTrust>(spec), want, "{spec}");
+        }
+    }
+}

@@ -34,3 +34,28 @@ impl Generated for MeshZoneAddress {
         json!({ "address": self.address.to_string(), "port": self.port })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{assert_generates, right, wrong};
+
+    #[test]
+    fn an_address_can_be_dialled() {
+        for (host, port) in [("10.0.0.1", 10001), ("2001:db8::1", 65535), ("ingress.example.com", 1)] {
+            let spec: MeshZoneAddress = right(&format!("address: '{host}'\nport: {port}"));
+            assert_eq!((spec.address.to_string().as_str(), spec.port), (host, port));
+            assert_generates(spec);
+        }
+        let cases = [
+            ("", vec!["spec.address", "spec.port"]),
+            ("address: 0.0.0.0\nport: 1", vec!["spec.address"]),
+            ("address: '::'\nport: 0", vec!["spec.address", "spec.port"]),
+            ("address: a\nport: 65536", vec!["spec.port"]),
+            ("address: a\nport: '1'", vec!["spec.port"]),
+        ];
+        for (spec, want) in cases {
+            assert_eq!(wrong::<MeshZoneAddress>(spec), want, "{spec}");
+        }
+    }
+}

@@ -236,6 +236,53 @@ impl fmt::Display for Kind {
     }
 }
 
+/// What the tests of the kinds share.
+#[cfg(test)]
+mod testing {
+    use super::*;
+    use crate::document::{Address, Document, Tree, Value, Violation, parse_many, read_at};
+
+    fn read<S: ResourceSpec>(spec: &str) -> Result<Document, Vec<Violation>> {
+        let spec = parse_many(spec).unwrap().pop().map(|located| located.tree);
+        let spec = spec.unwrap_or(Tree { value: Value::Object(vec![]), at: Default::default() });
+        let key = crate::document::Key { text: "spec".into(), at: spec.at };
+        let tree = Tree { at: spec.at, value: Value::Object(vec![(key, spec)]) };
+        let kind = by_name(S::KIND.name).unwrap();
+        let mesh = kind.is_mesh_scoped().then(|| "default".parse().unwrap());
+        read_at(&tree, &Address { kind, mesh, name: "a".into(), origin: None })
+    }
+
+    /// The fields that are wrong in a spec.
+    pub(super) fn wrong<S: ResourceSpec>(spec: &str) -> Vec<String> {
+        read::<S>(spec).err().unwrap_or_default().into_iter().map(|violation| violation.field).collect()
+    }
+
+    /// A spec that must be right.
+    pub(super) fn right<S>(spec: &str) -> S
+    where
+        S: ResourceSpec + Clone,
+        for<'a> &'a S: TryFrom<&'a Spec>,
+    {
+        read::<S>(spec).unwrap().spec_as::<S>().unwrap().clone()
+    }
+
+    /// What a program makes is what a reader of its bytes finds.
+    pub(super) fn assert_generates<S>(spec: S)
+    where
+        S: Generated + Clone + Into<Spec>,
+    {
+        let mesh = S::KIND.scope == Scope::Mesh;
+        let mut labels = Labels::default();
+        labels.set(crate::labels::WORKLOAD, "web");
+        let document =
+            Document::generate(mesh.then(|| "default".parse().unwrap()), "a".parse().unwrap(), labels, spec);
+        let record = document.to_record("east-1-1".parse().unwrap());
+        assert_eq!(Document::from_record(&record).unwrap(), document);
+        let tree = crate::document::parse_one(std::str::from_utf8(&document.canonical()).unwrap()).unwrap();
+        assert_eq!(crate::document::read(&tree, &Default::default()), Ok(document));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -252,5 +299,17 @@ mod tests {
         let plurals: BTreeSet<&str> = all().iter().map(|kind| kind.plural).collect();
         assert_eq!(plurals.len(), all().len());
         assert!(by_name("meshservice").is_none());
+    }
+
+    #[test]
+    fn a_zone_that_follows_writes_what_is_its_own() {
+        let writers = |name: &str| {
+            let kind = by_name(name).unwrap();
+            (kind.may_be_written(false), kind.may_be_written(true))
+        };
+        assert_eq!(writers("Mesh"), (true, false));
+        assert_eq!(writers("Dataplane"), (false, true));
+        assert_eq!(writers("MeshTrafficPermission"), (true, true));
+        assert_eq!(writers("Workload"), (false, false));
     }
 }

@@ -28,3 +28,15 @@ impl Generated for Workload {
         serde_json::json!({})
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{assert_generates, wrong};
+
+    #[test]
+    fn a_workload_says_nothing_of_itself() {
+        assert_generates(Workload {});
+        assert_eq!(wrong::<Workload>("replicas: 1"), ["spec.replicas"]);
+    }
+}

@@ -57,3 +57,23 @@ impl Generated for Zone {
         spec
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{assert_generates, right, wrong};
+
+    #[test]
+    fn a_zone_is_enabled_and_owns_its_trust_domains() {
+        assert_eq!(right::<Zone>(""), Zone::default());
+        assert!(!right::<Zone>("enabled: false").enabled);
+        let found = wrong::<Zone>("enabled: 1\ntrustDomains: [a.b, A, a.b]");
+        assert_eq!(found, ["enabled", "trustDomains[1]", "trustDomains[2]"]);
+    }
+
+    #[test]
+    fn zones_are_made_by_programs() {
+        assert_generates(Zone::default());
+        assert_generates(Zone { enabled: false, trust_domains: vec!["shop.example".parse().unwrap()] });
+    }
+}
