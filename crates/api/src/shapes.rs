@@ -1,0 +1,274 @@
+//! The JSON that clients read and write, as types that server and command line share.
+//!
+//! Documents themselves are not here: they go in and out as their authors wrote them, with a `status`
+//! beside.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use model::{MeshName, Origin, ResourceName, Version, WorkloadName, World, ZoneName};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::duration::Span;
+
+/// Every error: `application/problem+json` (RFC 9457).
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Problem {
+    /// What programs compare: `/problems/invalid-document`, ...
+    #[serde(rename = "type")]
+    pub sort: Box<str>,
+    pub title: Box<str>,
+    pub status: u16,
+    pub detail: Box<str>,
+    /// All that is wrong, in document order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub invalid_parameters: Vec<InvalidParameter>,
+    /// Where a name stands for several documents: what to ask for instead.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub choices: Box<[Choice]>,
+    /// Who owns the document: `global` or a zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Origin>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct InvalidParameter {
+    /// `spec.from[0].default`, `name`, `labels["x"]`; for a query parameter `?size`.
+    pub field: String,
+    pub reason: String,
+    /// In the text that was sent, counted from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<u32>,
+    /// What would be right, where it is one of a few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<String>,
+}
+
+/// One of several documents of a name: the values of `?zone=` (`global` for the global's own) and
+/// `?namespace=`.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Choice {
+    pub zone: Origin,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// The answer to PUT and DELETE.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Written {
+    /// What `wait` takes; absent for a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Version>,
+    pub warnings: Vec<String>,
+}
+
+/// A page of a list; items are documents with a `status`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// The value of `?after=` for the next page; null at the end.
+    pub next: Option<String>,
+}
+
+/// `GET /revisions/{r}?wait=5s`: who runs a revision.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct RevisionState {
+    pub revision: Version,
+    pub state: Progress,
+    pub zones: Vec<ZoneProgress>,
+    /// At most [`MOST_LATE`]; the counts of the zones are complete.
+    pub late: Vec<LateProxy>,
+}
+
+pub const MOST_LATE: usize = 100;
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Progress {
+    Applied,
+    Pending,
+    Refused,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct ZoneProgress {
+    pub name: ZoneName,
+    pub state: ZoneState,
+    #[serde(flatten)]
+    pub proxies: ProxyCounts,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ZoneState {
+    Applied,
+    Pending,
+    Refused,
+    /// It holds another history of the same origin, and waits for someone to decide.
+    Diverged,
+    Offline,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+pub struct ProxyCounts {
+    pub current: u64,
+    pub late: u64,
+    pub unknown: u64,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct LateProxy {
+    pub zone: ZoneName,
+    /// `<mesh>/<name>`
+    pub proxy: String,
+    pub state: LateState,
+    pub reason: LateReason,
+    /// For people; may be empty.
+    #[serde(default)]
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LateState {
+    Late,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LateReason {
+    Slow,
+    Refused,
+    Disconnected,
+    Joining,
+}
+
+/// An item of `GET /zones/_overview`.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct ZoneOverview {
+    pub name: ZoneName,
+    pub state: Connection,
+    /// Since the zone was last heard of; absent if it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+    pub proxies: ProxyCounts,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Connection {
+    Connected,
+    /// Silent for more than 5 s.
+    Stale,
+    /// Silent for more than 30 s, or never heard of.
+    Offline,
+}
+
+/// `GET /meshes/{mesh}/dataplanes/{name}/_config?zone=`: what the zone compiled for a proxy, and what the
+/// proxy says that it runs.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct InspectDataplane {
+    pub mesh: MeshName,
+    pub name: ResourceName,
+    pub zone: ZoneName,
+    pub state: ProxyState,
+    /// What the zone compiled the parts of.
+    pub world: World,
+    /// What the proxy last acknowledged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<World>,
+    pub parts: Vec<InspectPart>,
+    /// Signals, latest values: `endpoints/<id>`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<InspectSignal>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyState {
+    Current,
+    Late,
+    /// It has no session.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct InspectPart {
+    /// `listeners`, `inbound/8080`, ...
+    pub name: String,
+    pub part: Value,
+    /// Whether the proxy said that it runs exactly this.
+    pub acknowledged: bool,
+    /// Why the proxy refused it; the part before stays in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct InspectSignal {
+    pub name: String,
+    pub value: Value,
+}
+
+/// What a token is for: the last part of `POST /tokens/{kind}`.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenKind {
+    /// A zone joins the global; asked of the global.
+    Zone,
+    /// A sidecar joins its zone; asked of the zone.
+    Dataplane,
+    /// A zone ingress joins its zone; asked of the zone.
+    Ingress,
+}
+
+impl TokenKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Zone => "zone",
+            Self::Dataplane => "dataplane",
+            Self::Ingress => "ingress",
+        }
+    }
+}
+
+/// The body of `POST /tokens/{kind}`. A zone's token needs `zone`, a sidecar's `workload`; an ingress has
+/// neither mesh nor workload.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<MeshName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadName>,
+    /// Who may use it; empty: whoever holds it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<ResourceName>,
+    /// Where a proxy may be reached beside the address that its session comes from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// How often it can be exchanged; absent: as often as wanted until its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
+    /// `24h`, `30m`; absent: the issuer's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_for: Option<Span>,
+}
+
+/// The token itself stands in no `Debug`, so in no log.
+#[derive(Clone, Eq, PartialEq, Deserialize, Serialize)]
+pub struct TokenAnswer {
+    pub token: String,
+}
+
+impl fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a token")
+    }
+}

@@ -1,0 +1,78 @@
+//! How a document is shown: as its author wrote it, with what we know of it under `status`.
+
+use indexmap::IndexMap;
+use model::document::computed;
+use model::labels::{LabelKey, LabelValue, Labels};
+use model::{DocumentKey, Name, Origin, Record, Version};
+use serde::Serialize;
+use serde_json::Value;
+
+/// The fields of a document in the order in which people write them, and `status` last.
+#[derive(Debug, Serialize)]
+pub(crate) struct Shown {
+    #[serde(flatten)]
+    fields: IndexMap<String, Value>,
+    status: Status,
+}
+
+/// What the server adds. It is ignored when it is sent back.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    pub revision: Version,
+    /// Where it is written: `global` or a zone.
+    pub origin: Origin,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Name>,
+    /// The labels that are computed; those that were written stand where they were written.
+    pub labels: Labels,
+}
+
+const FIRST: [&str; 8] = ["apiVersion", "kind", "type", "mesh", "name", "metadata", "labels", "spec"];
+
+/// Nothing for bytes that are no JSON object, which no store of ours holds.
+pub(crate) fn show(record: &Record) -> Option<Shown> {
+    let mut written: IndexMap<String, Value> = serde_json::from_slice(&record.bytes).ok()?;
+    written.sort_by_key(|field, _| FIRST.iter().position(|first| first == field).unwrap_or(FIRST.len()));
+    Some(Shown { fields: written, status: status(record) })
+}
+
+fn status(record: &Record) -> Status {
+    Status {
+        revision: record.version.clone(),
+        origin: record.key.origin.clone(),
+        namespace: record.key.namespace.clone(),
+        labels: computed_labels(&record.key),
+    }
+}
+
+fn computed_labels(key: &DocumentKey) -> Labels {
+    let mut labels = Labels::default();
+    for (label, value) in computed(key.mesh.as_ref(), &key.name, key.namespace.as_ref(), Some(&key.origin)) {
+        labels.set(label, value);
+    }
+    labels
+}
+
+/// All labels of a document, written and computed, to choose by.
+pub(crate) fn labels(record: &Record) -> Labels {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Written {
+        labels: Value,
+        metadata: Value,
+    }
+    let written: Written = serde_json::from_slice(&record.bytes).unwrap_or_default();
+    let written = if written.labels.is_null() { &written.metadata["labels"] } else { &written.labels };
+    let mut labels: Labels = written
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| {
+            Some((key.parse::<LabelKey>().ok()?, value.as_str()?.parse::<LabelValue>().ok()?))
+        })
+        .collect();
+    for (key, value) in computed_labels(&record.key).iter() {
+        labels.insert(key.clone(), value.clone());
+    }
+    labels
+}
