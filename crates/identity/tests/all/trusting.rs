@@ -42,11 +42,11 @@ fn with(change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
     params
 }
 
-/// A subject alternative name extension with these bytes as its one URI.
-fn raw_names(bytes: &[u8]) -> CustomExtension {
-    let length = |of: &[u8]| u8::try_from(of.len()).unwrap();
-    let name = [&[0x86, length(bytes)], bytes].concat();
-    CustomExtension::from_oid_content(SUBJECT_ALTERNATIVE_NAME, [&[0x30, length(&name)], &name[..]].concat())
+/// A subject alternative name extension with these bytes as its URIs.
+fn raw_names(uris: &[&[u8]]) -> CustomExtension {
+    let with_length = |tag: u8, of: &[u8]| [&[tag, u8::try_from(of.len()).unwrap()], of].concat();
+    let names: Vec<u8> = uris.iter().flat_map(|uri| with_length(0x86, uri)).collect();
+    CustomExtension::from_oid_content(SUBJECT_ALTERNATIVE_NAME, with_length(0x30, &names))
 }
 
 #[test]
@@ -83,35 +83,25 @@ fn only_a_leaf_with_exactly_one_spiffe_id_is_a_workload() {
         let found = verify(&store, &[east.leaf(&params)], Role::Client);
         assert!(matches!(found, Err(VerifyError::Id(_))), "{why}: {found:?}");
     }
+    let raw = |uris: &[&[u8]]| {
+        with(|it| {
+            it.subject_alt_names.clear();
+            it.custom_extensions = vec![raw_names(uris)];
+        })
+    };
     let unreadable = [
-        (
-            "not ASCII",
-            with(|it| {
-                it.subject_alt_names.clear();
-                it.custom_extensions =
-                    vec![raw_names("spiffe://default.east.mesh.local/workload/wéb".as_bytes())];
-            }),
-        ),
-        (
-            "not UTF-8",
-            with(|it| {
-                it.subject_alt_names.clear();
-                it.custom_extensions = vec![raw_names(b"spiffe://default.east.mesh.local/workload/w\xffb")];
-            }),
-        ),
-        ("a second set of names", with(|it| it.custom_extensions = vec![raw_names(WEB.as_bytes())])),
+        ("not ASCII", raw(&["spiffe://default.east.mesh.local/workload/wéb".as_bytes()])),
+        ("not UTF-8", raw(&[b"spiffe://default.east.mesh.local/workload/w\xffb"])),
+        ("an unreadable one beside it", raw(&[WEB.as_bytes(), b"spiffe://\xff/x"])),
+        ("a second set of names", with(|it| it.custom_extensions = vec![raw_names(&[WEB.as_bytes()])])),
     ];
     for (why, params) in unreadable {
         let found = verify(&store, &[east.leaf(&params)], Role::Client);
         assert!(matches!(found, Err(VerifyError::Malformed(_) | VerifyError::Id(_))), "{why}: {found:?}");
     }
-    let raw = with(|it| {
-        it.subject_alt_names.clear();
-        it.custom_extensions = vec![raw_names(WEB.as_bytes())];
-    });
     let accepted = [
         ("as it should be", leaf_params(vec![uri(WEB)])),
-        ("the same, by hand", raw),
+        ("the same, by hand", raw(&[WEB.as_bytes()])),
         ("names of other kinds beside it", leaf_params(vec![dns("*.example.com"), uri(WEB)])),
     ];
     for (why, params) in accepted {

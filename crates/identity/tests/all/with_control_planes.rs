@@ -293,6 +293,26 @@ async fn only_a_certificate_that_was_given_to_a_peer_opens_the_sync_port() {
     }
 }
 
+#[tokio::test]
+async fn an_authority_that_ended_lets_nobody_in() {
+    let long_ago = now() - 11 * 365 * 24 * HOUR;
+    let (ended, (good, _)) = (ControlCa::create(east(), long_ago).unwrap(), control(east()));
+    let key = PrivateKey::generate();
+    let mut params = leaf_params(vec![uri("spiffe://east.zone.tombolo.internal/ingress/a")]);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    for (ca, let_in) in [(good, true), (ended, false)] {
+        let stolen = PrivateKey::from_pem(&ca.to_pem()).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_pem(&ca.ca_pem(), &stolen).unwrap();
+        let forged = params.signed_by(&key, &issuer).unwrap();
+        let shown = identity::Svid::new(vec![forged.der().clone()], &key).unwrap();
+        let client = with_certificate(credulous_client(&[&rustls::version::TLS13]), &shown);
+        let start = ca.validity().not_before + HOUR;
+        let server = server_config(&ca, &ca.server_credential(&[], start).unwrap()).unwrap();
+        let found = connect(&Arc::new(client), &server).await.err();
+        assert_eq!(found.is_none(), let_in, "{found:?}");
+    }
+}
+
 #[test]
 fn authorities_survive_as_text_and_are_checked_when_read() {
     let (ca, credential) = control(east());
