@@ -175,7 +175,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
     }
 
     fn visit_i128<E: serde::de::Error>(self, value: i128) -> Result<Value, E> {
-        if value.unsigned_abs() <= u128::from(MAX_EXACT) {
+        if value.unsigned_abs() <= MAX_EXACT.into() {
             Ok(Value::Number(value as f64))
         } else {
             Err(E::custom(format!("{value} is too large to be exact as a number: write it in quotes")))
@@ -187,7 +187,12 @@ impl<'de> Visitor<'de> for ContentVisitor {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        if value.is_finite() { Ok(Value::Number(value)) } else { Err(E::custom("numbers are finite")) }
+        // Beyond this all numbers are whole, and in canonical form look like any other whole number.
+        if value.abs() <= MAX_EXACT as f64 {
+            Ok(Value::Number(value))
+        } else {
+            Err(E::custom(format!("{value:e} is too large to be exact as a number: write it in quotes")))
+        }
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -255,6 +260,8 @@ mod tests {
             ("a: 1\nb: c: d", 2, "mapping values"),
             ("a: 1\nb: .nan", 2, "finite"),
             ("a: 1\nb: 9007199254740993", 2, "in quotes"),
+            ("a: 1\nb: 1e16", 2, "in quotes"),
+            ("a: 1\nb: 99999999999999999999999999999999999999999999", 2, "in quotes"),
             ("a: 1\nb: !thing 1", 2, "!thing"),
             ("a: 1\nb: *c", 2, "c"),
             ("", 1, "empty"),

@@ -30,7 +30,8 @@ pub const MAX_DEPTH: usize = 24;
 pub enum Value {
     Null,
     Bool(bool),
-    /// Finite, and if whole then exact: larger numbers are refused, as JSON readers would differ on them.
+    /// Not beyond 2^53 - 1 either way, so exact if whole: larger ones are refused, as JSON readers would
+    /// differ on them.
     Number(f64),
     Text(String),
     List(Vec<Tree>),
