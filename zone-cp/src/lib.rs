@@ -1,1 +1,18 @@
 //! The zone control plane: turns documents into what its proxies run.
+//!
+//! Documents come from the global ([`upstream`]), from people ([`api`]) and from proxies that register
+//! ([`registration`]); what follows from them is written beside them ([`generate`], pure; [`generator`]). The
+//! [`planner`] decides what each proxy is to run and who does; the [`hub`] tells them, over their sessions
+//! ([`proxies`]). [`authorities`] sign their certificates.
+
+pub mod authorities;
+pub mod generate;
+pub mod generator;
+pub mod hub;
+pub mod ingresses;
+pub mod planner;
+pub mod proof;
+pub mod proxies;
+pub mod registration;
+pub mod replica;
+pub mod upstream;

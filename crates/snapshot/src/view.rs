@@ -38,6 +38,11 @@ impl View {
         }
     }
 
+    /// Whatever its kind.
+    pub fn any(&self, key: &DocumentKey) -> Option<&Held> {
+        self.kinds.get(key.kind.as_str())?.get(key).map(Arc::as_ref)
+    }
+
     pub fn get<S>(&self, key: &DocumentKey) -> Option<(&Held, &S)>
     where
         S: ResourceSpec + 'static,

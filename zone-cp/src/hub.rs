@@ -1,0 +1,244 @@
+//! Carries out what the planner decides: plans to sessions, signals to subscribers, wishes to the global.
+//!
+//! Everything goes through one lock, held only while the planner thinks: nothing waits in it, and nothing
+//! queues before it, so a proxy that talks much makes no queue grow.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::shapes::{InspectDataplane, InspectPart, InspectSignal, ProxyCounts, ProxyState};
+use bytes::Bytes;
+use model::kinds::Dataplane;
+use model::kinds::mesh_identity::Provider;
+use model::{Origin, SpiffeId, Version, World, ZoneName};
+use runtime::tasks::Children;
+use snapshot::{Proxy, View};
+use sync::frame::Signal;
+use sync::link::Handle;
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
+
+use crate::planner::{Client, Input, Output, Plan, Planner, Proof, ProxyId, SessionNumber, Standing};
+
+/// How long a proxy whose session was lost still counts as it did.
+const LOSS_COUNTS_AFTER: Duration = Duration::from_secs(5);
+/// For so long after the start nothing is said about proxies that are not back yet.
+const SETTLING: Duration = Duration::from_secs(10);
+
+pub struct Hub {
+    zone: ZoneName,
+    state: Mutex<State>,
+    /// Moves with every input, for those who wait for something to become true.
+    ticks: watch::Sender<u64>,
+    children: Children,
+}
+
+struct State {
+    planner: Planner,
+    links: BTreeMap<Client, Link>,
+    sessions: SessionNumber,
+    /// The session with the global, for a zone that has one.
+    upstream: Option<Handle>,
+}
+
+/// The way to a client.
+struct Link {
+    session: SessionNumber,
+    handle: Handle,
+    plan: watch::Sender<Plan>,
+}
+
+/// What a new session begins with.
+pub struct Attachment {
+    pub session: SessionNumber,
+    pub plan: watch::Receiver<Plan>,
+}
+
+/// Who a proxy is to be, and for how long at a time.
+pub struct Assigned {
+    pub id: SpiffeId,
+    pub lifetime: Duration,
+}
+
+impl Hub {
+    pub fn new(zone: ZoneName, planner: Planner, upstream: Option<Handle>, children: Children) -> Arc<Self> {
+        let state = State { planner, links: BTreeMap::new(), sessions: 0, upstream };
+        Arc::new(Self { zone, state: Mutex::new(state), ticks: watch::Sender::new(0), children })
+    }
+
+    /// Begins the time in which proxies may come back without having been missed.
+    pub fn start_settling(self: &Arc<Self>) {
+        self.later(SETTLING, Input::Settled);
+    }
+
+    pub fn input(self: &Arc<Self>, input: Input) {
+        let mut state = self.state();
+        let outputs = state.planner.on_input(input);
+        for output in outputs {
+            self.carry_out(&mut state, output);
+        }
+        drop(state);
+        self.ticks.send_modify(|tick| *tick += 1);
+    }
+
+    /// Opens a session of a client; an older one of the same client is closed.
+    pub fn attach(self: &Arc<Self>, client: Client, handle: Handle) -> Attachment {
+        let mut state = self.state();
+        state.sessions += 1;
+        let session = state.sessions;
+        let (plan, plans) = watch::channel(Plan::default());
+        let replaced = state.links.insert(client.clone(), Link { session, handle, plan });
+        drop(state);
+        if let Some(old) = replaced {
+            old.handle.close("another session of the same peer replaces this one");
+        }
+        self.input(Input::Connected { client, session });
+        Attachment { session, plan: plans }
+    }
+
+    pub fn detach(self: &Arc<Self>, client: &Client, session: SessionNumber, drained: bool) {
+        let mut state = self.state();
+        if state.links.get(client).is_some_and(|link| link.session == session) {
+            state.links.remove(client);
+        }
+        drop(state);
+        self.input(Input::Disconnected { client: client.clone(), session, drained });
+    }
+
+    fn carry_out(self: &Arc<Self>, state: &mut State, output: Output) {
+        let current = |client: &Client, session| state.links.get(client).filter(|link| link.session == session);
+        match output {
+            Output::Plan { client, session, plan } => {
+                if let Some(link) = current(&client, session) {
+                    link.plan.send_replace(plan);
+                    link.handle.changed(&sync::Topic::PARTS);
+                }
+            }
+            Output::Signal { client, session, name, value } => {
+                if let Some(link) = current(&client, session) {
+                    link.handle.signal(name, self.own_word(value));
+                }
+            }
+            Output::CountLossLater { client, session } => {
+                self.later(LOSS_COUNTS_AFTER, Input::LossCounts { client, session });
+            }
+            Output::Want(destination) => {
+                if let Some(upstream) = &state.upstream {
+                    upstream.subscribe([format!("exports/{destination}")]);
+                }
+            }
+            Output::WantNoLonger(destination) => {
+                if let Some(upstream) = &state.upstream {
+                    upstream.unsubscribe([format!("exports/{destination}").as_str()]);
+                }
+            }
+            Output::Export { name, value } => {
+                if let Some(upstream) = &state.upstream {
+                    upstream.signal(name, self.own_word(value));
+                }
+            }
+        }
+    }
+
+    fn own_word(&self, value: Bytes) -> Signal {
+        Signal { origin: Origin::Zone(self.zone.clone()), age: Duration::ZERO, value }
+    }
+
+    fn later(self: &Arc<Self>, after: Duration, input: Input) {
+        let hub = self.clone();
+        self.children.spawn("later", move |stop| async move {
+            if time::timeout(after, stop.cancelled()).await.is_err() {
+                hub.input(input);
+            }
+            Ok(())
+        });
+    }
+
+    /// Where the zone stands with a version: as soon as it is applied, else when the time is over.
+    pub async fn prove(&self, version: &Version, wait: Duration) -> Proof {
+        let deadline = Instant::now() + wait;
+        let mut ticks = self.ticks.subscribe();
+        loop {
+            ticks.mark_unchanged();
+            let proof = self.state().planner.prove(version);
+            if proof.is_applied() || time::timeout_at(deadline, ticks.changed()).await.is_err() {
+                return proof;
+            }
+        }
+    }
+
+    /// How many proxies run the newest that the zone knows of, and how many do not.
+    pub fn counts(&self) -> ProxyCounts {
+        let proof = self.state().planner.overview();
+        ProxyCounts {
+            current: proof.current,
+            late: proof.count(Standing::Late),
+            unknown: proof.count(Standing::Unknown),
+        }
+    }
+
+    /// Moves whenever something may have changed.
+    pub fn ticks(&self) -> watch::Receiver<u64> {
+        self.ticks.subscribe()
+    }
+
+    pub fn assigned(&self, id: &ProxyId) -> Option<Assigned> {
+        self.with_proxy(id, |view, proxy| {
+            let Provider::Bundled(bundled) = &proxy.identity(view)?.provider else { return None };
+            Some(Assigned { id: proxy.spiffe_id(view)?, lifetime: bundled.expiry.unwrap_or(identity::SVID_LIFETIME) })
+        })
+    }
+
+    fn with_proxy<T>(&self, id: &ProxyId, read: impl FnOnce(&View, &Proxy<'_>) -> Option<T>) -> Option<T> {
+        let state = self.state();
+        let view = state.planner.view();
+        let (held, dataplane) = view.get::<Dataplane>(&id.key(&self.zone))?;
+        read(view, &Proxy::new(held, dataplane)?)
+    }
+
+    /// What was compiled for a proxy, and what it says that it runs; none if there is no such proxy.
+    pub fn inspect(&self, id: &ProxyId) -> Option<InspectDataplane> {
+        let state = self.state();
+        let planner = &state.planner;
+        planner.view().get::<Dataplane>(&id.key(&self.zone))?;
+        let report = planner.report(id);
+        let standing = match &report {
+            Some(report) if report.is_current => ProxyState::Current,
+            Some(report) if report.is_connected => ProxyState::Late,
+            _ => ProxyState::Unknown,
+        };
+        let report = report.unwrap_or_default();
+        let parts = report.plan.parts.iter().map(|(name, bytes)| InspectPart {
+            name: name.to_string(),
+            part: json(bytes),
+            acknowledged: report.is_current && !report.refused.contains_key(&name.to_string()),
+            refused: report.refused.get(&name.to_string()).cloned(),
+        });
+        let signals = report.signals.iter().map(|(name, value)| InspectSignal { name: name.clone(), value: json(value) });
+        Some(InspectDataplane {
+            mesh: id.mesh.clone(),
+            name: id.name.clone(),
+            zone: self.zone.clone(),
+            state: standing,
+            world: planner.world().clone(),
+            acknowledged: report.confirmed.clone(),
+            parts: parts.collect(),
+            signals: signals.collect(),
+        })
+    }
+
+    pub fn world(&self) -> World {
+        self.state().planner.world().clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The planner is told one thing at a time and cannot be left between two.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Parts and signals are JSON of our own making; an empty signal is "no word yet".
+fn json(bytes: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(bytes).unwrap_or(serde_json::Value::Null)
+}

@@ -1,0 +1,384 @@
+//! What each proxy of the zone is to run, and which of them do.
+//!
+//! A state machine without I/O: [`Planner::on_input`] is told what happened and answers what has to be
+//! told to whom. [`crate::hub`] carries it out.
+
+mod proof;
+mod signals;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::kinds::Dataplane;
+use model::{DestinationId, DocumentKey, MeshName, Origin, ResourceName, World, ZoneName};
+use serde::Deserialize;
+use snapshot::endpoints::Exports;
+use snapshot::handle::Salt;
+use snapshot::parts::{PartName, SignalName};
+use snapshot::{Proxy, View, compile};
+use store::{Change, Commit, Listing};
+use tracing::warn;
+
+pub use proof::{Late, Proof, Reason, Report, Standing};
+pub use signals::exported;
+
+/// A sidecar, by its Dataplane.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize)]
+pub struct ProxyId {
+    pub mesh: MeshName,
+    pub name: ResourceName,
+}
+
+impl ProxyId {
+    /// The key of its Dataplane document.
+    pub fn key(&self, zone: &ZoneName) -> DocumentKey {
+        DocumentKey {
+            kind: "Dataplane".parse().expect("a kind name"),
+            mesh: Some(self.mesh.clone()),
+            origin: Origin::Zone(zone.clone()),
+            namespace: None,
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// `<mesh>/<name>`
+impl fmt::Display for ProxyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.mesh, self.name)
+    }
+}
+
+/// Who has a session with this zone.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Client {
+    Proxy(ProxyId),
+    Ingress(ResourceName),
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Proxy(proxy) => write!(f, "proxy {proxy}"),
+            Self::Ingress(name) => write!(f, "ingress {name}"),
+        }
+    }
+}
+
+/// Tells a client's sessions apart: a word from one that was replaced counts no more.
+pub type SessionNumber = u64;
+
+/// What one proxy is to run, compiled from one world.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub world: World,
+    /// What the proxy subscribed to. What is not among it is none of the zone's business.
+    pub wanted: Arc<BTreeSet<PartName>>,
+    /// Of those, the ones that there is something to tell of.
+    pub parts: Arc<BTreeMap<PartName, Bytes>>,
+}
+
+#[derive(Debug)]
+pub enum Input {
+    /// The whole store, once at the start.
+    Listed(Listing),
+    Committed(Commit),
+    Connected { client: Client, session: SessionNumber },
+    Subscribed { client: Client, session: SessionNumber, added: Vec<String>, removed: Vec<String> },
+    /// The client runs what was compiled from this world.
+    Confirmed { client: Client, session: SessionNumber, world: World },
+    /// The client keeps its last good version of these parts.
+    Refused { client: Client, session: SessionNumber, refused: BTreeMap<String, String> },
+    Disconnected { client: Client, session: SessionNumber, drained: bool },
+    /// 5 s after a lost session; 10 s after the start for all who did not come back.
+    LossCounts { client: Client, session: SessionNumber },
+    Settled,
+    /// The latest word of another zone on its service; none if there is no word yet.
+    Exported { destination: DestinationId, exports: Option<Exports> },
+    /// What other zones want to know of our services, through the global.
+    Wanted { added: Vec<String>, removed: Vec<String> },
+}
+
+#[derive(Debug)]
+pub enum Output {
+    Plan { client: Client, session: SessionNumber, plan: Plan },
+    /// The latest value, for a session that subscribed to it.
+    Signal { client: Client, session: SessionNumber, name: String, value: Bytes },
+    /// Say [`Input::LossCounts`] in 5 s.
+    CountLossLater { client: Client, session: SessionNumber },
+    /// Ask the global for what another zone exports.
+    Want(DestinationId),
+    WantNoLonger(DestinationId),
+    /// Tell the global what this zone exports.
+    Export { name: String, value: Bytes },
+}
+
+pub struct Planner {
+    zone: ZoneName,
+    salt: Salt,
+    view: View,
+    world: World,
+    clients: BTreeMap<Client, State>,
+    /// Until the settling time after the start is over, proxies that are not back yet count as they did.
+    settled: bool,
+    /// The last word of other zones, for destinations that somebody here subscribed to.
+    exports: BTreeMap<DestinationId, Exports>,
+    /// The services of this zone that other zones subscribed to, with what they were told.
+    wanted: BTreeMap<DestinationId, Bytes>,
+    /// The destinations of other zones that we asked the global for.
+    asked: BTreeSet<DestinationId>,
+}
+
+/// What is known of a client that has or had a session.
+struct State {
+    session: SessionNumber,
+    presence: Presence,
+    signals: BTreeMap<SignalName, Bytes>,
+    plan: Plan,
+    confirmed: Option<World>,
+    /// Parts that it keeps an older version of, and why.
+    refused: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Presence {
+    Connected,
+    /// Its session was lost less than 5 s ago: it still counts as it did.
+    Missing,
+    Lost,
+    /// It said that it leaves.
+    Drained,
+}
+
+/// Which documents a commit touched: of one kind in one mesh, or of a kind outside meshes.
+type Touched = BTreeSet<(String, Option<MeshName>)>;
+
+impl Planner {
+    pub fn new(zone: ZoneName, salt: Salt) -> Self {
+        Self {
+            zone,
+            salt,
+            view: View::default(),
+            world: World::default(),
+            clients: BTreeMap::new(),
+            settled: false,
+            exports: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            asked: BTreeSet::new(),
+        }
+    }
+
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    pub fn on_input(&mut self, input: Input) -> Vec<Output> {
+        let mut out = Vec::new();
+        match input {
+            Input::Listed(listing) => self.listed(listing, &mut out),
+            Input::Committed(commit) => self.committed(commit, &mut out),
+            Input::Connected { client, session } => self.connected(client, session),
+            Input::Subscribed { client, session, added, removed } => {
+                self.subscribed(client, session, &added, &removed, &mut out);
+            }
+            Input::Confirmed { client, session, world } => {
+                if let Some(state) = self.current(&client, session) {
+                    state.confirmed = Some(world);
+                    state.refused.clear();
+                }
+            }
+            Input::Refused { client, session, refused } => {
+                if let Some(state) = self.current(&client, session) {
+                    state.refused = refused;
+                }
+            }
+            Input::Disconnected { client, session, drained } => {
+                self.disconnected(client, session, drained, &mut out);
+            }
+            Input::LossCounts { client, session } => {
+                if let Some(state) = self.current(&client, session)
+                    && state.presence == Presence::Missing
+                {
+                    state.presence = Presence::Lost;
+                    self.refresh_signals(&mut out);
+                }
+            }
+            Input::Settled => {
+                self.settled = true;
+                self.refresh_signals(&mut out);
+            }
+            Input::Exported { destination, exports } => self.exported(destination, exports, &mut out),
+            Input::Wanted { added, removed } => self.wanted(&added, &removed, &mut out),
+        }
+        out
+    }
+
+    fn listed(&mut self, listing: Listing, out: &mut Vec<Output>) {
+        self.view = View::default();
+        self.world = listing.world;
+        for record in &listing.records {
+            self.take(record);
+        }
+        self.replan(|_, _| true, out);
+        self.refresh_signals(out);
+    }
+
+    fn committed(&mut self, commit: Commit, out: &mut Vec<Output>) {
+        let mut touched = Touched::new();
+        for change in &commit.changes {
+            let key = change.key();
+            touched.insert((key.kind.to_string(), key.mesh.clone()));
+            match change {
+                Change::Put(record) => self.take(record),
+                Change::Deleted { key, .. } => self.view.remove(key),
+            }
+        }
+        self.world = commit.world;
+        let concerns = |proxy: &ProxyId, part: &PartName| {
+            compile::reads(part).iter().any(|kind| {
+                touched.contains(&((*kind).to_owned(), Some(proxy.mesh.clone())))
+                    || touched.contains(&((*kind).to_owned(), None))
+            })
+        };
+        self.replan(concerns, out);
+        if touched.iter().any(|(kind, _)| signals::READS.contains(&kind.as_str())) {
+            self.refresh_signals(out);
+        }
+    }
+
+    /// A document that cannot be read leaves the last good one in force and disturbs nothing else.
+    fn take(&mut self, record: &model::Record) {
+        if let Err(error) = self.view.put(record) {
+            warn!(document = %record.key, version = %record.version, %error, "a document cannot be read");
+        }
+    }
+
+    /// Compiles the parts that `concerns` says may have changed, and moves every plan to the new world.
+    fn replan(&mut self, concerns: impl Fn(&ProxyId, &PartName) -> bool, out: &mut Vec<Output>) {
+        let (view, zone, world) = (&self.view, &self.zone, &self.world);
+        for (client, state) in &mut self.clients {
+            let Client::Proxy(id) = client else { continue };
+            if state.presence != Presence::Connected {
+                continue;
+            }
+            let stale: Vec<PartName> = state.plan.wanted.iter().filter(|part| concerns(id, part)).cloned().collect();
+            state.compile(view, zone, id, &stale);
+            state.plan.world = world.clone();
+            out.push(Output::Plan { client: client.clone(), session: state.session, plan: state.plan.clone() });
+        }
+    }
+
+    fn connected(&mut self, client: Client, session: SessionNumber) {
+        let known = self.clients.get(&client);
+        if known.is_some_and(|state| state.session > session) {
+            return;
+        }
+        let state = State {
+            session,
+            presence: Presence::Connected,
+            signals: BTreeMap::new(),
+            plan: Plan::default(),
+            confirmed: None,
+            refused: BTreeMap::new(),
+        };
+        self.clients.insert(client, state);
+    }
+
+    fn subscribed(
+        &mut self,
+        client: Client,
+        session: SessionNumber,
+        added: &[String],
+        removed: &[String],
+        out: &mut Vec<Output>,
+    ) {
+        let (view, zone, world) = (self.view.clone(), self.zone.clone(), self.world.clone());
+        let Some(state) = self.current(&client, session) else { return };
+        let mut parts = (*state.plan.wanted).clone();
+        for name in removed {
+            if let Ok(part) = name.parse() {
+                parts.remove(&part);
+            } else if let Ok(signal) = name.parse() {
+                state.signals.remove(&signal);
+            }
+        }
+        let mut fresh = Vec::new();
+        let mut signals = Vec::new();
+        for name in added {
+            // A newer proxy may know parts that this zone does not: they stay absent.
+            if let Ok(part) = name.parse::<PartName>() {
+                parts.insert(part.clone());
+                fresh.push(part);
+            } else if let Ok(signal) = name.parse::<SignalName>() {
+                signals.push(signal);
+            }
+        }
+        if let Client::Proxy(id) = &client {
+            let kept: BTreeMap<PartName, Bytes> = (state.plan.parts.iter())
+                .filter(|(part, _)| parts.contains(part))
+                .map(|(part, bytes)| (part.clone(), bytes.clone()))
+                .collect();
+            state.plan.parts = Arc::new(kept);
+            state.plan.wanted = Arc::new(parts);
+            state.compile(&view, &zone, id, &fresh);
+            state.plan.world = world;
+            out.push(Output::Plan { client: client.clone(), session, plan: state.plan.clone() });
+        }
+        self.subscribe_signals(&client, session, signals, out);
+        self.review_wishes(out);
+    }
+
+    fn disconnected(&mut self, client: Client, session: SessionNumber, drained: bool, out: &mut Vec<Output>) {
+        let Some(state) = self.current(&client, session) else { return };
+        state.plan = Plan::default();
+        state.signals.clear();
+        if drained {
+            state.presence = Presence::Drained;
+            self.refresh_signals(out);
+        } else {
+            state.presence = Presence::Missing;
+            out.push(Output::CountLossLater { client, session });
+        }
+    }
+
+    /// The state of a client, if this is still its session.
+    fn current(&mut self, client: &Client, session: SessionNumber) -> Option<&mut State> {
+        self.clients.get_mut(client).filter(|state| state.session == session)
+    }
+
+    /// Whether the instances of a proxy count as being there.
+    fn is_live(&self, mesh: &MeshName, name: &ResourceName) -> bool {
+        let client = Client::Proxy(ProxyId { mesh: mesh.clone(), name: name.clone() });
+        match self.clients.get(&client) {
+            Some(state) => matches!(state.presence, Presence::Connected | Presence::Missing),
+            // No word is not "gone": not in the first seconds of this control plane.
+            None => !self.settled,
+        }
+    }
+}
+
+impl State {
+    fn compile(&mut self, view: &View, zone: &ZoneName, id: &ProxyId, parts: &[PartName]) {
+        if parts.is_empty() {
+            return;
+        }
+        let held = view.get::<Dataplane>(&id.key(zone));
+        let proxy = held.and_then(|(held, dataplane)| Proxy::new(held, dataplane));
+        let mut plan = (*self.plan.parts).clone();
+        for part in parts {
+            match proxy.as_ref().and_then(|proxy| compile(view, proxy, part)) {
+                Some(bytes) => plan.insert(part.clone(), bytes),
+                None => plan.remove(part),
+            };
+        }
+        if plan != *self.plan.parts {
+            self.plan.parts = Arc::new(plan);
+        }
+    }
+}

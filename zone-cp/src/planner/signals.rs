@@ -1,0 +1,156 @@
+//! The signal side of the planner: endpoints for proxies, handles for ingresses, exports for other zones.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use model::kinds::{Dataplane, MeshIdentity, MeshService, MeshZoneAddress, ResourceSpec};
+use model::{DestinationId, ServiceKind};
+use serde::Serialize;
+use snapshot::endpoints::{self, Exports};
+use snapshot::parts::SignalName;
+
+use super::{Client, Output, Planner, Presence, SessionNumber};
+
+/// The kinds that signals are made of.
+pub(super) const READS: [&str; 4] =
+    [Dataplane::KIND.name, MeshService::KIND.name, MeshIdentity::KIND.name, MeshZoneAddress::KIND.name];
+
+/// The name under which zones speak of a destination through the global.
+fn export_name(destination: &DestinationId) -> String {
+    format!("exports/{destination}")
+}
+
+/// The reverse of [`export_name`].
+pub fn exported(name: &str) -> Option<DestinationId> {
+    name.strip_prefix("exports/")?.parse().ok()
+}
+
+impl Planner {
+    /// Every new subscription is answered at once, with an empty value where nothing is known.
+    pub(super) fn subscribe_signals(
+        &mut self,
+        client: &Client,
+        session: SessionNumber,
+        signals: Vec<SignalName>,
+        out: &mut Vec<Output>,
+    ) {
+        for name in signals {
+            let value = self.value(client, &name);
+            let Some(state) = self.current(client, session) else { return };
+            state.signals.insert(name.clone(), value.clone());
+            out.push(Output::Signal { client: client.clone(), session, name: name.to_string(), value });
+        }
+    }
+
+    /// Computes every signal that somebody subscribed to, and tells those for whom it changed.
+    pub(super) fn refresh_signals(&mut self, out: &mut Vec<Output>) {
+        let subscribed: Vec<(Client, SessionNumber, SignalName)> = self
+            .clients
+            .iter()
+            .flat_map(|(client, state)| state.signals.keys().map(|name| (client.clone(), state.session, name.clone())))
+            .collect();
+        for (client, session, name) in subscribed {
+            let value = self.value(&client, &name);
+            let Some(state) = self.current(&client, session) else { continue };
+            if state.signals.get(&name) != Some(&value) {
+                state.signals.insert(name.clone(), value.clone());
+                out.push(Output::Signal { client, session, name: name.to_string(), value });
+            }
+        }
+        let wanted: Vec<DestinationId> = self.wanted.keys().cloned().collect();
+        for destination in wanted {
+            let value = self.export(&destination);
+            if self.wanted.get(&destination) != Some(&value) {
+                self.wanted.insert(destination.clone(), value.clone());
+                out.push(Output::Export { name: export_name(&destination), value });
+            }
+        }
+    }
+
+    pub(super) fn exported(&mut self, destination: DestinationId, exports: Option<Exports>, out: &mut Vec<Output>) {
+        // No word takes nothing away.
+        let Some(exports) = exports else { return };
+        if destination.zone.as_ref() != Some(&self.zone) && self.asked.contains(&destination) {
+            self.exports.insert(destination, exports);
+            self.refresh_signals(out);
+        }
+    }
+
+    pub(super) fn wanted(&mut self, added: &[String], removed: &[String], out: &mut Vec<Output>) {
+        for destination in removed.iter().filter_map(|name| exported(name)) {
+            self.wanted.remove(&destination);
+        }
+        for destination in added.iter().filter_map(|name| exported(name)) {
+            let value = self.export(&destination);
+            self.wanted.insert(destination.clone(), value.clone());
+            out.push(Output::Export { name: export_name(&destination), value });
+        }
+    }
+
+    /// Asks the global for exactly the destinations of other zones that somebody here subscribed to.
+    /// What is no longer wanted is forgotten, so that a later first answer is never an old one.
+    pub(super) fn review_wishes(&mut self, out: &mut Vec<Output>) {
+        let wishes: BTreeSet<DestinationId> = self
+            .clients
+            .values()
+            // A session that is missing for a moment keeps its wishes by what was asked before.
+            .flat_map(|state| state.signals.keys())
+            .filter_map(|name| match name {
+                SignalName::Endpoints(destination) => Some(destination.clone()),
+                SignalName::Handles => None,
+            })
+            .filter(|destination| destination.kind == ServiceKind::MeshService)
+            .filter(|destination| destination.zone.as_ref().is_some_and(|zone| *zone != self.zone))
+            .collect();
+        let missing = self.clients.values().any(|state| state.presence == Presence::Missing);
+        if !missing {
+            for destination in self.asked.difference(&wishes).cloned().collect::<Vec<_>>() {
+                self.asked.remove(&destination);
+                self.exports.remove(&destination);
+                out.push(Output::WantNoLonger(destination));
+            }
+        }
+        for destination in wishes {
+            if self.asked.insert(destination.clone()) {
+                out.push(Output::Want(destination));
+            }
+        }
+    }
+
+    fn value(&self, client: &Client, name: &SignalName) -> Bytes {
+        match (client, name) {
+            (Client::Ingress(_), SignalName::Handles) => {
+                bytes(&endpoints::handles(&self.view, &self.zone, &self.salt))
+            }
+            (Client::Proxy(proxy), SignalName::Endpoints(destination)) if destination.mesh == proxy.mesh => {
+                if destination.zone.as_ref() == Some(&self.zone) {
+                    bytes(&endpoints::local(&self.instances(destination), &self.zone))
+                } else {
+                    self.remote(destination)
+                }
+            }
+            // What is none of this client's business is as if it did not exist.
+            _ => Bytes::new(),
+        }
+    }
+
+    fn remote(&self, destination: &DestinationId) -> Bytes {
+        match self.exports.get(destination) {
+            Some(exports) => bytes(&endpoints::remote(&self.view, destination, exports)),
+            None => Bytes::new(),
+        }
+    }
+
+    fn export(&self, destination: &DestinationId) -> Bytes {
+        bytes(&endpoints::exports(&self.instances(destination)))
+    }
+
+    fn instances(&self, destination: &DestinationId) -> Vec<endpoints::Instance> {
+        let is_live = |mesh: &_, name: &_| self.is_live(mesh, name);
+        endpoints::instances(&self.view, &self.zone, &self.salt, destination, is_live)
+    }
+}
+
+fn bytes(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).expect("signals have no maps with keys that are not text").into()
+}

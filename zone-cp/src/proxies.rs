@@ -1,0 +1,195 @@
+//! The zone's end of its sessions with sidecars and ingresses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use model::{World, ZoneName};
+use snapshot::parts::PartName;
+use store::{Draft, Expect, Store};
+use sync::link::{Host, HostError, Topics};
+use sync::session::{Applied, Ended};
+use sync::{Base, Batch, Digest, Entry, Refused, Topic};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::authorities::Authorities;
+use crate::hub::Hub;
+use crate::ingresses::Ingresses;
+use crate::planner::{Client, Input, Plan, SessionNumber};
+use crate::registration::{self, Granted};
+
+/// What a client says when it leaves for good: it counts no more, and nobody waits for it.
+pub const DRAINED: &str = "drained";
+
+/// What all sessions share.
+pub struct Zone {
+    pub name: ZoneName,
+    pub store: Arc<dyn Store>,
+    pub hub: Arc<Hub>,
+    pub authorities: Arc<Authorities>,
+    pub ingresses: Arc<Ingresses>,
+}
+
+/// One session of a sidecar or an ingress.
+pub struct Session {
+    zone: Arc<Zone>,
+    client: Client,
+    number: SessionNumber,
+    from: IpAddr,
+    granted: Granted,
+    renew: Box<dyn Renew>,
+    plan: watch::Receiver<Plan>,
+    sent: Mutex<Sent>,
+}
+
+/// Gives the peer of a session a new client certificate, in PEM.
+pub trait Renew: Send + Sync + 'static {
+    fn renew(&self, request: &[u8]) -> Result<String, String>;
+}
+
+/// What the peer has, and what it will have once it acknowledges what is in flight.
+#[derive(Default)]
+struct Sent {
+    held: BTreeMap<PartName, Digest>,
+    in_flight: BTreeMap<PartName, Digest>,
+    /// The last batch was refused in part: what it lacks is not confirmed by silence.
+    refused: bool,
+}
+
+impl Session {
+    pub fn new(
+        zone: Arc<Zone>,
+        client: Client,
+        attachment: crate::hub::Attachment,
+        from: IpAddr,
+        granted: Granted,
+        renew: Box<dyn Renew>,
+    ) -> Self {
+        let crate::hub::Attachment { session: number, plan } = attachment;
+        Self { zone, client, number, from, granted, renew, plan, sent: Mutex::default() }
+    }
+
+    fn confirmed(&self, world: World) {
+        self.zone.hub.input(Input::Confirmed { client: self.client.clone(), session: self.number, world });
+    }
+
+    async fn register(&self, entry: &Entry) -> anyhow::Result<()> {
+        match &self.client {
+            Client::Proxy(proxy) => {
+                let zone = &self.zone.name;
+                let document = registration::dataplane(&entry.body, proxy, &self.granted, self.from, zone)?;
+                let draft = Draft::new(proxy.key(zone), document.canonical());
+                let written = self.zone.store.put(draft, Expect::Any).await?;
+                info!(proxy = %proxy, version = %written.version, changed = written.changed, "registered");
+            }
+            Client::Ingress(name) => {
+                let address = registration::ingress(&entry.body, &self.granted, self.from)?;
+                self.zone.ingresses.register(&*self.zone.store, name.clone(), address).await?;
+                info!(ingress = %name, %address, "registered");
+            }
+        }
+        Ok(())
+    }
+
+    fn sent(&self) -> MutexGuard<'_, Sent> {
+        // Only plain assignments happen under it.
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host for Session {
+    fn topics(&self) -> Topics {
+        Topics { serves: vec![Topic::PARTS], copies: vec![Topic::PROXY] }
+    }
+
+    /// What the proxy lacks of its newest plan. Nothing, if what it has equals the plan: then it runs
+    /// this world already, and the zone knows that without asking.
+    async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
+        let plan = self.plan.borrow().clone();
+        let mut sent = self.sent();
+        if let Base::Opened(place) = &base {
+            let held = place.held.iter().filter_map(|(name, digest)| Some((name.parse().ok()?, *digest)));
+            *sent = Sent { held: held.collect(), ..Sent::default() };
+        }
+        if plan.wanted.is_empty() {
+            return Ok(None);
+        }
+        let (entries, removed) = difference(&sent.held, &plan);
+        if entries.is_empty() && removed.is_empty() {
+            let confirmed = !sent.refused;
+            drop(sent);
+            if confirmed {
+                self.confirmed(plan.world);
+            }
+            return Ok(None);
+        }
+        let digests = plan.parts.iter().map(|(name, body)| (name.clone(), Digest::of(body)));
+        sent.in_flight = digests.collect();
+        Ok(Some(Batch { whole: false, entries, removed, world: plan.world, hash: Bytes::new() }))
+    }
+
+    fn acknowledged(&self, _: &Topic, world: &World, refused: &[Refused]) {
+        let mut sent = self.sent();
+        sent.held = std::mem::take(&mut sent.in_flight);
+        sent.refused = !refused.is_empty();
+        drop(sent);
+        if refused.is_empty() {
+            self.confirmed(world.clone());
+            return;
+        }
+        let refused: BTreeMap<String, String> =
+            refused.iter().map(|refused| (refused.key.clone(), refused.reason.clone())).collect();
+        warn!(client = %self.client, ?refused, "refused parts");
+        self.zone.hub.input(Input::Refused { client: self.client.clone(), session: self.number, refused });
+    }
+
+    async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
+        let mut refused = Vec::new();
+        for entry in &batch.entries {
+            if let Err(error) = self.register(entry).await {
+                warn!(client = %self.client, error = format!("{error:#}"), "registration refused");
+                refused.push(entry.refused(format!("{error:#}")));
+            }
+        }
+        Ok(Applied::Stored { world: batch.world, refused })
+    }
+
+    fn subscribed(&self, added: &[String], removed: &[String]) {
+        self.zone.hub.input(Input::Subscribed {
+            client: self.client.clone(),
+            session: self.number,
+            added: added.to_vec(),
+            removed: removed.to_vec(),
+        });
+    }
+
+    async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
+        let pem = match (kind.as_str(), &self.client) {
+            ("certificate", Client::Proxy(proxy)) => {
+                let assigned = self.zone.hub.assigned(proxy);
+                let assigned = assigned.ok_or("no MeshIdentity of this zone's own authority selects this proxy")?;
+                let issued = self.zone.authorities.issue(&proxy.mesh, &assigned.id, &body, assigned.lifetime);
+                issued.map_err(|error| format!("{error:#}"))?
+            }
+            ("client-certificate", _) => self.renew.renew(&body)?,
+            _ => return Err(format!("a zone does not answer questions of kind '{kind}'")),
+        };
+        Ok(pem.into_bytes().into())
+    }
+
+    fn closed(&self, ended: &Ended) {
+        let drained = matches!(ended, Ended::ByPeer(reason) if reason == DRAINED);
+        self.zone.hub.detach(&self.client, self.number, drained);
+    }
+}
+
+/// What changes, among what the proxy subscribed to; what it holds besides is its own affair.
+fn difference(held: &BTreeMap<PartName, Digest>, plan: &Plan) -> (Vec<Entry>, Vec<String>) {
+    let changed = |(name, body): &(&PartName, &Bytes)| held.get(name) != Some(&Digest::of(body));
+    let entries = plan.parts.iter().filter(changed).map(|(name, body)| Entry::part(name, body.clone()));
+    let gone: BTreeSet<&PartName> =
+        held.keys().filter(|name| plan.wanted.contains(*name) && !plan.parts.contains_key(*name)).collect();
+    (entries.collect(), gone.into_iter().map(ToString::to_string).collect())
+}

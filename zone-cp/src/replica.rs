@@ -1,0 +1,77 @@
+//! What the zone's store takes from the global, and what it gives.
+
+use model::{DocumentKey, KindName, Origin, Record, World, ZoneName};
+use store::{Filter, Listing, Write};
+use sync::{Batch, Entry, Refused};
+
+/// What a batch of the global does to the zone's store, with what is refused of it.
+///
+/// The zone's own documents come from nobody else, and a component of the world that is the zone's own is
+/// moved by nobody else.
+pub fn writes(zone: &ZoneName, held: &Listing, batch: Batch) -> (Vec<Write>, Vec<Refused>) {
+    let own = Origin::Zone(zone.clone());
+    let world: World = batch.world.iter().filter(|(origin, _)| **origin != own).map(|(o, p)| (o.clone(), p)).collect();
+    let (mut writes, mut refused) = (Vec::new(), Vec::new());
+    let mut kept = std::collections::BTreeSet::new();
+    for entry in batch.entries {
+        match take(entry.clone(), &own) {
+            Ok(record) => {
+                kept.insert(record.key.clone());
+                writes.push(Write::Copy(record));
+            }
+            Err(reason) => refused.push(entry.refused(reason)),
+        }
+    }
+    let mut gone: Vec<DocumentKey> = batch.removed.iter().filter_map(|key| key.parse().ok()).collect();
+    if batch.whole {
+        let copies = held.records.iter().map(|record| &record.key);
+        gone.extend(copies.filter(|key| key.origin != own && !kept.contains(*key)).cloned());
+    }
+    for key in gone.into_iter().filter(|key| key.origin != own) {
+        // Gone as of where the batch leads; what the batch does not speak of is not its to remove.
+        if let Some(point) = world.point(&key.origin) {
+            let version = model::Version { origin: key.origin.clone(), point };
+            writes.push(Write::Forget { key, version });
+        }
+    }
+    writes.push(Write::Advance(world));
+    (writes, refused)
+}
+
+fn take(entry: Entry, own: &Origin) -> Result<Record, String> {
+    let record = Record::try_from(entry).map_err(|error| error.to_string())?;
+    if record.key.origin == *own {
+        return Err("this zone writes its own documents itself".into());
+    }
+    if record.version.origin != record.key.origin {
+        return Err(format!("its version {} is of another origin than the document", record.version));
+    }
+    if record.bytes.len() > store::MAX_DOCUMENT {
+        return Err(format!("it is larger than {} KiB", store::MAX_DOCUMENT / 1024));
+    }
+    Ok(record)
+}
+
+/// The zone's own documents that the global is to have. A kind that this program does not know is nobody's
+/// here, so there is none of it.
+pub fn originated(zone: &ZoneName) -> Filter {
+    let kinds = model::kinds::all().iter().filter(|kind| kind.travels.up);
+    let names: Vec<KindName> = kinds.map(|kind| kind.key_name()).collect();
+    Filter::all().kinds(names).written_by(Origin::Zone(zone.clone()))
+}
+
+/// The next batch for the global; none where it has everything, revisions that do not concern it included.
+pub fn batch(zone: &ZoneName, have: &World, changes: store::Changes) -> Option<Batch> {
+    let own = Origin::Zone(zone.clone());
+    let point = changes.world.point(&own)?;
+    if have.point(&own) == Some(point) && !changes.whole {
+        return None;
+    }
+    Some(Batch {
+        whole: changes.whole,
+        entries: changes.records.into_iter().map(Entry::from).collect(),
+        removed: changes.tombstones.into_iter().map(|(key, _)| key.to_string()).collect(),
+        world: [(own, point)].into_iter().collect(),
+        hash: bytes::Bytes::new(),
+    })
+}

@@ -1,0 +1,107 @@
+//! The zone's end of its session with the global.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::shapes::{self, MOST_LATE};
+use bytes::Bytes;
+use model::{Origin, Version, World, ZoneName};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use store::{Filter, Store};
+use sync::frame::Signal;
+use sync::link::{Host, HostError, Topics};
+use sync::session::Applied;
+use sync::{Base, Batch, Place, Topic};
+
+use crate::hub::Hub;
+use crate::planner::{Input, ProxyId, exported};
+use crate::{proof, replica};
+
+pub struct Upstream {
+    pub zone: ZoneName,
+    pub store: Arc<dyn Store>,
+    pub hub: Arc<Hub>,
+}
+
+#[derive(Deserialize)]
+struct RevisionQuestion {
+    revision: Version,
+    wait_ms: u64,
+}
+
+/// The longest that a question about a revision may wait here; its asker asks again.
+const LONGEST_WAIT: Duration = Duration::from_secs(25);
+
+impl Host for Upstream {
+    fn topics(&self) -> Topics {
+        Topics { serves: vec![Topic::ORIGINATED], copies: vec![Topic::POLICY] }
+    }
+
+    async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
+        let have = base.world().clone();
+        let changes = self.store.since(have.clone(), replica::originated(&self.zone)).await?;
+        Ok(replica::batch(&self.zone, &have, changes))
+    }
+
+    async fn locate(&self, _: Topic) -> Result<Place, HostError> {
+        Ok(Place { have: self.copied(&self.store.head().await?.world), ..Place::default() })
+    }
+
+    async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
+        let own = Origin::Zone(self.zone.clone());
+        let held = self.store.list(Filter::all().not_written_by(own)).await?;
+        let (writes, refused) = replica::writes(&self.zone, &held, batch);
+        let receipt = self.store.apply(writes).await?;
+        Ok(Applied::Stored { world: self.copied(&receipt.world), refused })
+    }
+
+    fn subscribed(&self, added: &[String], removed: &[String]) {
+        self.hub.input(Input::Wanted { added: added.to_vec(), removed: removed.to_vec() });
+    }
+
+    async fn signals(&self, signals: BTreeMap<String, Signal>) {
+        for (name, signal) in signals {
+            if let Some(destination) = exported(&name) {
+                // Empty is "no word yet"; what cannot be read is no word either.
+                let exports = serde_json::from_slice(&signal.value).ok();
+                self.hub.input(Input::Exported { destination, exports });
+            }
+        }
+    }
+
+    async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
+        match kind.as_str() {
+            "revision" => {
+                let RevisionQuestion { revision, wait_ms } = read(&body)?;
+                let wait = Duration::from_millis(wait_ms).min(LONGEST_WAIT);
+                let proof = self.hub.prove(&revision, wait).await;
+                let late: Vec<shapes::LateProxy> = proof::late(&self.zone, &proof).take(MOST_LATE).collect();
+                write(&serde_json::json!({ "zone": proof::progress(&self.zone, &proof), "late": late }))
+            }
+            "inspect" => {
+                let proxy: ProxyId = read(&body)?;
+                let inspected = self.hub.inspect(&proxy);
+                write(&inspected.ok_or_else(|| format!("zone {} has no proxy {proxy}", self.zone))?)
+            }
+            _ => Err(format!("zone {} does not answer questions of kind '{kind}'", self.zone)),
+        }
+    }
+}
+
+impl Upstream {
+    /// The components of the world that come from the global.
+    fn copied(&self, world: &World) -> World {
+        let own = Origin::Zone(self.zone.clone());
+        world.iter().filter(|(origin, _)| **origin != own).map(|(origin, point)| (origin.clone(), point)).collect()
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| format!("the question cannot be read: {error}"))
+}
+
+fn write(answer: &impl serde::Serialize) -> Result<Bytes, String> {
+    serde_json::to_vec(answer).map(Bytes::from).map_err(|error| error.to_string())
+}
