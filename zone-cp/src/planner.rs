@@ -382,3 +382,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

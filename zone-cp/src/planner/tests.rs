@@ -1,0 +1,242 @@
+use model::document::{self, Address, Tree};
+use model::{DestinationId, Version};
+use serde_json::{Value, json};
+use snapshot::parts::Endpoints;
+
+use super::*;
+
+const WEST_CART: &str = "ms_default_west__cart_http";
+
+fn zone() -> ZoneName {
+    "east".parse().unwrap()
+}
+
+fn proxy(name: &str) -> Client {
+    Client::Proxy(ProxyId { mesh: "default".parse().unwrap(), name: name.parse().unwrap() })
+}
+
+fn record(origin: &str, revision: u64, kind: &str, name: &str, spec: Value) -> model::Record {
+    let kind = model::kinds::by_name(kind).unwrap();
+    let origin: Origin = origin.parse().unwrap();
+    let mesh = kind.is_mesh_scoped().then(|| "default".parse().unwrap());
+    let address = Address { kind, mesh, name: name.into(), origin: Some(origin.clone()) };
+    let document = document::read_at(&Tree::from(spec), &address).unwrap();
+    document.to_record(Version::new(origin, 1, revision))
+}
+
+fn dataplane(revision: u64, name: &str) -> model::Record {
+    let spec = json!({
+        "labels": { "tombolo.io/workload": name },
+        "networking": {
+            "address": "127.0.0.1",
+            "inbound": [{ "port": 8080, "servicePort": 9080, "name": "http", "protocol": "http" }],
+        },
+    });
+    record("east", revision, "Dataplane", name, spec)
+}
+
+fn identity() -> model::Record {
+    let spec = json!({ "spec": {
+        "selector": { "dataplane": { "matchLabels": {} } },
+        "provider": { "type": "Bundled", "bundled": { "autogenerate": { "enabled": true } } },
+    } });
+    record("global", 2, "MeshIdentity", "identity", spec)
+}
+
+fn permission(revision: u64) -> model::Record {
+    let spec = json!({ "spec": { "rules": [{ "default": { "allow": [{ "source": {} }] } }] } });
+    record("global", revision, "MeshTrafficPermission", "open", spec)
+}
+
+fn service(revision: u64, name: &str) -> model::Record {
+    let spec = json!({ "spec": {
+        "selector": { "dataplaneLabels": { "matchLabels": { "tombolo.io/workload": name } } },
+        "ports": [{ "port": 8080, "name": "http", "targetPort": "http", "appProtocol": "http" }],
+    } });
+    record("east", revision, "MeshService", name, spec)
+}
+
+fn planner(records: Vec<model::Record>) -> Planner {
+    let mut planner = Planner::new(zone(), Salt::new(&[7; 32]));
+    let world = world(10, 10);
+    planner.on_input(Input::Listed(Listing { sequence: 1, world, records }));
+    planner
+}
+
+fn world(global: u64, east: u64) -> World {
+    let point = |revision| model::Point { epoch: 1, revision };
+    [(Origin::Global, point(global)), (Origin::Zone(zone()), point(east))].into_iter().collect()
+}
+
+fn commit(world: World, changes: Vec<Change>) -> Input {
+    Input::Committed(Commit { sequence: 2, world, changes })
+}
+
+fn subscribe(client: &Client, session: SessionNumber, names: &[&str]) -> Input {
+    let added = names.iter().map(ToString::to_string).collect();
+    Input::Subscribed { client: client.clone(), session, added, removed: Vec::new() }
+}
+
+fn connect(planner: &mut Planner, name: &str, names: &[&str]) -> (Client, Vec<Output>) {
+    let client = proxy(name);
+    planner.on_input(Input::Connected { client: client.clone(), session: 1 });
+    let out = planner.on_input(subscribe(&client, 1, names));
+    (client, out)
+}
+
+fn plans(out: &[Output]) -> Vec<&Plan> {
+    out.iter().filter_map(|output| if let Output::Plan { plan, .. } = output { Some(plan) } else { None }).collect()
+}
+
+fn confirm(planner: &mut Planner, client: &Client, world: World) {
+    planner.on_input(Input::Confirmed { client: client.clone(), session: 1, world });
+}
+
+#[test]
+fn a_proxy_is_told_the_parts_it_subscribed_to_and_no_others() {
+    let mut planner = planner(vec![dataplane(1, "web"), identity()]);
+    let (_, out) = connect(&mut planner, "web", &["identity", "inbound/8080", "inbound/9", "newer-than-this-zone"]);
+    let plan = plans(&out)[0];
+    let parts: Vec<String> = plan.parts.keys().map(ToString::to_string).collect();
+    assert_eq!(parts, ["identity", "inbound/8080"]);
+    assert_eq!(plan.wanted.len(), 3, "what cannot be made yet is wanted all the same");
+    let identity: Value = serde_json::from_slice(&plan.parts[&PartName::Identity]).unwrap();
+    assert_eq!(identity, json!({ "id": "spiffe://default.east.mesh.local/workload/web" }));
+}
+
+#[test]
+fn a_policy_changes_the_inbound_and_a_change_that_concerns_nobody_moves_the_world_alone() {
+    let mut planner = planner(vec![dataplane(1, "web"), identity()]);
+    let (_, out) = connect(&mut planner, "web", &["inbound/8080"]);
+    let before = plans(&out)[0].clone();
+
+    let out = planner.on_input(commit(world(11, 10), vec![Change::Put(permission(11))]));
+    let allowed = plans(&out)[0].clone();
+    assert_ne!(before.parts, allowed.parts);
+    assert_eq!(allowed.world, world(11, 10));
+
+    let out = planner.on_input(commit(world(12, 10), vec![]));
+    assert!(Arc::ptr_eq(&plans(&out)[0].parts, &allowed.parts));
+    assert_eq!(plans(&out)[0].world, world(12, 10));
+
+    let key = permission(11).key;
+    let version = Version::new(Origin::Global, 1, 13);
+    let out = planner.on_input(commit(world(13, 10), vec![Change::Deleted { key, version }]));
+    assert_eq!(plans(&out)[0].parts, before.parts);
+}
+
+#[test]
+fn applied_is_said_only_when_the_zone_knows_it_and_every_proxy_confirmed_it() {
+    let mut planner = planner(vec![dataplane(1, "web"), dataplane(2, "cart"), identity()]);
+    let (web, _) = connect(&mut planner, "web", &["inbound/8080"]);
+    let eleven = "global-1-11".parse().unwrap();
+    assert!(!planner.prove(&eleven).known);
+
+    planner.on_input(commit(world(11, 10), vec![Change::Put(permission(11))]));
+    let standing = |planner: &Planner| -> Vec<_> {
+        planner.prove(&eleven).late.iter().map(|late| (late.proxy.name.to_string(), late.reason)).collect()
+    };
+    assert_eq!(standing(&planner), [("cart".into(), Reason::Disconnected), ("web".into(), Reason::Joining)]);
+
+    confirm(&mut planner, &web, world(10, 10));
+    assert_eq!(standing(&planner)[1], ("web".into(), Reason::Slow));
+    confirm(&mut planner, &web, world(11, 10));
+    assert_eq!(standing(&planner), [("cart".into(), Reason::Disconnected)]);
+
+    let (cart, _) = connect(&mut planner, "cart", &["inbound/8080"]);
+    confirm(&mut planner, &cart, world(11, 10));
+    assert!(planner.prove(&eleven).is_applied());
+
+    planner.on_input(Input::Disconnected { client: cart, session: 1, drained: true });
+    assert!(planner.prove(&eleven).is_applied(), "who drained runs nothing any more");
+}
+
+#[test]
+fn a_word_of_a_replaced_session_counts_no_more() {
+    let mut planner = planner(vec![dataplane(1, "web"), identity()]);
+    let (web, _) = connect(&mut planner, "web", &["inbound/8080"]);
+    planner.on_input(Input::Connected { client: web.clone(), session: 2 });
+    confirm(&mut planner, &web, world(10, 10));
+    planner.on_input(Input::Disconnected { client: web.clone(), session: 1, drained: true });
+    let late = planner.prove(&"global-1-10".parse().unwrap()).late;
+    assert_eq!((late.len(), late[0].reason), (1, Reason::Joining));
+}
+
+fn endpoints(out: &[Output]) -> Endpoints {
+    let value = out.iter().find_map(|output| match output {
+        Output::Signal { value, .. } => Some(value.clone()),
+        _ => None,
+    });
+    serde_json::from_slice(&value.expect("a signal")).unwrap()
+}
+
+#[test]
+fn an_endpoint_is_not_ready_five_seconds_after_its_session_was_lost_and_no_sooner() {
+    let mut planner = planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);
+    planner.on_input(Input::Settled);
+    let (cart, _) = connect(&mut planner, "cart", &[]);
+    let (_, out) = connect(&mut planner, "web", &["endpoints/ms_default_east__cart_http"]);
+    assert!(endpoints(&out).0[0].ready);
+
+    let out = planner.on_input(Input::Disconnected { client: cart.clone(), session: 1, drained: false });
+    assert!(matches!(&out[..], [Output::CountLossLater { .. }]), "{out:?}");
+    let out = planner.on_input(Input::LossCounts { client: cart.clone(), session: 1 });
+    assert!(!endpoints(&out).0[0].ready);
+
+    planner.on_input(Input::Connected { client: cart.clone(), session: 2 });
+    let out = planner.on_input(Input::LossCounts { client: cart, session: 1 });
+    assert!(out.is_empty(), "the loss of an old session says nothing of a new one");
+}
+
+#[test]
+fn after_a_start_proxies_that_are_not_back_yet_are_not_missed() {
+    let mut planner = planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);
+    let (_, out) = connect(&mut planner, "web", &["endpoints/ms_default_east__cart_http"]);
+    assert!(endpoints(&out).0[0].ready);
+    let out = planner.on_input(Input::Settled);
+    assert!(!endpoints(&out).0[0].ready);
+}
+
+#[test]
+fn another_zones_service_is_asked_for_while_somebody_uses_it_and_no_word_takes_nothing_away() {
+    let address = record("west", 1, "MeshZoneAddress", "gate", json!({ "spec": { "address": "127.0.0.9", "port": 10001 } }));
+    let mut planner = planner(vec![dataplane(1, "web"), identity(), address]);
+    let name = format!("endpoints/{WEST_CART}");
+    let (web, out) = connect(&mut planner, "web", &[&name]);
+    let destination: DestinationId = WEST_CART.parse().unwrap();
+    assert!(out.iter().any(|output| matches!(output, Output::Want(id) if *id == destination)));
+    assert!(out.iter().any(|output| matches!(output, Output::Signal { value, .. } if value.is_empty())));
+
+    let export = json!([{ "sni": "x.y", "identity": "spiffe://default.west.mesh.local/workload/cart", "ready": true, "weight": 1 }]);
+    let exports = serde_json::from_value::<Exports>(export).unwrap();
+    let out = planner.on_input(Input::Exported { destination: destination.clone(), exports: Some(exports) });
+    let told = endpoints(&out);
+    assert_eq!((told.0[0].address, told.0[0].sni.as_str()), ("127.0.0.9:10001".parse().unwrap(), "x.y"));
+
+    let out = planner.on_input(Input::Exported { destination: destination.clone(), exports: None });
+    assert!(out.is_empty());
+
+    let removed = vec![name];
+    let out = planner.on_input(Input::Subscribed { client: web, session: 1, added: vec![], removed });
+    assert!(out.iter().any(|output| matches!(output, Output::WantNoLonger(id) if *id == destination)));
+}
+
+#[test]
+fn a_proxy_learns_nothing_of_another_mesh_and_an_ingress_only_handles() {
+    let mut planner = planner(vec![dataplane(1, "cart"), service(3, "cart"), identity()]);
+    let names = ["endpoints/ms_other_east__cart_http", "destination/ms_other_east__cart_http", "handles"];
+    let (_, out) = connect(&mut planner, "web", &names);
+    assert!(plans(&out)[0].parts.is_empty());
+    for output in &out {
+        assert!(!matches!(output, Output::Signal { value, .. } if !value.is_empty()), "{output:?}");
+    }
+
+    let gate = Client::Ingress("gate".parse().unwrap());
+    planner.on_input(Input::Connected { client: gate.clone(), session: 1 });
+    let out = planner.on_input(subscribe(&gate, 1, &["handles", "endpoints/ms_default_east__cart_http"]));
+    let values: Vec<&Bytes> =
+        out.iter().filter_map(|o| if let Output::Signal { value, .. } = o { Some(value) } else { None }).collect();
+    let handles: BTreeMap<String, String> = serde_json::from_slice(values[0]).unwrap();
+    assert_eq!(handles.values().collect::<Vec<_>>(), ["127.0.0.1:8080"]);
+    assert!(values[1].is_empty());
+}
