@@ -7,6 +7,8 @@ pub mod topic;
 
 pub mod batch;
 
+pub mod holdings;
+
 pub mod frame;
 
 pub mod session;
@@ -18,4 +20,5 @@ pub mod server;
 pub mod client;
 
 pub use batch::{Base, Batch, Digest, Entry, Place, Refused};
+pub use holdings::Holdings;
 pub use topic::Topic;

@@ -1,0 +1,3 @@
+//! Sessions as their users see them: simulated by seeds, over pipes on a paused clock, and over real TLS.
+
+mod simulation;
