@@ -1,0 +1,26 @@
+//! What both control planes are: a data folder, server certificates, joining, tokens, defaults, serving.
+//!
+//! The global and the zones are compositions of these. Read `home` first, which everything else stands on;
+//! then `server_tls` and `serve` (how one is reached), `enrolment` and `tokens` (how peers join), and
+//! `defaults` (what a first start makes).
+
+pub mod clock;
+
+pub mod home;
+
+pub mod server_tls;
+
+pub mod serve;
+
+pub mod enrolment;
+
+pub mod tokens;
+
+pub mod defaults;
+
+pub use clock::Clock;
+pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};
+pub use home::{Home, HomeError};
+pub use serve::{Addresses, Listeners, Running};
+pub use server_tls::ServerTls;
+pub use tokens::TokenOffice;

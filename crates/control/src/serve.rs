@@ -1,0 +1,190 @@
+//! How a control plane is served: ports are bound first, then each server is a part of the process.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use api::ApiConfig;
+use runtime::{AdminPages, ReadyLine, Tasks, admin};
+use rustls::ServerConfig;
+use sync::server::{self, Handler};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How long the parts of a control plane may take to finish.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// Where a control plane is reached; or, before it is bound, where it is to be (port 0: any).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Addresses {
+    pub api: SocketAddr,
+    pub sync: SocketAddr,
+    pub health: SocketAddr,
+}
+
+impl Addresses {
+    /// On this machine alone, at ports of the kernel's choice.
+    pub fn any_local() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { api: any, sync: any, health: any }
+    }
+
+    pub fn ready_line(&self, program: &'static str) -> ReadyLine {
+        ReadyLine::new(program)
+            .with("api", format_args!("https://{}", self.api))
+            .with("sync", self.sync)
+            .with("health", self.health)
+    }
+}
+
+/// The bound ports, before anyone serves them.
+pub struct Listeners {
+    pub api: TcpListener,
+    pub sync: TcpListener,
+    pub health: TcpListener,
+}
+
+impl Listeners {
+    pub async fn bind(wanted: &Addresses) -> anyhow::Result<Self> {
+        Ok(Self {
+            api: bind("API", wanted.api).await?,
+            sync: bind("sync", wanted.sync).await?,
+            health: bind("health", wanted.health).await?,
+        })
+    }
+
+    pub fn addresses(&self) -> io::Result<Addresses> {
+        Ok(Addresses {
+            api: self.api.local_addr()?,
+            sync: self.sync.local_addr()?,
+            health: self.health.local_addr()?,
+        })
+    }
+}
+
+async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("could not bind the {what} address {address}"))
+}
+
+/// Health, readiness and metrics.
+pub fn health(tasks: &mut Tasks, listener: TcpListener, pages: AdminPages) {
+    tasks.spawn("health", |stop| admin::serve(listener, pages, stop));
+}
+
+/// The REST API. A new certificate counts for connections from then on; those that are open are drained.
+pub fn rest(
+    tasks: &mut Tasks,
+    listener: TcpListener,
+    mut tls: watch::Receiver<Arc<ServerConfig>>,
+    config: ApiConfig,
+) {
+    tasks.spawn("api", |stop| async move {
+        // Each certificate has a server of its own on the same socket, so that no caller finds it closed.
+        let listener = listener.into_std()?;
+        let mut servers = JoinSet::new();
+        let mut _latest: Option<DropGuard> = None;
+        loop {
+            let socket = TcpListener::from_std(listener.try_clone()?)?;
+            let (current, config, server) =
+                (tls.borrow_and_update().clone(), copy(&config), stop.child_token());
+            _latest = Some(server.clone().drop_guard());
+            servers.spawn(async move {
+                api::serve(socket, current, config, server.clone()).await;
+                server.is_cancelled()
+            });
+            loop {
+                tokio::select! {
+                    ended = servers.join_next() => match ended {
+                        _ if stop.is_cancelled() => break,
+                        Some(Ok(true)) => {}
+                        _ => bail!("the API is served no more"),
+                    },
+                    Ok(()) = tls.changed() => break,
+                    () = stop.cancelled() => break,
+                }
+            }
+            if stop.is_cancelled() {
+                while servers.join_next().await.is_some() {}
+                return Ok(());
+            }
+        }
+    });
+}
+
+fn copy(config: &ApiConfig) -> ApiConfig {
+    let ApiConfig { store, authority, proof, auth, admission, hosts, extra } = config;
+    ApiConfig {
+        store: store.clone(),
+        authority: authority.clone(),
+        proof: proof.clone(),
+        auth: auth.clone(),
+        admission: admission.clone(),
+        hosts: hosts.clone(),
+        extra: extra.clone(),
+    }
+}
+
+/// Sessions with those below.
+pub fn sync<H: Handler>(
+    tasks: &mut Tasks,
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    handler: Arc<H>,
+    options: server::Options,
+) {
+    tasks.spawn("sync", |stop| async move {
+        server::serve(listener, tls, handler, options, stop).await.context("the sync server ended")
+    });
+}
+
+/// A control plane that runs. When it is dropped it stops by itself, though nobody waits for it.
+pub struct Running {
+    pub addresses: Addresses,
+    stop: CancellationToken,
+    ended: JoinHandle<anyhow::Result<()>>,
+    _stop_when_dropped: DropGuard,
+}
+
+impl Running {
+    /// Runs the parts until somebody stops them or one of them ends; `release` is kept until all have ended,
+    /// and dropped then, so that whoever waits for the end finds everything free.
+    pub fn start(addresses: Addresses, tasks: Tasks, release: impl Send + 'static) -> Self {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let ended = tokio::spawn(async move {
+            let ended = tasks.run(stopped.cancelled(), GRACE).await;
+            drop(release);
+            ended
+        });
+        Self { addresses, _stop_when_dropped: stop.clone().drop_guard(), stop, ended }
+    }
+
+    /// Asks it to stop, and returns at once.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Stops it, and waits until everything is released: the same folder and ports can be used again.
+    pub async fn shutdown(self) -> anyhow::Result<()> {
+        self.stop();
+        self.wait().await
+    }
+
+    /// Waits until it ends, by [`Self::stop`] or by a failure.
+    pub async fn wait(mut self) -> anyhow::Result<()> {
+        (&mut self.ended).await.context("the control plane panicked")?
+    }
+
+    /// Runs until `shutdown`, or until it fails.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::select! {
+            () = shutdown => self.shutdown().await,
+            ended = &mut self.ended => ended.context("the control plane panicked")?,
+        }
+    }
+}
