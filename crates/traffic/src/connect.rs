@@ -231,11 +231,11 @@ impl<T: Transport> AsyncRead for Guarded<T> {
         self.check(cx)?;
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if self.first_byte.is_some() && buffer.filled().len() > before {
-            if let Some(first_byte) = self.first_byte.take() {
-                // Whoever waited may have given up.
-                let _ = first_byte.send(());
-            }
+        if buffer.filled().len() > before
+            && let Some(first_byte) = self.first_byte.take()
+        {
+            // Whoever waited may have given up.
+            let _ = first_byte.send(());
         }
         read
     }

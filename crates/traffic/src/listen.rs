@@ -44,6 +44,9 @@ pub struct ListenProblem<K> {
     pub cause: io::Error,
 }
 
+/// Where accepted connections go, with what they were accepted for and from where.
+pub type Take<K> = Rc<dyn Fn(&K, TcpStream, SocketAddr)>;
+
 /// What has to be done.
 #[derive(Debug, Eq, PartialEq)]
 struct Difference<T> {
@@ -69,7 +72,7 @@ impl<K: Clone + Ord + 'static> Listeners<K> {
     pub async fn reconcile(
         &mut self,
         want: BTreeSet<(K, SocketAddr)>,
-        take: Rc<dyn Fn(&K, TcpStream, SocketAddr)>,
+        take: Take<K>,
     ) -> Vec<ListenProblem<K>> {
         let have = self.open.keys().cloned().collect();
         let Difference { close, open } = difference(&have, &want);
@@ -118,7 +121,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn accept<K>(listener: TcpListener, purpose: K, take: Rc<dyn Fn(&K, TcpStream, SocketAddr)>) {
+async fn accept<K>(listener: TcpListener, purpose: K, take: Take<K>) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {

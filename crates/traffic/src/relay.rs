@@ -94,16 +94,15 @@ impl Relay {
         O: Transport,
         F: Future<Output = std::io::Result<O>>,
     {
-        // Whatever goes wrong from here looks alike from outside.
-        stream.reset_on_drop();
-        let Some(_place) = self.admit(from) else {
-            self.shared.metrics.relay_refusals.add();
-            debug!(%from, "too many connections");
-            return;
+        let opened = match self.admit(from) {
+            Some(place) => self.open(&mut stream, dial).await.map(|opened| (place, opened)),
+            None => Err("too many connections".into()),
         };
-        let (opening, flow, mut endpoint) = match self.open(&mut stream, dial).await {
+        let (_place, (opening, flow, mut endpoint)) = match opened {
             Ok(opened) => opened,
             Err(reason) => {
+                // Whatever it was, it looks the same from outside.
+                stream.reset_on_drop();
                 self.shared.metrics.relay_refusals.add();
                 debug!(%from, reason, "a connection was ended");
                 return;
@@ -123,9 +122,11 @@ impl Relay {
             copied = carried => Some(copied),
         };
         match copied {
-            // Both sides ended in order: there is nothing left that a reset could cut off.
             Some(Ok(_)) => {}
-            Some(Err(_)) | None => endpoint.reset_on_drop(),
+            Some(Err(_)) | None => {
+                stream.reset_on_drop();
+                endpoint.reset_on_drop();
+            }
         }
     }
 

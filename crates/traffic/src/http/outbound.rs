@@ -165,10 +165,11 @@ impl From<hyper::Error> for Failure {
     fn from(error: hyper::Error) -> Self {
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
-            if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-                if h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM) {
-                    return Self::Refused;
-                }
+            if let Some(h2) = cause.downcast_ref::<h2::Error>()
+                && h2.is_remote()
+                && h2.reason() == Some(h2::Reason::REFUSED_STREAM)
+            {
+                return Self::Refused;
             }
             source = cause.source();
         }

@@ -26,13 +26,12 @@ pub(crate) async fn serve(
 ) {
     let shared = inbound.shared().clone();
     let wants_status = alpn == Some(Alpn::Tcp);
-    match &*peer.verdict.borrow() {
-        Verdict::Allowed => {}
-        Verdict::Observed(_) => shared.metrics.observed_denials.add(),
-        Verdict::Denied(_) => {
-            inbound.deny(&peer);
-            return refuse(stream, wants_status, Status::Denied).await;
-        }
+    if peer.verdict.borrow().is_denied() {
+        inbound.deny(&peer);
+        return refuse(stream, wants_status, Status::Denied).await;
+    }
+    if let Verdict::Observed(_) = &*peer.verdict.borrow() {
+        shared.metrics.observed_denials.add();
     }
     let watch = peer.standing().watch();
     if shared.draining.is_cancelled() {
