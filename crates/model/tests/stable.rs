@@ -169,7 +169,7 @@ fn valid() -> impl Strategy<Value = String> {
 }
 
 fn bytes(tree: &Tree) -> String {
-    String::from_utf8(canonical(tree)).unwrap()
+    String::from_utf8(canonical(tree)).expect("JSON is text")
 }
 
 fn is_shallow(tree: &Tree, levels: usize) -> bool {
@@ -229,5 +229,30 @@ proptest! {
     #[test]
     fn no_text_makes_the_reader_fail(text in "[ -~\n\t]{0,200}") {
         let _ = parse_many(&text);
+    }
+}
+
+/// Each of these would take a quadratic reader a minute and more.
+#[test]
+fn documents_of_the_largest_size_are_read_in_linear_time() {
+    use serde_json::json;
+    let many = 60_000;
+    let keyed: Map<String, Json> = (0..many).map(|n| (format!("b{n}"), json!("c"))).collect();
+    let documents = [
+        json!({ "type": "MeshService", "ports": vec![json!({ "port": 1 }); many] }),
+        json!({ "type": "MeshService", "ports": (1..many).map(|n| json!({ "port": n })).collect::<Vec<_>>() }),
+        json!({ "type": "Zone", "trustDomains": (0..many).map(|n| format!("d{n}")).collect::<Vec<_>>() }),
+        json!({ "type": "Zone", "spec": keyed }),
+        json!({ "type": "Zone", "labels": keyed }),
+        json!({ "type": "MeshTrafficPermission", "rules": vec![json!({}); many] }),
+    ];
+    for mut json in documents {
+        json["name"] = json!("a");
+        let tree = Tree::from(json);
+        let start = std::time::Instant::now();
+        let read = read(&tree, &Defaults::default());
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+        // What is read at all is not larger than a document may be, and an answer is bounded as well.
+        assert!(read.err().is_none_or(|violations| (1..=1_000).contains(&violations.len())));
     }
 }

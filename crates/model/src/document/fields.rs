@@ -37,6 +37,9 @@ pub enum Mode {
     Tolerant,
 }
 
+/// A document that is nothing but mistakes must not become an answer many times its size.
+const MAX_VIOLATIONS: usize = 1_000;
+
 /// The mistakes of one document.
 #[derive(Debug)]
 pub struct Report {
@@ -59,10 +62,11 @@ impl Report {
         self.ignored.get()
     }
 
-    /// In the order of the document.
+    /// In the order of the document, and no more than anybody reads.
     pub fn into_violations(self) -> Vec<Violation> {
         let mut violations = self.violations.into_inner();
         violations.sort_by_key(|violation| (violation.line, violation.column));
+        violations.truncate(MAX_VIOLATIONS);
         violations
     }
 

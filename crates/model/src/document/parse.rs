@@ -42,17 +42,17 @@ pub fn parse_many(text: &str) -> Result<Vec<Located>, SyntaxError> {
         serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| syntax_error(&error))?;
     let documents: Vec<Located> =
         nodes.into_iter().map(|Node(tree)| Located { line: tree.at.line, tree }).collect();
-    for (index, document) in documents.iter().enumerate() {
-        let end = documents.get(index + 1).map(|next| next.line);
-        if bytes_between(text, document.line, end) > MAX_BYTES {
-            return Err(too_large(document.line, "the document", MAX_BYTES));
-        }
+    match first_too_large(text, &documents) {
+        Some(line) => Err(too_large(line, "the document", MAX_BYTES)),
+        None => Ok(documents),
     }
-    Ok(documents)
 }
 
-/// The only document of a text.
+/// The only document of a text, which is as large as a document may be.
 pub fn parse_one(text: &str) -> Result<Tree, SyntaxError> {
+    if text.len() > MAX_BYTES {
+        return Err(too_large(1, "the document", MAX_BYTES));
+    }
     let mut documents = parse_many(text)?;
     match (documents.pop(), documents.is_empty()) {
         (Some(document), true) => Ok(document.tree),
@@ -69,11 +69,16 @@ fn too_large(line: u32, what: &str, limit: usize) -> SyntaxError {
     SyntaxError { line, column: 1, message: format!("{what} is larger than {} KiB", limit / 1024) }
 }
 
-/// From the start of one line to the start of another, or to the end.
-fn bytes_between(text: &str, line: u32, end: Option<u32>) -> usize {
-    let skip = line.saturating_sub(1) as usize;
-    let take = end.map_or(usize::MAX, |end| end.saturating_sub(line) as usize);
-    text.split_inclusive('\n').skip(skip).take(take).map(str::len).sum()
+/// The line of the first document that is too large: from its first value to that of the next.
+fn first_too_large(text: &str, documents: &[Located]) -> Option<u32> {
+    let mut starts = vec![0];
+    starts.extend(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1));
+    let offset = |line: u32| starts.get(line.saturating_sub(1) as usize).copied().unwrap_or(text.len());
+    let ends = documents.iter().skip(1).map(|next| offset(next.line)).chain([text.len()]);
+    let mut with_ends = documents.iter().zip(ends);
+    with_ends
+        .find(|(document, end)| end - offset(document.line) > MAX_BYTES)
+        .map(|(document, _)| document.line)
 }
 
 fn options() -> serde_saphyr::Options {

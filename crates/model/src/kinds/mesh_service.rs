@@ -1,5 +1,7 @@
 //! MeshService: a destination in the mesh, the ports of some proxies under one name.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::{Author, Generated, Kind, Naming, ResourceSpec, Root, Scope, Travels};
@@ -77,14 +79,15 @@ impl ResourceSpec for MeshService {
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let selector = fields.filled("selector").and_then(|item| read_selector(&item));
-        let mut ports: Vec<Port> = Vec::new();
-        for item in fields.optional("ports").and_then(|item| item.list()).unwrap_or_default() {
-            let Some(port) = read_port(&item) else { continue };
-            if ports.iter().any(|other| other.port == port.port || other.section() == port.section()) {
+        let (mut numbers, mut sections) = (BTreeSet::new(), BTreeSet::new());
+        let ports = fields.list_of("ports", |item| {
+            let port = read_port(&item)?;
+            let is_new = (numbers.insert(port.port), sections.insert(port.section()));
+            if is_new != (true, true) {
                 item.refuse("has the number or the name of another port");
             }
-            ports.push(port);
-        }
+            Some(port)
+        });
         let identities = fields.list_of("identities", |item| read_identity(&item));
         let state = fields.optional("state").and_then(|item| {
             item.one_of(&[("Available", State::Available), ("Unavailable", State::Unavailable)])

@@ -229,6 +229,26 @@ rules:
     }
 
     #[test]
+    fn a_stated_role_is_the_one_that_it_has() {
+        let read = |metadata: &str, role: &str| {
+            let text = format!(
+                "apiVersion: tombolo.io/v1alpha1
+kind: MeshTrafficPermission
+metadata: {{name: a, {metadata} labels: {{kuma.io/policy-role: {role}}}}}
+spec: {{rules: [{{default: {{deny: [{{source: {{}}}}]}}}}]}}"
+            );
+            let tree = crate::document::parse_one(&text).unwrap();
+            let violations = crate::document::read(&tree, &Default::default()).err().unwrap_or_default();
+            violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        let refused = ["labels[\"kuma.io/policy-role\"]"];
+        assert_eq!(read("", "system"), [""; 0]);
+        assert_eq!(read("", "workload-owner"), refused);
+        assert_eq!(read("namespace: shop,", "workload-owner"), [""; 0]);
+        assert_eq!(read("namespace: shop,", "producer"), refused);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let in_allow = |one: &str| format!("rules: [{{default: {{allow: [{one}]}}}}]");
         let allow = |rest: &str| format!("spec.rules[0].default.allow[0]{rest}");

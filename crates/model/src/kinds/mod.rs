@@ -1,7 +1,7 @@
 //! Every kind of resource: what it is, who writes it, where it travels, and its typed spec.
 //!
 //! One kind, one file: its spec, how that is read and checked, and its tests. A new kind is a file
-//! and a line in [`kinds!`] below.
+//! and a line in the list below.
 
 mod common;
 pub mod target;

@@ -1,5 +1,7 @@
 //! Zone: what the global knows of one of its islands.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::{Author, Generated, Kind, Naming, ResourceSpec, Root, Scope, Travels};
@@ -33,14 +35,14 @@ impl ResourceSpec for Zone {
 
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let enabled = fields.optional("enabled").and_then(|item| item.bool());
-        let mut trust_domains: Vec<TrustDomain> = Vec::new();
-        for item in fields.optional("trustDomains").and_then(|item| item.list()).unwrap_or_default() {
-            match item.parse() {
-                Some(domain) if trust_domains.contains(&domain) => item.refuse("stands here a second time"),
-                Some(domain) => trust_domains.push(domain),
-                None => {}
+        let mut seen = BTreeSet::new();
+        let trust_domains = fields.list_of("trustDomains", |item| {
+            let domain: TrustDomain = item.parse()?;
+            if !seen.insert(domain.clone()) {
+                item.refuse("stands here a second time");
             }
-        }
+            Some(domain)
+        });
         Some(Self { enabled: enabled.unwrap_or(true), trust_domains })
     }
 }
