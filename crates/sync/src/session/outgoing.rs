@@ -204,7 +204,7 @@ impl Sending {
     fn cut(&mut self) -> (u32, Vec<Entry>, Vec<String>, Option<Last>) {
         let mut room = Room::default();
         let entries = take_while(&mut self.entries, |entry| room.takes(entry.key.len() + entry.body.len()));
-        let removed = take_while(&mut self.removed, |key| room.takes(key.len()));
+        let removed = take_while(&mut self.removed, |key| self.entries.is_empty() && room.takes(key.len()));
         let index = self.index;
         self.index += 1;
         let done = self.entries.is_empty() && self.removed.is_empty();

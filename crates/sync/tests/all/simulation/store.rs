@@ -184,7 +184,7 @@ impl Copied {
 
     pub(super) fn put_half(&mut self, batch: &Batch) {
         // Always between the halves of a pair.
-        let half = batch.entries.len().min(batch.entries.len() / 2 | 1);
+        let half = batch.entries.len().min((batch.entries.len() / 2) | 1);
         for entry in &batch.entries[..half] {
             self.set.insert(entry.key.clone(), entry.clone());
         }

@@ -1,0 +1,333 @@
+//! What a session says to single events, without a link.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::{Origin, Point, World};
+use sync::frame::{CHUNK, Chunk, Frame, Heartbeat, Hello, Last, Signal};
+use sync::session::{Action, Applied, AskError, Config, Ended, Event, Limits, Session, Timing, Violation};
+use sync::{Base, Batch, Entry, Place, Topic};
+
+const START: Duration = Duration::ZERO;
+
+fn session() -> Session {
+    let config = Config {
+        hello: Hello::default(),
+        serves: vec![Topic::PARTS],
+        copies: vec![Topic::PROXY],
+        limits: Limits { staged_bytes: 1 << 20, subscriptions: 10 },
+        timing: Timing::default(),
+    };
+    let mut session = Session::new(config, START);
+    assert_eq!(session.on_event(Event::Started, START), [Action::Locate { topic: Topic::PROXY }]);
+    assert!(matches!(session.next_frame(START), Some(Frame::Hello(_))));
+    session
+}
+
+/// A session that has heard its peer's introduction and opened its topic.
+fn greeted() -> Session {
+    let mut session = session();
+    receive(&mut session, Frame::Hello(Hello::default()));
+    session.on_event(Event::Located { topic: Topic::PROXY, place: Place::default() }, START);
+    assert!(matches!(session.next_frame(START), Some(Frame::Open { opening: 1, .. })));
+    session
+}
+
+fn receive(session: &mut Session, frame: Frame) -> Vec<Action> {
+    session.on_event(Event::Received(frame), START)
+}
+
+fn violation(actions: &[Action]) -> Option<&Violation> {
+    actions.iter().find_map(|action| match action {
+        Action::Ended(Ended::Violation(violation)) => Some(violation),
+        _ => None,
+    })
+}
+
+fn world(revision: u64) -> World {
+    World::from_iter([(Origin::Global, Point { epoch: 1, revision })])
+}
+
+fn entry(key: &str, bytes: usize) -> Entry {
+    Entry::part(key, vec![b'x'; bytes])
+}
+
+fn chunk(batch: u64, index: u32, entries: Vec<Entry>, last: Option<Last>) -> Frame {
+    let removed = Vec::new();
+    Frame::Chunk(Chunk { topic: Topic::PROXY, opening: 1, batch, index, entries, removed, last })
+}
+
+fn last(revision: u64) -> Option<Last> {
+    Some(Last { whole: false, world: world(revision), hash: Bytes::new() })
+}
+
+fn open(opening: u64) -> Frame {
+    Frame::Open { topic: Topic::PARTS, opening, place: Place::default() }
+}
+
+fn collected(session: &mut Session, batch: Option<Batch>) -> Vec<Action> {
+    session.on_event(Event::Collected { topic: Topic::PARTS, batch }, START)
+}
+
+#[test]
+fn a_batch_is_cut_into_chunks_and_a_large_entry_travels_alone() {
+    let mut session = greeted();
+    receive(&mut session, open(1));
+    let entries = vec![
+        entry("a", 30_000),
+        entry("b", 30_000),
+        entry("c", 30_000),
+        entry("large", 100_000),
+        entry("d", 10),
+    ];
+    let removed = vec!["gone".to_owned()];
+    collected(&mut session, Some(Batch { entries, removed, world: world(1), ..Batch::default() }));
+    let mut chunks = Vec::new();
+    while let Some(Frame::Chunk(chunk)) = session.next_frame(START) {
+        chunks.push(chunk);
+    }
+    let keys: Vec<Vec<_>> =
+        chunks.iter().map(|chunk| chunk.entries.iter().map(|entry| entry.key.as_str()).collect()).collect();
+    assert_eq!(keys, [vec!["a", "b"], vec!["c"], vec!["large"], vec!["d"]]);
+    for (i, chunk) in chunks.iter().enumerate() {
+        let bytes: usize = chunk.entries.iter().map(|entry| entry.body.len()).sum();
+        assert!(bytes <= CHUNK || chunk.entries.len() == 1);
+        assert_eq!((chunk.index as usize, chunk.last.is_some()), (i, i == 3));
+    }
+    assert_eq!(chunks[3].removed, ["gone"]);
+}
+
+#[test]
+fn the_next_batch_is_made_only_after_the_last_was_acknowledged() {
+    let mut session = greeted();
+    let base = Base::Opened(Place::default());
+    assert_eq!(receive(&mut session, open(1)), [Action::Collect { topic: Topic::PARTS, base }]);
+    assert_eq!(session.on_event(Event::Changed(Topic::PARTS), START), []);
+    assert_eq!(collected(&mut session, Some(Batch { world: world(1), ..Batch::default() })), []);
+    assert!(matches!(session.next_frame(START), Some(Frame::Chunk(_))));
+    let ack = Frame::Ack { topic: Topic::PARTS, opening: 1, batch: 1, world: world(1), refused: Vec::new() };
+    let base = Base::Acknowledged(world(1));
+    assert_eq!(
+        receive(&mut session, ack.clone()),
+        [
+            Action::Acknowledged { topic: Topic::PARTS, world: world(1), refused: Vec::new() },
+            Action::Collect { topic: Topic::PARTS, base }
+        ]
+    );
+    assert_eq!(receive(&mut session, ack), [], "a repeat");
+}
+
+#[test]
+fn a_copy_that_is_equal_is_told_that_it_is_complete() {
+    let mut session = greeted();
+    let place = Place { have: world(7), ..Place::default() };
+    receive(&mut session, Frame::Open { topic: Topic::PARTS, opening: 1, place });
+    collected(&mut session, None);
+    let Some(Frame::Chunk(chunk)) = session.next_frame(START) else { panic!("an empty batch") };
+    assert_eq!((chunk.entries.len(), chunk.last.map(|last| last.world)), (0, Some(world(7))));
+}
+
+#[test]
+fn an_entry_that_is_too_large_to_travel_is_reported_and_delays_no_other() {
+    let mut session = greeted();
+    receive(&mut session, open(1));
+    let entries = vec![entry("huge", (2 << 20) + 1), entry("fine", 1)];
+    collected(&mut session, Some(Batch { entries, world: world(1), ..Batch::default() }));
+    let Some(Frame::Chunk(chunk)) = session.next_frame(START) else { panic!("a chunk") };
+    assert_eq!(chunk.entries.len(), 1);
+    let ack = Frame::Ack { topic: Topic::PARTS, opening: 1, batch: 1, world: world(1), refused: Vec::new() };
+    let actions = receive(&mut session, ack);
+    let Some(Action::Acknowledged { refused, .. }) = actions.first() else { panic!("acknowledged") };
+    assert_eq!(refused[0].key, "huge");
+}
+
+#[test]
+fn a_missing_chunk_opens_the_topic_anew_and_the_old_opening_is_void() {
+    let mut session = greeted();
+    assert_eq!(receive(&mut session, chunk(1, 0, vec![entry("a", 1)], None)), []);
+    let actions = receive(&mut session, chunk(1, 2, Vec::new(), last(1)));
+    assert_eq!(actions, [Action::Locate { topic: Topic::PROXY }]);
+    session.on_event(Event::Located { topic: Topic::PROXY, place: Place::default() }, START);
+    assert!(matches!(session.next_frame(START), Some(Frame::Open { opening: 2, .. })));
+    assert_eq!(receive(&mut session, chunk(1, 1, Vec::new(), last(1))), []);
+}
+
+#[test]
+fn an_acknowledgement_is_written_only_after_the_host_has_stored() {
+    let mut session = greeted();
+    let actions = receive(&mut session, chunk(1, 0, vec![entry("a", 1)], last(1)));
+    assert!(matches!(actions.as_slice(), [Action::Apply { batch, .. }] if batch.world == world(1)));
+    assert_eq!(session.next_frame(START), None);
+    let applied = Applied::Stored { world: world(1), refused: Vec::new() };
+    session.on_event(Event::Applied { topic: Topic::PROXY, applied }, START);
+    assert!(matches!(session.next_frame(START), Some(Frame::Ack { batch: 1, .. })));
+}
+
+#[test]
+fn a_held_topic_takes_nothing_until_it_is_opened_anew() {
+    let mut session = greeted();
+    receive(&mut session, chunk(1, 0, Vec::new(), last(1)));
+    let applied = Applied::Held { reason: "diverged".to_owned() };
+    session.on_event(Event::Applied { topic: Topic::PROXY, applied }, START);
+    assert!(matches!(session.next_frame(START), Some(Frame::Hold { opening: 1, .. })));
+    assert_eq!(receive(&mut session, chunk(2, 0, Vec::new(), last(2))), []);
+    let reopened = session.on_event(Event::Reopen(Topic::PROXY), START);
+    assert_eq!(reopened, [Action::Locate { topic: Topic::PROXY }]);
+}
+
+#[test]
+fn what_we_want_is_said_before_we_open_anything() {
+    let mut session = session();
+    session.on_event(Event::Located { topic: Topic::PROXY, place: Place::default() }, START);
+    session.on_event(Event::Subscribe(vec!["endpoints/a".to_owned()]), START);
+    assert!(matches!(session.next_frame(START), Some(Frame::Subscribe { .. })));
+    assert!(matches!(session.next_frame(START), Some(Frame::Open { .. })));
+}
+
+#[test]
+fn only_the_latest_value_of_a_subscribed_signal_is_sent_and_its_age_grows() {
+    let mut session = greeted();
+    let publish = |value: &'static str| Event::Publish {
+        name: "endpoints/a".to_owned(),
+        signal: Signal {
+            origin: Origin::Global,
+            age: Duration::from_secs(1),
+            value: Bytes::from_static(value.as_bytes()),
+        },
+    };
+    session.on_event(publish("0"), START);
+    assert_eq!(session.next_frame(START), None, "nobody wants it");
+    let added = vec!["endpoints/a".to_owned()];
+    receive(&mut session, Frame::Subscribe { added: added.clone(), removed: Vec::new() });
+    session.on_event(publish("1"), START);
+    session.on_event(publish("2"), START);
+    assert!(!session.is_settled("endpoints/a"));
+    let frame = session.next_frame(Duration::from_millis(500));
+    let Some(Frame::Signal { sequence, signal, .. }) = frame else { panic!("a signal") };
+    assert_eq!((sequence, signal.value.as_ref(), signal.age), (1, &b"2"[..], Duration::from_millis(1500)));
+    assert_eq!(session.next_frame(START), None);
+    assert!(!session.is_settled("endpoints/a"));
+    receive(&mut session, Frame::SignalEcho { sequence });
+    assert!(session.is_settled("endpoints/a"));
+    receive(&mut session, Frame::Subscribe { added: added.clone(), removed: added });
+    assert!(matches!(session.next_frame(START), Some(Frame::Signal { .. })), "wanted anew, so sent anew");
+}
+
+#[test]
+fn heartbeats_go_every_second_with_what_is_complete_and_how_old_it_is() {
+    let mut session = greeted();
+    receive(&mut session, open(1));
+    collected(&mut session, Some(Batch { world: world(1), ..Batch::default() }));
+    session.next_frame(START);
+    let ack = Frame::Ack { topic: Topic::PARTS, opening: 1, batch: 1, world: world(1), refused: Vec::new() };
+    receive(&mut session, ack);
+    session.on_event(Event::Ages(vec![(Origin::Global, Duration::from_secs(3))]), START);
+    let second = Duration::from_secs(1);
+    assert_eq!(session.next_wakeup(), second);
+    session.on_event(Event::Tick, second);
+    let Some(Frame::Heartbeat(Heartbeat { complete, ages })) = session.next_frame(second) else {
+        panic!("a heartbeat")
+    };
+    assert_eq!(complete, [(Topic::PARTS, world(1))]);
+    assert_eq!(ages, [(Origin::Global, Duration::from_secs(4))]);
+    assert_eq!(session.next_frame(second), None);
+    assert_eq!(session.next_wakeup(), second * 2);
+}
+
+#[test]
+fn a_silent_peer_is_stale_after_5_s_and_given_up_after_30_s() {
+    let mut session = greeted();
+    let mut told = Vec::new();
+    for second in 1..=4 {
+        told.extend(session.on_event(Event::Tick, Duration::from_secs(second)));
+    }
+    assert_eq!(told, []);
+    assert_eq!(session.on_event(Event::Tick, Duration::from_secs(5)), [Action::Stale]);
+    let heard = Event::Received(Frame::Heartbeat(Heartbeat::default()));
+    assert_eq!(session.on_event(heard, Duration::from_secs(6))[0], Action::Fresh);
+    assert_eq!(session.on_event(Event::Tick, Duration::from_secs(35)), [Action::Stale]);
+    let silence = Duration::from_secs(30);
+    assert_eq!(
+        session.on_event(Event::Tick, Duration::from_secs(36)),
+        [Action::Ended(Ended::Silent(silence))]
+    );
+    assert!(session.is_over());
+}
+
+#[test]
+fn questions_end_in_time_and_their_number_is_bounded() {
+    let mut session = greeted();
+    let ask = |ticket| Event::Ask {
+        ticket,
+        kind: "echo".to_owned(),
+        body: Bytes::new(),
+        timeout: Duration::from_secs(2),
+    };
+    for ticket in 0..64 {
+        assert_eq!(session.on_event(ask(ticket), START), []);
+    }
+    let busy = Action::Answered { ticket: 64, result: Err(AskError::Busy) };
+    assert_eq!(session.on_event(ask(64), START), [busy]);
+    let answered = receive(&mut session, Frame::Reply { id: 1, result: Ok(Bytes::from_static(b"yes")) });
+    assert_eq!(answered, [Action::Answered { ticket: 0, result: Ok(Bytes::from_static(b"yes")) }]);
+    let over = session.on_event(Event::Tick, Duration::from_secs(2));
+    assert_eq!(over.len(), 63);
+    assert!(
+        over.iter().all(|action| matches!(action, Action::Answered { result: Err(AskError::TimedOut), .. }))
+    );
+    assert_eq!(receive(&mut session, Frame::Reply { id: 2, result: Ok(Bytes::new()) }), [], "too late");
+}
+
+#[test]
+fn a_peer_that_breaks_the_protocol_is_told_and_left() {
+    let big = || vec![entry("a", 600 << 10)];
+    let names = |n: usize| (0..n).map(|n| format!("endpoints/{n}")).collect();
+    let cases: Vec<(&str, Vec<Frame>, Violation)> = vec![
+        (
+            "more in one batch than we hold",
+            vec![chunk(1, 0, big(), None), chunk(1, 1, big(), None)],
+            Violation::Staged(Topic::PROXY),
+        ),
+        (
+            "a second batch before the first is acknowledged",
+            vec![chunk(1, 0, Vec::new(), last(1)), chunk(2, 0, Vec::new(), last(2))],
+            Violation::Unbidden(Topic::PROXY),
+        ),
+        (
+            "too many subscriptions",
+            vec![Frame::Subscribe { added: names(11), removed: Vec::new() }],
+            Violation::Subscriptions,
+        ),
+        (
+            "too many questions",
+            (0..65).map(|id| Frame::Query { id, kind: String::new(), body: Bytes::new() }).collect(),
+            Violation::Questions,
+        ),
+        ("opening for ever", (1..18).map(open).collect(), Violation::Openings(Topic::PARTS)),
+    ];
+    for (why, frames, want) in cases {
+        let mut session = greeted();
+        let actions: Vec<_> = frames.into_iter().flat_map(|frame| receive(&mut session, frame)).collect();
+        assert_eq!(violation(&actions), Some(&want), "{why}");
+        assert_eq!(session.next_frame(START), Some(Frame::Close { reason: want.to_string() }), "{why}");
+        assert_eq!(session.next_frame(START), None, "{why}");
+    }
+    let mut session = session();
+    let actions = receive(&mut session, Frame::SignalEcho { sequence: 1 });
+    assert_eq!(violation(&actions), Some(&Violation::NoHello));
+}
+
+#[test]
+fn words_about_topics_that_we_do_not_know_are_ignored() {
+    let mut session = greeted();
+    let topic: Topic = "dreams".parse().unwrap();
+    let frames = [
+        Frame::Open { topic: topic.clone(), opening: 1, place: Place::default() },
+        Frame::Ack { topic: topic.clone(), opening: 1, batch: 1, world: world(1), refused: Vec::new() },
+        Frame::Credit { topic, n: 1 },
+        Frame::Reply { id: 77, result: Ok(Bytes::new()) },
+    ];
+    for frame in frames {
+        assert_eq!(receive(&mut session, frame), []);
+    }
+}
