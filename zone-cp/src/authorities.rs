@@ -24,7 +24,12 @@ struct Authority {
 
 impl Authorities {
     /// Loads the authority of a trust domain from the store, or makes it and keeps it there.
-    pub async fn ensure(&self, store: &dyn Store, mesh: &MeshName, domain: &TrustDomain) -> anyhow::Result<()> {
+    pub async fn ensure(
+        &self,
+        store: &dyn Store,
+        mesh: &MeshName,
+        domain: &TrustDomain,
+    ) -> anyhow::Result<()> {
         let key = (mesh.clone(), domain.clone());
         if self.known().contains_key(&key) {
             return Ok(());
@@ -33,7 +38,9 @@ impl Authorities {
         // each has a key of its own.
         let name = format!("workload-authority/{mesh}/{domain}");
         let authority = match store.secret_get(&name).await? {
-            Some(sealed) => Authority::read(&sealed).with_context(|| format!("reading the authority of {domain}"))?,
+            Some(sealed) => {
+                Authority::read(&sealed).with_context(|| format!("reading the authority of {domain}"))?
+            }
             None => {
                 let now = SystemTime::now();
                 let ca = ZoneCa::create(domain.clone(), AUTHORITY_LIFETIME, now)?;
@@ -66,7 +73,8 @@ impl Authorities {
         lifetime: Duration,
     ) -> anyhow::Result<String> {
         let known = self.known().get(&(mesh.clone(), id.trust_domain())).cloned();
-        let authority = known.with_context(|| format!("this zone has no authority for {}", id.trust_domain()))?;
+        let authority =
+            known.with_context(|| format!("this zone has no authority for {}", id.trust_domain()))?;
         let chain = authority.ca.issue(request, id, lifetime, SystemTime::now())?;
         Ok(identity::certificates_to_pem(&chain))
     }

@@ -112,7 +112,12 @@ fn service(view: &View, mesh: &MeshName, workload: &WorkloadName, members: &[Pro
         if !sections.insert(section.clone()) || !numbers.insert(inbound.port) {
             continue;
         }
-        let port = Port { name: inbound.name.clone(), port: inbound.port, target: section, protocol: inbound.protocol };
+        let port = Port {
+            name: inbound.name.clone(),
+            port: inbound.port,
+            target: section,
+            protocol: inbound.protocol,
+        };
         ports.push(port);
     }
     let identities: BTreeSet<_> = members.iter().filter_map(|proxy| proxy.spiffe_id(view)).collect();

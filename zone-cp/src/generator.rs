@@ -33,7 +33,8 @@ impl Generator {
             put(&mut view, record);
         }
         loop {
-            if let Err(error) = self.generate(&view, &ingresses.borrow_and_update().clone()).await {
+            let registered = ingresses.borrow_and_update().clone();
+            if let Err(error) = self.generate(&view, &registered).await {
                 // The next change tries again; a store that cannot be written is somebody's business now.
                 warn!(error = format!("{error:#}"), "generated documents could not be written");
             }

@@ -106,8 +106,16 @@ impl Hub {
         self.input(Input::Disconnected { client: client.clone(), session, drained });
     }
 
+    /// Ends the session of a client, if it has one.
+    pub fn close(&self, client: &Client, reason: &str) {
+        if let Some(link) = self.state().links.get(client) {
+            link.handle.close(reason);
+        }
+    }
+
     fn carry_out(self: &Arc<Self>, state: &mut State, output: Output) {
-        let current = |client: &Client, session| state.links.get(client).filter(|link| link.session == session);
+        let current =
+            |client: &Client, session| state.links.get(client).filter(|link| link.session == session);
         match output {
             Output::Plan { client, session, plan } => {
                 if let Some(link) = current(&client, session) {
@@ -186,7 +194,10 @@ impl Hub {
     pub fn assigned(&self, id: &ProxyId) -> Option<Assigned> {
         self.with_proxy(id, |view, proxy| {
             let Provider::Bundled(bundled) = &proxy.identity(view)?.provider else { return None };
-            Some(Assigned { id: proxy.spiffe_id(view)?, lifetime: bundled.expiry.unwrap_or(identity::SVID_LIFETIME) })
+            Some(Assigned {
+                id: proxy.spiffe_id(view)?,
+                lifetime: bundled.expiry.unwrap_or(identity::SVID_LIFETIME),
+            })
         })
     }
 
@@ -215,7 +226,10 @@ impl Hub {
             acknowledged: report.is_current && !report.refused.contains_key(&name.to_string()),
             refused: report.refused.get(&name.to_string()).cloned(),
         });
-        let signals = report.signals.iter().map(|(name, value)| InspectSignal { name: name.clone(), value: json(value) });
+        let signals = report
+            .signals
+            .iter()
+            .map(|(name, value)| InspectSignal { name: name.clone(), value: json(value) });
         Some(InspectDataplane {
             mesh: id.mesh.clone(),
             name: id.name.clone(),

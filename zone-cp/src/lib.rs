@@ -5,6 +5,7 @@
 //! [`planner`] decides what each proxy is to run and who does; the [`hub`] tells them, over their sessions
 //! ([`proxies`]). [`authorities`] sign their certificates.
 
+pub mod answers;
 pub mod authorities;
 pub mod generate;
 pub mod generator;
@@ -15,4 +16,8 @@ pub mod proof;
 pub mod proxies;
 pub mod registration;
 pub mod replica;
+pub mod sessions;
+pub mod start;
 pub mod upstream;
+
+pub use start::{Global, Options, start};

@@ -84,35 +84,79 @@ pub struct Plan {
 pub enum Input {
     /// The whole store, once at the start.
     Listed(Listing),
-    Committed(Commit),
-    Connected { client: Client, session: SessionNumber },
-    Subscribed { client: Client, session: SessionNumber, added: Vec<String>, removed: Vec<String> },
+    Committed(Arc<Commit>),
+    Connected {
+        client: Client,
+        session: SessionNumber,
+    },
+    Subscribed {
+        client: Client,
+        session: SessionNumber,
+        added: Vec<String>,
+        removed: Vec<String>,
+    },
     /// The client runs what was compiled from this world.
-    Confirmed { client: Client, session: SessionNumber, world: World },
+    Confirmed {
+        client: Client,
+        session: SessionNumber,
+        world: World,
+    },
     /// The client keeps its last good version of these parts.
-    Refused { client: Client, session: SessionNumber, refused: BTreeMap<String, String> },
-    Disconnected { client: Client, session: SessionNumber, drained: bool },
+    Refused {
+        client: Client,
+        session: SessionNumber,
+        refused: BTreeMap<String, String>,
+    },
+    Disconnected {
+        client: Client,
+        session: SessionNumber,
+        drained: bool,
+    },
     /// 5 s after a lost session; 10 s after the start for all who did not come back.
-    LossCounts { client: Client, session: SessionNumber },
+    LossCounts {
+        client: Client,
+        session: SessionNumber,
+    },
     Settled,
     /// The latest word of another zone on its service; none if there is no word yet.
-    Exported { destination: DestinationId, exports: Option<Exports> },
+    Exported {
+        destination: DestinationId,
+        exports: Option<Exports>,
+    },
     /// What other zones want to know of our services, through the global.
-    Wanted { added: Vec<String>, removed: Vec<String> },
+    Wanted {
+        added: Vec<String>,
+        removed: Vec<String>,
+    },
 }
 
 #[derive(Debug)]
 pub enum Output {
-    Plan { client: Client, session: SessionNumber, plan: Plan },
+    Plan {
+        client: Client,
+        session: SessionNumber,
+        plan: Plan,
+    },
     /// The latest value, for a session that subscribed to it.
-    Signal { client: Client, session: SessionNumber, name: String, value: Bytes },
+    Signal {
+        client: Client,
+        session: SessionNumber,
+        name: String,
+        value: Bytes,
+    },
     /// Say [`Input::LossCounts`] in 5 s.
-    CountLossLater { client: Client, session: SessionNumber },
+    CountLossLater {
+        client: Client,
+        session: SessionNumber,
+    },
     /// Ask the global for what another zone exports.
     Want(DestinationId),
     WantNoLonger(DestinationId),
     /// Tell the global what this zone exports.
-    Export { name: String, value: Bytes },
+    Export {
+        name: String,
+        value: Bytes,
+    },
 }
 
 pub struct Planner {
@@ -229,7 +273,7 @@ impl Planner {
         self.refresh_signals(out);
     }
 
-    fn committed(&mut self, commit: Commit, out: &mut Vec<Output>) {
+    fn committed(&mut self, commit: Arc<Commit>, out: &mut Vec<Output>) {
         let mut touched = Touched::new();
         for change in &commit.changes {
             let key = change.key();
@@ -239,7 +283,7 @@ impl Planner {
                 Change::Deleted { key, .. } => self.view.remove(key),
             }
         }
-        self.world = commit.world;
+        self.world = commit.world.clone();
         let concerns = |proxy: &ProxyId, part: &PartName| {
             compile::reads(part).iter().any(|kind| {
                 touched.contains(&((*kind).to_owned(), Some(proxy.mesh.clone())))
@@ -267,10 +311,15 @@ impl Planner {
             if state.presence != Presence::Connected {
                 continue;
             }
-            let stale: Vec<PartName> = state.plan.wanted.iter().filter(|part| concerns(id, part)).cloned().collect();
+            let stale: Vec<PartName> =
+                state.plan.wanted.iter().filter(|part| concerns(id, part)).cloned().collect();
             state.compile(view, zone, id, &stale);
             state.plan.world = world.clone();
-            out.push(Output::Plan { client: client.clone(), session: state.session, plan: state.plan.clone() });
+            out.push(Output::Plan {
+                client: client.clone(),
+                session: state.session,
+                plan: state.plan.clone(),
+            });
         }
     }
 

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use control::{Clock, Enroller};
+use identity::{Peer, ServerRole};
 use model::{World, ZoneName};
 use snapshot::parts::PartName;
 use store::{Draft, Expect, Store};
@@ -15,7 +17,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::authorities::Authorities;
-use crate::hub::Hub;
+use crate::hub::{Attachment, Hub};
 use crate::ingresses::Ingresses;
 use crate::planner::{Client, Input, Plan, SessionNumber};
 use crate::registration::{self, Granted};
@@ -30,23 +32,27 @@ pub struct Zone {
     pub hub: Arc<Hub>,
     pub authorities: Arc<Authorities>,
     pub ingresses: Arc<Ingresses>,
+    pub enroller: Arc<Enroller>,
+    pub clock: Clock,
+}
+
+impl Zone {
+    /// As what it stands in the certificates that it signs.
+    pub fn role(&self) -> ServerRole {
+        ServerRole::Zone(self.name.clone())
+    }
 }
 
 /// One session of a sidecar or an ingress.
 pub struct Session {
     zone: Arc<Zone>,
     client: Client,
+    peer: Peer,
     number: SessionNumber,
     from: IpAddr,
     granted: Granted,
-    renew: Box<dyn Renew>,
     plan: watch::Receiver<Plan>,
     sent: Mutex<Sent>,
-}
-
-/// Gives the peer of a session a new client certificate, in PEM.
-pub trait Renew: Send + Sync + 'static {
-    fn renew(&self, request: &[u8]) -> Result<String, String>;
 }
 
 /// What the peer has, and what it will have once it acknowledges what is in flight.
@@ -62,13 +68,13 @@ impl Session {
     pub fn new(
         zone: Arc<Zone>,
         client: Client,
-        attachment: crate::hub::Attachment,
+        peer: Peer,
+        attachment: Attachment,
         from: IpAddr,
         granted: Granted,
-        renew: Box<dyn Renew>,
     ) -> Self {
-        let crate::hub::Attachment { session: number, plan } = attachment;
-        Self { zone, client, number, from, granted, renew, plan, sent: Mutex::default() }
+        let Attachment { session: number, plan } = attachment;
+        Self { zone, client, peer, number, from, granted, plan, sent: Mutex::default() }
     }
 
     fn confirmed(&self, world: World) {
@@ -169,11 +175,15 @@ impl Host for Session {
         let pem = match (kind.as_str(), &self.client) {
             ("certificate", Client::Proxy(proxy)) => {
                 let assigned = self.zone.hub.assigned(proxy);
-                let assigned = assigned.ok_or("no MeshIdentity of this zone's own authority selects this proxy")?;
+                let assigned =
+                    assigned.ok_or("no MeshIdentity of this zone's own authority selects this proxy")?;
                 let issued = self.zone.authorities.issue(&proxy.mesh, &assigned.id, &body, assigned.lifetime);
                 issued.map_err(|error| format!("{error:#}"))?
             }
-            ("client-certificate", _) => self.renew.renew(&body)?,
+            ("client-certificate", _) => {
+                let renewed = self.zone.enroller.renew(&self.peer, &body, self.zone.clock.now()).await;
+                identity::certificates_to_pem(&renewed.map_err(|error| error.to_string())?)
+            }
             _ => return Err(format!("a zone does not answer questions of kind '{kind}'")),
         };
         Ok(pem.into_bytes().into())

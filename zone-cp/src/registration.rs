@@ -30,17 +30,17 @@ pub enum Refusal {
     Json(#[source] serde_json::Error),
     #[error("its workload is '{found}', and the token was for '{granted}'")]
     Workload { found: String, granted: WorkloadName },
-    #[error("the address {found} is neither the one that the session comes from ({from}) nor one that the token names")]
+    #[error(
+        "the address {found} is neither the one that the session comes from ({from}) nor one that the token names"
+    )]
     Address { found: String, from: IpAddr },
     #[error("the advertised address is not of the form 192.0.2.7:10001")]
     Advertise(#[source] serde_json::Error),
 }
 
 fn lines(violations: &[Violation]) -> String {
-    let lines: Vec<String> = violations
-        .iter()
-        .map(|violation| format!("{} {}", violation.field, violation.reason))
-        .collect();
+    let lines: Vec<String> =
+        violations.iter().map(|violation| format!("{} {}", violation.field, violation.reason)).collect();
     lines.join("; ")
 }
 
@@ -90,7 +90,11 @@ fn is_reachable_as(host: &Host, granted: &Granted, from: IpAddr) -> bool {
 }
 
 /// The token's workload is written into the document, so that it is there after every restart.
-fn with_workload(document: &Document, workload: &WorkloadName, address: &Address) -> Result<Document, Refusal> {
+fn with_workload(
+    document: &Document,
+    workload: &WorkloadName,
+    address: &Address,
+) -> Result<Document, Refusal> {
     let mut json: serde_json::Value = serde_json::from_slice(&document.canonical()).map_err(Refusal::Json)?;
     json["labels"][labels::WORKLOAD] = serde_json::json!(workload);
     document::read_at(&Tree::from(json), address).map_err(Refusal::Invalid)

@@ -10,7 +10,8 @@ use sync::{Batch, Entry, Refused};
 /// moved by nobody else.
 pub fn writes(zone: &ZoneName, held: &Listing, batch: Batch) -> (Vec<Write>, Vec<Refused>) {
     let own = Origin::Zone(zone.clone());
-    let world: World = batch.world.iter().filter(|(origin, _)| **origin != own).map(|(o, p)| (o.clone(), p)).collect();
+    let world: World =
+        batch.world.iter().filter(|(origin, _)| **origin != own).map(|(o, p)| (o.clone(), p)).collect();
     let (mut writes, mut refused) = (Vec::new(), Vec::new());
     let mut kept = std::collections::BTreeSet::new();
     for entry in batch.entries {

@@ -94,7 +94,11 @@ impl Upstream {
     /// The components of the world that come from the global.
     fn copied(&self, world: &World) -> World {
         let own = Origin::Zone(self.zone.clone());
-        world.iter().filter(|(origin, _)| **origin != own).map(|(origin, point)| (origin.clone(), point)).collect()
+        world
+            .iter()
+            .filter(|(origin, _)| **origin != own)
+            .map(|(origin, point)| (origin.clone(), point))
+            .collect()
     }
 }
 

@@ -4,7 +4,9 @@
 //! part that cannot be made (its destination is unknown, nobody gave the proxy an identity) is absent.
 
 use bytes::Bytes;
-use model::kinds::{Dataplane, Mesh, MeshIdentity, MeshService, MeshTrafficPermission, MeshTrust, ResourceSpec};
+use model::kinds::{
+    Dataplane, Mesh, MeshIdentity, MeshService, MeshTrafficPermission, MeshTrust, ResourceSpec,
+};
 use serde::Serialize;
 
 use crate::parts::{Destination, Identity, Inbound, Listeners, PartName, Trust};

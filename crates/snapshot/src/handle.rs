@@ -20,7 +20,13 @@ impl Salt {
     }
 
     /// The SNI of one endpoint: an inbound of a proxy behind one port of a service.
-    pub fn sni(&self, destination: &DestinationId, proxy: &ResourceName, address: SocketAddr, zone: &ZoneName) -> String {
+    pub fn sni(
+        &self,
+        destination: &DestinationId,
+        proxy: &ResourceName,
+        address: SocketAddr,
+        zone: &ZoneName,
+    ) -> String {
         // None of the parts can contain a slash.
         let named = format!("{destination}/{proxy}/{address}");
         let tag = hmac::sign(&self.0, named.as_bytes());

@@ -90,9 +90,7 @@ impl Planner {
     /// Of every proxy that has a Dataplane document or a session. Whoever drained is gone.
     pub fn prove(&self, version: &Version) -> Proof {
         let known = self.world.covers(version);
-        self.survey(known, |state| {
-            state.confirmed.as_ref().is_some_and(|world| world.covers(version))
-        })
+        self.survey(known, |state| state.confirmed.as_ref().is_some_and(|world| world.covers(version)))
     }
 
     /// Who runs the newest that this zone knows of.
@@ -109,13 +107,17 @@ impl Planner {
             let (standing, reason, detail) = match self.clients.get(&client) {
                 Some(state) => match state.presence {
                     Presence::Drained => continue,
-                    Presence::Connected if known && runs(state) => (Standing::Current, Reason::Slow, String::new()),
+                    Presence::Connected if known && runs(state) => {
+                        (Standing::Current, Reason::Slow, String::new())
+                    }
                     Presence::Connected => match state.refused.iter().next() {
                         Some((part, why)) => (Standing::Late, Reason::Refused, format!("{part}: {why}")),
                         None if state.confirmed.is_none() => (Standing::Late, Reason::Joining, String::new()),
                         None => (Standing::Late, Reason::Slow, String::new()),
                     },
-                    Presence::Missing | Presence::Lost => (Standing::Unknown, Reason::Disconnected, String::new()),
+                    Presence::Missing | Presence::Lost => {
+                        (Standing::Unknown, Reason::Disconnected, String::new())
+                    }
                 },
                 None => (Standing::Unknown, Reason::Disconnected, String::new()),
             };

@@ -47,7 +47,9 @@ impl Planner {
         let subscribed: Vec<(Client, SessionNumber, SignalName)> = self
             .clients
             .iter()
-            .flat_map(|(client, state)| state.signals.keys().map(|name| (client.clone(), state.session, name.clone())))
+            .flat_map(|(client, state)| {
+                state.signals.keys().map(|name| (client.clone(), state.session, name.clone()))
+            })
             .collect();
         for (client, session, name) in subscribed {
             let value = self.value(&client, &name);
@@ -67,7 +69,12 @@ impl Planner {
         }
     }
 
-    pub(super) fn exported(&mut self, destination: DestinationId, exports: Option<Exports>, out: &mut Vec<Output>) {
+    pub(super) fn exported(
+        &mut self,
+        destination: DestinationId,
+        exports: Option<Exports>,
+        out: &mut Vec<Output>,
+    ) {
         // No word takes nothing away.
         let Some(exports) = exports else { return };
         if destination.zone.as_ref() != Some(&self.zone) && self.asked.contains(&destination) {

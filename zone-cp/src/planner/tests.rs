@@ -69,7 +69,7 @@ fn world(global: u64, east: u64) -> World {
 }
 
 fn commit(world: World, changes: Vec<Change>) -> Input {
-    Input::Committed(Commit { sequence: 2, world, changes })
+    Input::Committed(Arc::new(Commit { sequence: 2, world, changes }))
 }
 
 fn subscribe(client: &Client, session: SessionNumber, names: &[&str]) -> Input {
@@ -85,7 +85,9 @@ fn connect(planner: &mut Planner, name: &str, names: &[&str]) -> (Client, Vec<Ou
 }
 
 fn plans(out: &[Output]) -> Vec<&Plan> {
-    out.iter().filter_map(|output| if let Output::Plan { plan, .. } = output { Some(plan) } else { None }).collect()
+    out.iter()
+        .filter_map(|output| if let Output::Plan { plan, .. } = output { Some(plan) } else { None })
+        .collect()
 }
 
 fn confirm(planner: &mut Planner, client: &Client, world: World) {
@@ -95,7 +97,8 @@ fn confirm(planner: &mut Planner, client: &Client, world: World) {
 #[test]
 fn a_proxy_is_told_the_parts_it_subscribed_to_and_no_others() {
     let mut planner = planner(vec![dataplane(1, "web"), identity()]);
-    let (_, out) = connect(&mut planner, "web", &["identity", "inbound/8080", "inbound/9", "newer-than-this-zone"]);
+    let (_, out) =
+        connect(&mut planner, "web", &["identity", "inbound/8080", "inbound/9", "newer-than-this-zone"]);
     let plan = plans(&out)[0];
     let parts: Vec<String> = plan.parts.keys().map(ToString::to_string).collect();
     assert_eq!(parts, ["identity", "inbound/8080"]);
@@ -172,7 +175,8 @@ fn endpoints(out: &[Output]) -> Endpoints {
 
 #[test]
 fn an_endpoint_is_not_ready_five_seconds_after_its_session_was_lost_and_no_sooner() {
-    let mut planner = planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);
+    let mut planner =
+        planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);
     planner.on_input(Input::Settled);
     let (cart, _) = connect(&mut planner, "cart", &[]);
     let (_, out) = connect(&mut planner, "web", &["endpoints/ms_default_east__cart_http"]);
@@ -190,7 +194,8 @@ fn an_endpoint_is_not_ready_five_seconds_after_its_session_was_lost_and_no_soone
 
 #[test]
 fn after_a_start_proxies_that_are_not_back_yet_are_not_missed() {
-    let mut planner = planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);
+    let mut planner =
+        planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);
     let (_, out) = connect(&mut planner, "web", &["endpoints/ms_default_east__cart_http"]);
     assert!(endpoints(&out).0[0].ready);
     let out = planner.on_input(Input::Settled);
@@ -199,7 +204,13 @@ fn after_a_start_proxies_that_are_not_back_yet_are_not_missed() {
 
 #[test]
 fn another_zones_service_is_asked_for_while_somebody_uses_it_and_no_word_takes_nothing_away() {
-    let address = record("west", 1, "MeshZoneAddress", "gate", json!({ "spec": { "address": "127.0.0.9", "port": 10001 } }));
+    let address = record(
+        "west",
+        1,
+        "MeshZoneAddress",
+        "gate",
+        json!({ "spec": { "address": "127.0.0.9", "port": 10001 } }),
+    );
     let mut planner = planner(vec![dataplane(1, "web"), identity(), address]);
     let name = format!("endpoints/{WEST_CART}");
     let (web, out) = connect(&mut planner, "web", &[&name]);
@@ -234,8 +245,10 @@ fn a_proxy_learns_nothing_of_another_mesh_and_an_ingress_only_handles() {
     let gate = Client::Ingress("gate".parse().unwrap());
     planner.on_input(Input::Connected { client: gate.clone(), session: 1 });
     let out = planner.on_input(subscribe(&gate, 1, &["handles", "endpoints/ms_default_east__cart_http"]));
-    let values: Vec<&Bytes> =
-        out.iter().filter_map(|o| if let Output::Signal { value, .. } = o { Some(value) } else { None }).collect();
+    let values: Vec<&Bytes> = out
+        .iter()
+        .filter_map(|o| if let Output::Signal { value, .. } = o { Some(value) } else { None })
+        .collect();
     let handles: BTreeMap<String, String> = serde_json::from_slice(values[0]).unwrap();
     assert_eq!(handles.values().collect::<Vec<_>>(), ["127.0.0.1:8080"]);
     assert!(values[1].is_empty());

@@ -14,14 +14,12 @@ pub(super) fn inbound(view: &View, proxy: &Proxy<'_>, port: u16) -> Option<Inbou
         .all::<Mesh>()
         .find(|(held, _)| held.key.name.as_str() == proxy.mesh.as_str())
         .map_or(Enforcement::Enforce, |(_, mesh)| mesh.enforcement);
-    let permissions = view
-        .of_mesh::<MeshTrafficPermission>(proxy.mesh)
-        .map(|(held, spec)| Permission {
-            key: &held.key,
-            version: &held.version,
-            labels: &held.document.labels,
-            spec,
-        });
+    let permissions = view.of_mesh::<MeshTrafficPermission>(proxy.mesh).map(|(held, spec)| Permission {
+        key: &held.key,
+        version: &held.version,
+        labels: &held.document.labels,
+        spec,
+    });
     Some(Inbound {
         listen: proxy.listen(inbound)?,
         application: proxy.application(inbound),

@@ -21,7 +21,8 @@ fn resolve(view: &View, proxy: &Proxy<'_>, backend: &BackendRef) -> Option<Desti
     if backend.kind != ServiceKind::MeshService {
         return None;
     }
-    let mut found = view.of_mesh::<MeshService>(proxy.mesh).filter(|(held, _)| is_meant(held, proxy, &backend.service));
+    let mut found =
+        view.of_mesh::<MeshService>(proxy.mesh).filter(|(held, _)| is_meant(held, proxy, &backend.service));
     let (held, service) = found.next()?;
     if found.next().is_some() {
         return None;

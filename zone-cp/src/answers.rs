@@ -1,0 +1,101 @@
+//! What the zone's API answers beside documents, and what it lets happen to them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::routes::Inspector;
+use api::shapes::{InspectDataplane, MOST_LATE, Problem, Progress, RevisionState, ZoneState};
+use api::{Admission, Change, NoSuchRevision, Proof};
+use control::Enroller;
+use futures::future::BoxFuture;
+use model::kinds::{Dataplane, ResourceSpec};
+use model::{MeshName, Origin, ResourceName, Version, ZoneName};
+use tracing::warn;
+
+use crate::hub::Hub;
+use crate::planner::{Client, ProxyId};
+use crate::proof;
+
+pub struct Answers {
+    pub zone: ZoneName,
+    pub hub: Arc<Hub>,
+}
+
+impl Proof for Answers {
+    /// Of this zone alone: who asks the global hears of all.
+    fn revision(
+        &self,
+        version: Version,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<RevisionState, NoSuchRevision>> {
+        Box::pin(async move {
+            exists(&version, &self.zone, &self.hub)?;
+            let proof = self.hub.prove(&version, wait).await;
+            let zone = proof::progress(&self.zone, &proof);
+            let state = match zone.state {
+                ZoneState::Applied => Progress::Applied,
+                ZoneState::Refused => Progress::Refused,
+                _ => Progress::Pending,
+            };
+            let late = proof::late(&self.zone, &proof).take(MOST_LATE).collect();
+            Ok(RevisionState { revision: version, state, zones: vec![zone], late })
+        })
+    }
+}
+
+/// Only the origin can say that it never wrote something; of others there may be news to come.
+fn exists(version: &Version, zone: &ZoneName, hub: &Hub) -> Result<(), NoSuchRevision> {
+    let Some(held) = hub.world().point(&version.origin) else {
+        return if version.origin == Origin::Global { Ok(()) } else { Err(NoSuchRevision::NotHere) };
+    };
+    if version.point.epoch != held.epoch {
+        return Err(NoSuchRevision::Gone);
+    }
+    if version.origin.zone() == Some(zone) && version.point.revision > held.revision {
+        return Err(NoSuchRevision::NotHere);
+    }
+    Ok(())
+}
+
+impl Inspector for Answers {
+    fn dataplane(
+        &self,
+        mesh: MeshName,
+        name: ResourceName,
+        zone: Option<ZoneName>,
+    ) -> BoxFuture<'_, Result<InspectDataplane, Problem>> {
+        Box::pin(async move {
+            if let Some(other) = zone.filter(|zone| *zone != self.zone) {
+                let text = format!("this is zone {}: ask the global, or zone {other} itself", self.zone);
+                return Err(Problem::not_found(text));
+            }
+            let proxy = ProxyId { mesh, name };
+            let inspected = self.hub.inspect(&proxy);
+            inspected.ok_or_else(|| Problem::not_found(format!("zone {} has no proxy {proxy}", self.zone)))
+        })
+    }
+}
+
+/// What the zone has to say about a change of its own documents.
+pub struct Gatekeeper {
+    pub hub: Arc<Hub>,
+    pub enroller: Arc<Enroller>,
+}
+
+impl Admission for Gatekeeper {
+    /// Who deletes a Dataplane takes away its proxy's right to come back: it has to enrol again.
+    fn admit<'a>(&'a self, change: Change<'a>) -> BoxFuture<'a, Result<Vec<String>, Problem>> {
+        Box::pin(async move {
+            let Change::Delete { held, .. } = change else { return Ok(Vec::new()) };
+            if let (true, Some(mesh)) = (held.key.kind.as_str() == Dataplane::KIND.name, &held.key.mesh) {
+                if let Err(error) = self.enroller.forget(mesh, &held.key.name).await {
+                    warn!(document = %held.key, %error, "its grant could not be taken away");
+                    return Err(Problem::unavailable("the zone cannot write its store now: try again"));
+                }
+                let proxy = ProxyId { mesh: mesh.clone(), name: held.key.name.clone() };
+                self.hub.close(&Client::Proxy(proxy), "its Dataplane was deleted");
+            }
+            Ok(Vec::new())
+        })
+    }
+}

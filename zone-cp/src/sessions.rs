@@ -1,0 +1,46 @@
+//! Who comes to the zone's sync port: strangers with a token, and peers with a certificate of this zone.
+
+use std::sync::Arc;
+
+use identity::{Peer, peer_from_certificate};
+use rustls::pki_types::CertificateDer;
+use sync::link::{self, Handle};
+use sync::server::{Enrolment, Handler, Refusal};
+
+use crate::planner::{Client, ProxyId};
+use crate::proxies::{Session, Zone};
+use crate::registration::Granted;
+
+pub struct Sessions {
+    pub zone: Arc<Zone>,
+}
+
+impl Handler for Sessions {
+    type Host = Session;
+
+    async fn enrol(&self, enrolment: Enrolment) -> Result<Vec<CertificateDer<'static>>, Refusal> {
+        let Enrolment { token, csr_der, peer, .. } = enrolment;
+        let enrolled = self.zone.enroller.enrol(&token, &csr_der, &peer, self.zone.clock.now()).await?;
+        Ok(enrolled.chain)
+    }
+
+    async fn connected(&self, peer: link::Peer, handle: Handle) -> Result<Arc<Session>, Refusal> {
+        let from = peer.address.ip().to_canonical();
+        let peer = peer_from_certificate(&peer.certificates[0], &self.zone.role())
+            .map_err(|error| Refusal::Unauthenticated(error.to_string()))?;
+        let (client, granted) = match &peer {
+            Peer::Proxy { mesh, name } => {
+                // Whose grant is gone, because its Dataplane was deleted, has to enrol again.
+                let grant = self.zone.enroller.grant(mesh, name).await?.ok_or_else(|| {
+                    Refusal::Denied(format!("{peer} was removed from this zone: enrol again with a token"))
+                })?;
+                let granted = Granted { workload: Some(grant.workload), addresses: grant.addresses };
+                (Client::Proxy(ProxyId { mesh: mesh.clone(), name: name.clone() }), granted)
+            }
+            Peer::Ingress(name) => (Client::Ingress(name.clone()), Granted::default()),
+            Peer::Zone(_) => return Err(Refusal::Denied("zones join the global control plane".into())),
+        };
+        let attachment = self.zone.hub.attach(client.clone(), handle);
+        Ok(Arc::new(Session::new(self.zone.clone(), client, peer, attachment, from, granted)))
+    }
+}

@@ -1,0 +1,255 @@
+//! Puts a zone control plane together.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use api::shapes::ProxyCounts;
+use api::{ApiConfig, Authority, routes};
+use bytes::Bytes;
+use control::{
+    Addresses, Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, defaults, serve, server_tls,
+};
+use identity::Peer;
+use joining::{Joining, Keep, Kept, Membership};
+use model::{Origin, ZoneName};
+use prometheus_client::registry::Registry;
+use runtime::{AdminPages, Readiness, Tasks};
+use snapshot::handle::Salt;
+use store::{Filter, SecretBytes, Store};
+use sync::frame::Signal;
+use sync::link::{self, Handle};
+use sync::session::Limits;
+use sync::{Topic, server};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use crate::answers::{Answers, Gatekeeper};
+use crate::authorities::Authorities;
+use crate::generator::Generator;
+use crate::hub::Hub;
+use crate::ingresses::Ingresses;
+use crate::planner::{Input, Planner};
+use crate::proxies::Zone;
+use crate::sessions::Sessions;
+use crate::upstream::Upstream;
+
+/// What a zone control plane is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub zone: ZoneName,
+    pub data_dir: PathBuf,
+    pub addresses: Addresses,
+    /// None: the zone stands alone.
+    pub global: Option<Global>,
+    pub clock: Clock,
+}
+
+/// The global that a zone joins.
+#[derive(Clone, Debug)]
+pub struct Global {
+    /// `host:port`
+    pub address: String,
+    /// Read again at each attempt to join.
+    pub token_file: PathBuf,
+}
+
+/// Where the secret is kept from which the zone's handles are derived.
+const SALT: &str = "handle-salt";
+
+/// Starts it; the ports are bound and the store is open when this returns.
+pub async fn start(options: Options) -> anyhow::Result<Running> {
+    let Options { zone, data_dir, addresses, global, clock } = options;
+    let home = Home::open(&data_dir, Origin::Zone(zone.clone()), clock.now()).await?;
+    let listeners = Listeners::bind(&addresses).await?;
+    let addresses = listeners.addresses()?;
+    let (tls, renewal) =
+        ServerTls::start(home.ca.clone(), server_tls::host_name().into_iter().collect(), clock.clone())?;
+    let (store, enroller) = (home.store.clone(), Arc::new(Enroller::new(home.clone())));
+
+    let mut tasks = Tasks::new();
+    tasks.spawn("server certificate", |stop| renewal.run(stop));
+    let upstream = global.is_some().then(Handle::new);
+    let planner = Planner::new(zone.clone(), salt(&*store).await?);
+    let hub = Hub::new(zone.clone(), planner, upstream.clone(), tasks.children());
+    follow_store(&mut tasks, store.clone(), hub.clone()).await?;
+    let authorities = Arc::new(Authorities::default());
+    let ingresses = Arc::new(Ingresses::load(&*store).await?);
+    let generator = Generator {
+        zone: zone.clone(),
+        store: store.clone(),
+        authorities: authorities.clone(),
+        ingresses: ingresses.clone(),
+    };
+    tasks.spawn("generator", |stop| generator.run(stop));
+
+    let authority = match (global, upstream) {
+        (Some(global), Some(handle)) => {
+            let host = Arc::new(Upstream { zone: zone.clone(), store: store.clone(), hub: hub.clone() });
+            let authority = Authority::Global { address: Some(global.address.clone()) };
+            join(&mut tasks, &home, &zone, global, host, handle.clone(), &clock).await?;
+            follow_counts(&mut tasks, zone.clone(), hub.clone(), handle.clone());
+            report_changes(&mut tasks, store.clone(), handle);
+            authority
+        }
+        _ => {
+            defaults::make(&*store).await?;
+            let store = store.clone();
+            tasks.spawn("defaults", |stop| defaults::run(store, stop));
+            Authority::Here
+        }
+    };
+
+    let readiness = Readiness::new();
+    let pages = AdminPages { readiness: Some(readiness), metrics: Some(Arc::new(Registry::default())) };
+    serve::health(&mut tasks, listeners.health, pages);
+    let zone_state = Arc::new(Zone {
+        name: zone.clone(),
+        store: store.clone(),
+        hub: hub.clone(),
+        authorities,
+        ingresses,
+        enroller: enroller.clone(),
+        clock: clock.clone(),
+    });
+    let sessions = Arc::new(Sessions { zone: zone_state });
+    let session = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::PROXY);
+    serve::sync(&mut tasks, listeners.sync, tls.sync.clone(), sessions, server::Options::new(session));
+    hub.start_settling();
+
+    let answers = Arc::new(Answers { zone, hub: hub.clone() });
+    let config = ApiConfig {
+        store,
+        authority,
+        proof: answers.clone(),
+        auth: home.auth(),
+        admission: Arc::new(Gatekeeper { hub, enroller }),
+        hosts: server_tls::host_name().into_iter().collect(),
+        extra: routes::inspect(answers).merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
+    };
+    serve::rest(&mut tasks, listeners.api, tls.api, config);
+    Ok(Running::start(addresses, tasks, home))
+}
+
+async fn salt(store: &dyn Store) -> anyhow::Result<Salt> {
+    if let Some(kept) = store.secret_get(SALT).await? {
+        let bytes = kept
+            .expose()
+            .try_into()
+            .context("the salt of this zone's handles is damaged: restore the store")?;
+        return Ok(Salt::new(bytes));
+    }
+    let bytes: [u8; 32] = rand::random();
+    store.secret_put(SALT, SecretBytes::from(bytes.to_vec())).await?;
+    Ok(Salt::new(&bytes))
+}
+
+/// Tells the planner everything that is in the store before this returns, and every change from then on.
+async fn follow_store(tasks: &mut Tasks, store: Arc<dyn Store>, hub: Arc<Hub>) -> anyhow::Result<()> {
+    let listing = store.list(Filter::all()).await?;
+    let mut watch = store.watch(listing.sequence);
+    hub.input(Input::Listed(listing));
+    tasks.spawn("planner", |stop| async move {
+        loop {
+            let commit = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                commit = watch.next() => commit,
+            };
+            match commit {
+                Ok(commit) => hub.input(Input::Committed(commit)),
+                Err(store::Error::Compacted { .. }) => {
+                    let listing = store.list(Filter::all()).await?;
+                    watch = store.watch(listing.sequence);
+                    hub.input(Input::Listed(listing));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn join(
+    tasks: &mut Tasks,
+    home: &Home,
+    zone: &ZoneName,
+    global: Global,
+    host: Arc<Upstream>,
+    handle: Handle,
+    clock: &Clock,
+) -> anyhow::Result<()> {
+    let clock = clock.clone();
+    let joining = Joining {
+        peer: Peer::Zone(zone.clone()),
+        address: global.address,
+        token_file: global.token_file,
+        clock: Arc::new(move || clock.now()),
+    };
+    let membership = Membership::open(joining, KeepSealed(home.store.clone())).await?;
+    tasks.spawn("upstream", |stop| async move {
+        let options = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::CONTROL_PLANE);
+        membership.run(host, &handle, &options, &stop).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// The zone's membership at the global stands among the secrets of its store.
+struct KeepSealed(Arc<dyn Store>);
+
+const MEMBERSHIP: &str = "membership";
+
+impl Keep for KeepSealed {
+    async fn load(&self) -> anyhow::Result<Option<Kept>> {
+        let kept = self.0.secret_get(MEMBERSHIP).await?;
+        kept.map(|kept| Kept::from_bytes(kept.expose()))
+            .transpose()
+            .context("reading the membership at the global")
+    }
+
+    async fn save(&self, kept: &Arc<Kept>) -> anyhow::Result<()> {
+        Ok(self.0.secret_put(MEMBERSHIP, SecretBytes::from(kept.to_bytes().to_vec())).await?)
+    }
+}
+
+/// The global hears how many proxies run the newest, at most a few times a second.
+fn follow_counts(tasks: &mut Tasks, zone: ZoneName, hub: Arc<Hub>, upstream: Handle) {
+    const AT_MOST_EVERY: Duration = Duration::from_millis(200);
+    tasks.spawn("summary", |stop: CancellationToken| async move {
+        let mut ticks = hub.ticks();
+        let mut told: Option<ProxyCounts> = None;
+        loop {
+            let counts = hub.counts();
+            if told != Some(counts) {
+                let value = serde_json::to_vec(&counts).map(Bytes::from)?;
+                let origin = Origin::Zone(zone.clone());
+                upstream.signal("summary", Signal { origin, age: Duration::ZERO, value });
+                told = Some(counts);
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = ticks.changed() => changed?,
+            }
+            let _ = time::timeout(AT_MOST_EVERY, stop.cancelled()).await;
+        }
+    });
+}
+
+/// The global hears of every commit: also of one that concerns it in nothing but its number.
+fn report_changes(tasks: &mut Tasks, store: Arc<dyn Store>, upstream: Handle) {
+    tasks.spawn("originated", |stop| async move {
+        let mut watch = store.watch(store.head().await?.sequence);
+        loop {
+            upstream.changed(&Topic::ORIGINATED);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                commit = watch.next() => match commit {
+                    Ok(_) => {}
+                    Err(store::Error::Compacted { .. }) => watch = store.watch(store.head().await?.sequence),
+                    Err(error) => return Err(error.into()),
+                },
+            }
+        }
+    });
+}
