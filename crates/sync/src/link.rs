@@ -89,7 +89,8 @@ pub trait Host: Send + Sync + 'static {
         let _ = (topic, reason);
     }
 
-    /// The peer wants these parts and signals; `removed` counts before `added`. The host publishes a value of
+    /// The peer wants these parts and signals; `removed` counts before `added`, and each session begins with
+    /// none. What it wants from the start is told before its topics are opened. The host publishes a value of
     /// each added signal ([`Handle::signal`]) unless it has already, an empty one where nothing is known; and calls
     /// [`Handle::changed`] where it serves parts by subscription.
     fn subscribed(&self, added: &[String], removed: &[String]) {
@@ -120,7 +121,7 @@ pub trait Host: Send + Sync + 'static {
         let _ = heartbeat;
     }
 
-    /// The peer has introduced itself. An error ends the session, and the peer is told it.
+    /// The peer has introduced itself: a session begins. An error ends the session, and the peer is told it.
     fn connected(&self, hello: &Hello) -> Result<(), String> {
         let _ = hello;
         Ok(())
@@ -282,19 +283,24 @@ impl<H: Host> Driver<H> {
                 self.tell(event);
             }
         }
-        self.finish(outgoing).await
+        self.finish(outgoing, incoming).await
     }
 
-    async fn finish(mut self, outgoing: mpsc::Sender<Frame>) -> Ended {
+    async fn finish<S>(mut self, outgoing: mpsc::Sender<Frame>, mut incoming: S) -> Ended
+    where
+        S: Stream<Item = Result<Frame, Broken>> + Send + Unpin,
+    {
         let last_words = async {
             while let Some(frame) = self.session.next_frame(self.start.elapsed()) {
                 if outgoing.send(frame).await.is_err() {
                     break;
                 }
             }
+            drop(outgoing);
+            // Whoever hangs up at once takes back what is not written yet: the peer ends its side first.
+            while let Some(Ok(_)) = incoming.next().await {}
         };
         let _ = time::timeout(LAST_WORD_LIMIT, last_words).await;
-        drop(outgoing);
         self.working.shutdown().await;
         let stored = async { while self.storing.join_next().await.is_some() {} };
         if time::timeout(STORE_LIMIT, stored).await.is_err() {

@@ -3,5 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod frames;
+mod host;
+mod links;
+mod loopback;
 mod sessions;
 mod simulation;

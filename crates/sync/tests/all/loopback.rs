@@ -1,0 +1,381 @@
+//! Over real sockets and real TLS.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use sync::client::{self, DialError, Target};
+use sync::link::{Handle, Peer};
+use sync::server::{self, Enrolment, Handler, Options, Refusal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use crate::host::{TestHost, options, proxy, signal, zone};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_proxy_enrols_connects_and_is_kept_in_step_both_ways() {
+    let site = Site::new().await;
+    let identity = site.enrol("good", "proxy/default/web-1").await.unwrap();
+    let proxy = site.dial(&identity);
+    let (zone, peer) = site.joined().await;
+    assert_eq!(peer.certificates.first(), identity.chain.first());
+
+    zone.put("trust", &"t".repeat(500_000));
+    zone.put("listeners", "{}");
+    proxy.host.put("dataplane", "web-1");
+    proxy.host.until("the parts are there", |state| state.copy.len() == 2).await;
+    zone.until("the document is there", |state| state.copy.contains_key("dataplane")).await;
+    let have = proxy.host.now().have.clone();
+    zone.until("the parts are acknowledged", |state| state.acknowledged == have).await;
+
+    let answer = proxy.host.handle.ask("echo", "a certificate, please", LIMIT).await;
+    assert_eq!(answer, Ok(Bytes::from("a certificate, please")));
+    let answer = zone.handle.ask("echo", "a dump, please", LIMIT).await;
+    assert_eq!(answer, Ok(Bytes::from("a dump, please")));
+
+    proxy.host.handle.subscribe(["endpoints/a"]);
+    zone.until("the endpoints are wanted", |state| state.wanted.contains("endpoints/a")).await;
+    zone.handle.signal("endpoints/a", signal("[]"));
+    time::timeout(LIMIT, zone.handle.settled("endpoints/a")).await.unwrap();
+    assert_eq!(proxy.host.now().signals["endpoints/a"].value, "[]");
+}
+
+#[tokio::test]
+async fn a_client_comes_back_by_itself_when_the_server_restarts() {
+    let mut site = Site::new().await;
+    let identity = site.enrol("good", "proxy/default/web-1").await.unwrap();
+    let proxy = site.dial(&identity);
+    let (zone, _) = site.joined().await;
+    zone.put("trust", "1");
+    proxy.host.until("the part is there", |state| state.copy.contains_key("trust")).await;
+
+    site.restart().await;
+    let (zone, _) = site.joined().await;
+    assert!(!proxy.host.now().ended.is_empty());
+    assert_eq!(proxy.host.now().copy["trust"], "1", "an authority that is away takes nothing");
+    zone.put("trust", "2");
+    zone.put("listeners", "1");
+    proxy
+        .host
+        .until("the change is there", |state| state.copy.len() == 2 && state.copy["trust"] == "2")
+        .await;
+}
+
+#[tokio::test]
+async fn a_closed_handle_ends_the_session_of_the_peer() {
+    let site = Site::new().await;
+    let identity = site.enrol("good", "proxy/default/web-1").await.unwrap();
+    let proxy = site.dial(&identity);
+    let (zone, _) = site.joined().await;
+    zone.handle.close("the credential is revoked");
+    let state = proxy.host.until("the session is over", |state| !state.ended.is_empty()).await;
+    assert!(state.ended[0].to_string().contains("the credential is revoked"), "{:?}", state.ended);
+}
+
+#[tokio::test]
+async fn who_may_not_enrol_is_told_why() {
+    let site = Site::new().await;
+    let cases = [
+        ("wrong", "refused by", "not a token of ours"),
+        ("spent", "refused by", "all its uses"),
+        ("later", "is not available", "come back"),
+        ("panic", "is not available", "failed inside"),
+    ];
+    for (token, kind, why) in cases {
+        let error = site.enrol(token, "proxy/default/web-1").await.err().unwrap().to_string();
+        assert!(error.contains(kind) && error.contains(why), "{token}: {error}");
+    }
+    let long = site.enrol(&"x".repeat(20_000), "zone/east").await.err().unwrap();
+    assert!(matches!(long, DialError::Refused { .. }), "{long}");
+    assert!(site.enrol(&"x".repeat(100_000), "zone/east").await.is_err(), "cut off");
+    site.enrol("good", "proxy/default/web-1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_needs_a_client_certificate_and_the_consent_of_the_handler() {
+    let site = Site::new().await;
+    let nobody = Dialled::new(site.target(), site.authority.client(None));
+    let state = nobody.host.until("it is refused", |state| !state.unreachable.is_empty()).await;
+    assert!(state.unreachable[0].contains("enrol first"), "{:?}", state.unreachable);
+    drop(state);
+    let identity = site.enrol("good", "proxy/default/banned").await.unwrap();
+    let banned = site.dial(&identity);
+    let state = banned.host.until("it is refused", |state| !state.unreachable.is_empty()).await;
+    assert!(state.unreachable[0].contains("revoked"), "{:?}", state.unreachable);
+}
+
+#[tokio::test]
+async fn neither_side_speaks_to_who_cannot_prove_itself() {
+    let site = Site::new().await;
+    let stranger = Authority::new();
+    let forged = stranger.issue("proxy/default/web-1", "spiffe");
+    let config = site.authority.client(Some(&forged));
+    let forger = Dialled::new(site.target(), config);
+    forger.host.until("the forger is refused", |state| !state.unreachable.is_empty()).await;
+
+    let careful = Dialled::new(site.target(), stranger.client(None));
+    let state = careful.host.until("the server is refused", |state| !state.unreachable.is_empty()).await;
+    assert!(state.unreachable[0].starts_with("no TLS with"), "{:?}", state.unreachable);
+}
+
+#[tokio::test]
+async fn garbage_plain_http_and_other_protocols_are_closed_and_all_goes_on() {
+    let site = Site::new().await;
+    for bytes in [&b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"[..], b"\x00\xff garbage", &[0x16; 3000]] {
+        let mut stream = TcpStream::connect(site.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let closed = time::timeout(LIMIT, stream.read_to_end(&mut answer)).await;
+        assert!(closed.is_ok(), "the connection is closed");
+        assert!(!answer.starts_with(b"HTTP"), "nothing is said in plain text");
+    }
+    // TLS without ALPN.
+    let mut config = ClientConfig::clone(&site.authority.client(None));
+    config.alpn_protocols.clear();
+    let stream = TcpStream::connect(site.address).await.unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(server_name(), stream).await.unwrap();
+    let closed = time::timeout(LIMIT, stream.read_to_end(&mut Vec::new())).await;
+    assert!(closed.is_ok(), "the connection is closed");
+    site.enrol("good", "zone/east").await.unwrap();
+}
+
+#[tokio::test]
+async fn who_does_not_shake_hands_in_time_is_closed() {
+    let site = Site::new().await;
+    let mut silent = TcpStream::connect(site.address).await.unwrap();
+    let closed = time::timeout(LIMIT, silent.read(&mut [0])).await.unwrap();
+    assert!(matches!(closed, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn a_new_tls_configuration_counts_for_the_next_connection() {
+    let site = Site::new().await;
+    site.enrol("good", "zone/east").await.unwrap();
+    let other = Authority::new();
+    site.tls.send_replace(other.server());
+    assert!(matches!(site.enrol("good", "zone/east").await, Err(DialError::Tls { .. })));
+}
+
+/// A server with its authority.
+struct Site {
+    authority: Arc<Authority>,
+    address: SocketAddr,
+    tls: watch::Sender<Arc<ServerConfig>>,
+    joined: tokio::sync::Mutex<tokio::sync::mpsc::UnboundedReceiver<(Arc<TestHost>, Peer)>>,
+    stop: CancellationToken,
+    running: JoinHandle<std::io::Result<()>>,
+}
+
+impl Site {
+    async fn new() -> Self {
+        Self::on(Arc::new(Authority::new()), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    async fn on(authority: Arc<Authority>, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tls, current) = watch::channel(authority.server());
+        let (join, joined) = tokio::sync::mpsc::unbounded_channel();
+        let stop = CancellationToken::new();
+        let door = Arc::new(Door { authority: authority.clone(), join });
+        let mut limits = Options::new(options());
+        limits.handshake = Duration::from_secs(1);
+        let running = tokio::spawn(server::serve(listener, current, door, limits, stop.clone()));
+        Self { authority, address, tls, joined: tokio::sync::Mutex::new(joined), stop, running }
+    }
+
+    async fn restart(&mut self) {
+        self.stop.cancel();
+        time::timeout(LIMIT, &mut self.running).await.expect("it ends in time").unwrap().unwrap();
+        *self = Self::on(self.authority.clone(), self.address).await;
+    }
+
+    fn target(&self) -> Target {
+        Target { address: self.address.to_string(), server_name: server_name() }
+    }
+
+    async fn enrol(&self, token: &str, peer: &str) -> Result<Identity, DialError> {
+        let key = KeyPair::generate().unwrap();
+        let request = CertificateParams::default().serialize_request(&key).unwrap();
+        let tls = self.authority.client(None);
+        let chain = client::enrol(&self.target(), tls, token, request.der(), peer).await?;
+        Ok(Identity { chain, key })
+    }
+
+    fn dial(&self, identity: &Identity) -> Dialled {
+        Dialled::new(self.target(), self.authority.client(Some(identity)))
+    }
+
+    /// The zone's end of the next session.
+    async fn joined(&self) -> (Arc<TestHost>, Peer) {
+        let mut joined = self.joined.lock().await;
+        time::timeout(LIMIT, joined.recv()).await.expect("somebody comes").unwrap()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A client that dials until it is dropped.
+struct Dialled {
+    host: Arc<TestHost>,
+    stop: CancellationToken,
+}
+
+impl Dialled {
+    fn new(target: Target, tls: Arc<ClientConfig>) -> Self {
+        let handle = Handle::new();
+        let (host, stop) = (proxy(&handle), CancellationToken::new());
+        let dialled = Self { host: host.clone(), stop: stop.clone() };
+        tokio::spawn(async move {
+            client::connect_forever(&target, || tls.clone(), host, &handle, &options(), &stop).await;
+        });
+        dialled
+    }
+}
+
+impl Drop for Dialled {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Door {
+    authority: Arc<Authority>,
+    join: tokio::sync::mpsc::UnboundedSender<(Arc<TestHost>, Peer)>,
+}
+
+impl Handler for Door {
+    type Host = TestHost;
+
+    async fn enrol(&self, enrolment: Enrolment) -> Result<Vec<CertificateDer<'static>>, Refusal> {
+        match enrolment.token.as_str() {
+            "good" => Ok(self.authority.sign(&enrolment.csr_der, &enrolment.peer)),
+            "spent" => Err(Refusal::Denied("the token has had all its uses".to_owned())),
+            "later" => Err(Refusal::Unavailable("come back later".to_owned())),
+            "panic" => panic!("as asked"),
+            _ => Err(Refusal::Unauthenticated("this is not a token of ours".to_owned())),
+        }
+    }
+
+    async fn connected(&self, peer: Peer, handle: Handle) -> Result<Arc<TestHost>, Refusal> {
+        let leaf = peer.certificates[0].as_ref();
+        if leaf.windows(6).any(|window| window == b"banned") {
+            return Err(Refusal::Denied("your certificate is revoked".to_owned()));
+        }
+        let host = zone(&handle);
+        let _ = self.join.send((host.clone(), peer));
+        Ok(host)
+    }
+}
+
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: KeyPair,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, "a test");
+        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    fn sign(&self, csr_der: &[u8], peer: &str) -> Vec<CertificateDer<'static>> {
+        let request = CertificateSigningRequestDer::from(csr_der);
+        let mut request = CertificateSigningRequestParams::from_der(&request).unwrap();
+        let id = format!("spiffe://east.zone.tombolo.internal/{peer}");
+        request.params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        vec![request.signed_by(&self.issuer).unwrap().der().clone()]
+    }
+
+    fn issue(&self, peer: &str, scheme: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        let id = format!("{scheme}://east.zone.tombolo.internal/{peer}");
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
+        Identity { chain, key }
+    }
+
+    fn server(&self) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![SERVER.to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let leaf = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()), provider())
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![leaf], der(&key))
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+
+    fn client(&self, identity: Option<&Identity>) -> Arc<ClientConfig> {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots());
+        let mut config = match identity {
+            Some(identity) => {
+                config.with_client_auth_cert(identity.chain.clone(), der(&identity.key)).unwrap()
+            }
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        roots
+    }
+}
+
+const SERVER: &str = "east.zone.tombolo.internal";
+
+fn server_name() -> ServerName<'static> {
+    ServerName::try_from(SERVER).unwrap()
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn der(key: &KeyPair) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::try_from(key.serialize_der()).unwrap()
+}
