@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use model::{DocumentKey, Origin, Record, Version, World};
@@ -55,6 +56,12 @@ impl Kit {
         }
         copy
     }
+}
+
+/// A change that never comes is a failure, not a test that never ends.
+pub(crate) async fn in_time(test: impl Future<Output = ()>) {
+    let limit = Duration::from_secs(60);
+    tokio::time::timeout(limit, test).await.expect("nothing here takes a minute");
 }
 
 pub(crate) fn origin(text: &str) -> Origin {

@@ -17,7 +17,8 @@ macro_rules! every_backend {
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    crate::$module::$test(&crate::kit::Kit::memory()).await;
+                    let kit = crate::kit::Kit::memory();
+                    crate::kit::in_time(crate::$module::$test(&kit)).await;
                 }
             )+)+
         }
@@ -25,7 +26,8 @@ macro_rules! every_backend {
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    crate::$module::$test(&crate::kit::Kit::embedded()).await;
+                    let kit = crate::kit::Kit::embedded();
+                    crate::kit::in_time(crate::$module::$test(&kit)).await;
                 }
             )+)+
         }
