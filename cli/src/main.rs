@@ -1,1 +1,12 @@
-fn main() {}
+//! The `tombolo` command.
+
+use std::io::{stderr, stdout};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    cli::run(std::env::args_os(), &mut stdout(), &mut stderr()).await
+}

@@ -1,0 +1,105 @@
+//! `tombolo get`: documents as they stand.
+
+use std::process::ExitCode;
+
+use api::shapes::Page;
+use clap::Args;
+use model::kinds::Kind;
+use serde_json::Value;
+
+use crate::client::{Client, encode};
+use crate::failure::Failure;
+use crate::kind;
+use crate::output::{Format, Ordered, Out, table, yaml};
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// What to show: meshes, meshservices, meshtrafficpermissions, ...
+    kind: String,
+    /// Only this one.
+    name: Option<String>,
+    /// The mesh: 'default' for one document, all of them for a list.
+    #[arg(short, long)]
+    mesh: Option<String>,
+    /// Only documents of this zone; 'global' for the global's own.
+    #[arg(long)]
+    zone: Option<String>,
+    /// Only documents of this namespace.
+    #[arg(long)]
+    namespace: Option<String>,
+    /// Only documents with this label; may be given several times.
+    #[arg(short, long = "label", value_name = "KEY=VALUE", conflicts_with = "name")]
+    labels: Vec<String>,
+}
+
+pub(crate) async fn run(args: GetArgs, client: Client, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
+    let kind = kind::parse(&args.kind)?;
+    let mut query: Vec<String> = Vec::new();
+    query.extend(args.zone.iter().map(|zone| format!("zone={}", encode(zone))));
+    query.extend(args.namespace.iter().map(|namespace| format!("namespace={}", encode(namespace))));
+
+    if let Some(name) = &args.name {
+        let path = kind::document(kind, args.mesh.as_deref().unwrap_or("default"), name)?;
+        let document: Value = client.get(&with_query(&path, &query)).await?;
+        out.show(&Ordered(&document), || rows(kind, std::slice::from_ref(&document)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    query.extend(args.labels.iter().map(|label| format!("label={}", encode(label))));
+    query.push("size=1000".into());
+    let path = kind::path(kind, args.mesh.as_deref());
+    let mut documents: Vec<Value> = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let mut query = query.clone();
+        query.extend(after.iter().map(|after| format!("after={}", encode(after))));
+        let page: Page<Value> = client.get(&with_query(&path, &query)).await?;
+        documents.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    if out.format == Format::Yaml {
+        // One document after the other, so that the result can be applied.
+        let texts: Vec<String> =
+            documents.iter().map(|document| yaml(&Ordered(document))).collect::<Result<_, _>>()?;
+        out.out.write_all(texts.join("---\n").as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if documents.is_empty() && out.format == Format::Table {
+        out.note(&format!("there are no {}", kind.plural))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let items: Vec<Ordered<'_>> = documents.iter().map(Ordered).collect();
+    out.show(&Page { items, next: None }, || rows(kind, &documents))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn with_query(path: &str, query: &[String]) -> String {
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) }
+}
+
+fn rows(kind: &Kind, documents: &[Value]) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let header: &[&str] = if kind.is_mesh_scoped() {
+        &["MESH", "NAME", "OWNER", "REVISION"]
+    } else {
+        &["NAME", "OWNER", "REVISION"]
+    };
+    table(
+        header,
+        documents.iter().map(|document| {
+            let status = &document["status"];
+            let (name, mesh) =
+                (&status["labels"]["tombolo.io/display-name"], &status["labels"]["tombolo.io/mesh"]);
+            // A name too long for a label stands in the document alone.
+            let name = if name.is_null() { &document["name"] } else { name };
+            let mut row = vec![text(name), text(&status["origin"]), text(&status["revision"])];
+            if kind.is_mesh_scoped() {
+                row.insert(0, text(mesh));
+            }
+            row
+        }),
+    )
+}

@@ -1,0 +1,54 @@
+//! The kind that a person names: `meshservices`, `meshservice` and `MeshService` are one.
+
+use model::kinds::{self, Kind};
+
+use crate::failure::Failure;
+
+pub(crate) fn parse(text: &str) -> Result<&'static Kind, Failure> {
+    let wanted = text.to_ascii_lowercase();
+    let found = kinds::all()
+        .iter()
+        .copied()
+        .find(|kind| kind.plural == wanted || kind.name.to_ascii_lowercase() == wanted);
+    found.ok_or_else(|| {
+        let known: Vec<&str> = kinds::all().iter().map(|kind| kind.plural).collect();
+        Failure::usage(format!("'{text}' is no kind of document"), format!("use one of {}", known.join(", ")))
+    })
+}
+
+/// Where documents of a kind are: `/meshes/default/meshservices`, `/zones`.
+pub(crate) fn path(kind: &Kind, mesh: Option<&str>) -> String {
+    match mesh.filter(|_| kind.is_mesh_scoped()) {
+        Some(mesh) => format!("/meshes/{mesh}/{}", kind.plural),
+        None => format!("/{}", kind.plural),
+    }
+}
+
+/// The path of one document; a name that the kind cannot have is a mistake of the command line.
+pub(crate) fn document(kind: &Kind, mesh: &str, name: &str) -> Result<String, Failure> {
+    let name = kind
+        .parse_name(name)
+        .map_err(|error| Failure::usage(error.to_string(), "look at the name once more"))?;
+    Ok(format!("{}/{name}", path(kind, Some(mesh))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_found_by_each_of_its_words() {
+        for word in ["MeshService", "meshservice", "meshservices", "MESHSERVICES"] {
+            assert_eq!(parse(word).unwrap().name, "MeshService");
+        }
+        assert!(parse("meshserv").is_err());
+    }
+
+    #[test]
+    fn paths_have_a_mesh_where_the_kind_has() {
+        let (service, zone) = (parse("meshservice").unwrap(), parse("zone").unwrap());
+        assert_eq!(document(service, "shop", "web").unwrap(), "/meshes/shop/meshservices/web");
+        assert_eq!(document(zone, "shop", "east").unwrap(), "/zones/east");
+        assert!(document(zone, "shop", "global").is_err(), "no zone has this name");
+    }
+}

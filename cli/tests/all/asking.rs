@@ -1,0 +1,79 @@
+//! `wait`, `zone`, `inspect`, `token`, and command lines that are wrong.
+
+use crate::support::{ControlPlane, run};
+
+#[tokio::test]
+async fn waiting_ends_when_it_is_applied_or_says_who_is_late() {
+    let cp = ControlPlane::start().await;
+    let applied = cp.run(&["wait", "global-1-7"]).await.ok();
+    assert!(applied.starts_with("global-1-7 is applied: 2 proxies run it"), "{applied}");
+
+    let late = cp.run(&["wait", "global-1-1001", "--timeout", "50ms"]).await;
+    assert_eq!(late.code, 1);
+    assert!(late.out.starts_with("global-1-1001 is not applied everywhere after "), "{}", late.out);
+    assert!(late.out.contains("default/web-2  east  late   slow  sent 2 s ago\n"), "{}", late.out);
+    assert_eq!(cp.run(&["wait", "global-1-1001", "--timeout=50ms", "--allow-unknown"]).await.code, 1);
+
+    let json = cp.run(&["wait", "global-1-7", "-o", "json"]).await.ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["state"], "applied");
+    let err = cp.run(&["wait", "global-1-3000"]).await.failed(1);
+    assert!(err.contains("no write had the revision global-1-3000"), "{err}");
+    cp.run(&["wait", "3000"]).await.failed(2);
+}
+
+#[tokio::test]
+async fn zones_are_listed_with_their_age() {
+    let cp = ControlPlane::start().await;
+    assert_eq!(
+        cp.run(&["zone", "list"]).await.ok(),
+        "NAME      STATE      LAST HEARD  CURRENT  LATE  UNKNOWN\n\
+         east      connected  just now    2        0     0\n\
+         far-west  offline    3m ago      0        0     0\n\
+         north     offline    never       0        0     0\n"
+    );
+    assert!(cp.run(&["zone", "list", "-o", "yaml"]).await.ok().contains("state: connected"));
+}
+
+#[tokio::test]
+async fn a_proxy_is_inspected() {
+    let cp = ControlPlane::start().await;
+    let text = cp.run(&["inspect", "dataplane", "web-1", "--zone", "east"]).await.ok();
+    assert!(
+        text.starts_with(
+            "default/web-1 in zone east: does not yet run what it was told\ncompiled from global-1-9\n\n\
+             PART        RUNS  REFUSED BECAUSE\n\
+             inbound/80  yes\n\
+             listeners   no    port 80 is in use\n"
+        ),
+        "{text}"
+    );
+    let err = cp.run(&["inspect", "dataplane", "web-1"]).await.failed(1);
+    assert!(err.contains("?zone: must be given"), "{err}");
+}
+
+#[tokio::test]
+async fn a_token_is_printed_and_nothing_else() {
+    let cp = ControlPlane::start().await;
+    let token = cp.run(&["token", "zone", "--zone", "east", "--uses", "1", "--valid-for", "1h"]).await.ok();
+    assert_eq!(token, "{\"zone\":\"east\",\"uses\":1,\"valid_for\":\"1h\"}\n");
+    let err = cp.run(&["token", "dataplane", "--workload", "web"]).await.failed(1);
+    assert!(err.contains("dataplane tokens are issued by the zone's control plane"), "{err}");
+    let err = cp.run(&["token", "zone", "--zone", "global"]).await.failed(2);
+    assert!(err.contains("no zone can be called 'global'"), "{err}");
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_has_its_own_exit_code() {
+    for words in
+        [&["tombolo"][..], &["tombolo", "aply"], &["tombolo", "apply"], &["tombolo", "get", "x", "-o", "xml"]]
+    {
+        run(words).await.failed(2);
+    }
+    let cp = ControlPlane::start().await;
+    let err = cp.run(&["get", "meshservises"]).await.failed(2);
+    assert!(err.starts_with("error: 'meshservises' is no kind of document\n  use one of meshes, "), "{err}");
+    cp.run(&["get", "mesh", "No_Name"]).await.failed(2);
+    assert!(run(&["tombolo", "--help"]).await.ok().contains("apply"));
+    assert!(run(&["tombolo", "--version"]).await.ok().starts_with("tombolo "));
+}
