@@ -42,5 +42,8 @@ pub use peer::{Peer, ServerRole};
 pub use pin::Pin;
 pub use svid::{Credential, Svid, SvidError};
 pub use tls::{Alpn, TlsError, peer_of, sni, workload_client, workload_server};
-pub use token::{AdminToken, Audience, Issuer, TokenClaims, TokenError, TokenKey, ca_of_token, token_id};
+pub use token::{
+    AdminToken, Audience, Expected, Issuer, TokenClaims, TokenError, TokenKey, ca_of_token,
+    expected_of_token, token_id,
+};
 pub use trust::{Problem, Refusal, Role, TrustStore, VerifyError, WorkloadPeer};

@@ -207,14 +207,25 @@ impl TokenClaims {
     }
 }
 
-/// The authority that a token's bearer is to expect. The bearer cannot check the signature, and need not:
-/// whoever could change its token could as well have given it another.
+/// What a token's bearer goes by.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
+pub struct Expected {
+    /// The control plane to join.
+    pub iss: Issuer,
+    pub aud: Audience,
+    /// The authority to expect there.
+    pub ca: Pin,
+}
+
+/// What a token's bearer is to expect. The bearer cannot check the signature, and need not: whoever could
+/// change its token could as well have given it another.
+pub fn expected_of_token(token: &str) -> Result<Expected, TokenError> {
+    insecure_decode_claims(token.trim()).map_err(malformed)
+}
+
+/// The authority that a token's bearer is to expect: see [`expected_of_token`].
 pub fn ca_of_token(token: &str) -> Result<Pin, TokenError> {
-    #[derive(Deserialize)]
-    struct Expected {
-        ca: Pin,
-    }
-    Ok(insecure_decode_claims::<Expected>(token.trim()).map_err(malformed)?.ca)
+    Ok(expected_of_token(token)?.ca)
 }
 
 /// A new name for a token.
