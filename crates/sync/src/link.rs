@@ -290,6 +290,7 @@ impl<H: Host> Driver<H> {
     where
         S: Stream<Item = Result<Frame, Broken>> + Send + Unpin,
     {
+        let silent = matches!(self.ended, Some(Ended::Lost(_) | Ended::Silent(_)));
         let last_words = async {
             while let Some(frame) = self.session.next_frame(self.start.elapsed()) {
                 if outgoing.send(frame).await.is_err() {
@@ -298,7 +299,7 @@ impl<H: Host> Driver<H> {
             }
             drop(outgoing);
             // Whoever hangs up at once takes back what is not written yet: the peer ends its side first.
-            while let Some(Ok(_)) = incoming.next().await {}
+            while !silent && let Some(Ok(_)) = incoming.next().await {}
         };
         let _ = time::timeout(LAST_WORD_LIMIT, last_words).await;
         self.working.shutdown().await;
