@@ -270,3 +270,112 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use model::Protocol;
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::fixture::{CART, CATALOG, Pipe, WEB, World, destination, endpoint, nowhere};
+    use crate::tls::{Accepted, accept};
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    /// Both ends of a handshake between the web in the east and the catalog in the west.
+    async fn shake_hands(
+        world: &World,
+        expected: &str,
+        listed: &[&str],
+        offered: Protocol,
+    ) -> (Result<Secured<Pipe>, ConnectError>, Result<Accepted<Pipe>, crate::tls::AcceptError>) {
+        let web = world.credentials(&world.east, WEB);
+        let catalog = world.credentials(&world.west, CATALOG);
+        let (near, far) = Pipe::pair(64 * 1024);
+        let (endpoint, part) = (endpoint(nowhere(), expected), destination(Protocol::Tcp, listed, LIMIT));
+        tokio::join!(
+            secure(near, &endpoint, &part, &web.client_tcp, &web.trust),
+            accept(far, offered, &catalog, LIMIT)
+        )
+    }
+
+    #[tokio::test]
+    async fn both_sides_learn_who_the_other_is() {
+        let (client, server) = shake_hands(&World::new(), CATALOG, &[CATALOG], Protocol::Tcp).await;
+        assert_eq!(client.unwrap().peer.id.as_str(), CATALOG);
+        let server = server.unwrap();
+        assert_eq!((server.peer.id.as_str(), server.peer.zone.as_str()), (WEB, "east"));
+        assert_eq!(server.alpn, Some(Alpn::Tcp));
+    }
+
+    #[tokio::test]
+    async fn a_peer_counts_only_if_the_endpoint_names_it_and_the_destination_lists_it() {
+        let world = World::new();
+        for (expected, listed) in [(CART, &[CATALOG, CART][..]), (CATALOG, &[CART]), (CATALOG, &[])] {
+            let (client, _) = shake_hands(&world, expected, listed, Protocol::Tcp).await;
+            assert!(
+                matches!(client, Err(ConnectError::WrongIdentity { .. })),
+                "{expected} {listed:?}: {client:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn tls_refuses_a_protocol_that_the_inbound_does_not_take() {
+        let (client, server) = shake_hands(&World::new(), CATALOG, &[CATALOG], Protocol::Http).await;
+        assert!(matches!(client, Err(ConnectError::Handshake { .. })), "{client:?}");
+        assert!(server.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_not_believed_learns_so_after_its_handshake() {
+        let world = World::new();
+        let web = world.credentials(&world.east, WEB);
+        let distrustful = world.believing(&[("west", &world.west)], &world.west, CATALOG);
+        let (near, far) = Pipe::pair(64 * 1024);
+        let (endpoint, part) = (endpoint(nowhere(), CATALOG), destination(Protocol::Tcp, &[CATALOG], LIMIT));
+        let client = async {
+            let mut secured = secure(near, &endpoint, &part, &web.client_tcp, &web.trust)
+                .await
+                .expect("TLS 1.3 lets the client finish first");
+            read_status(&mut secured.stream, nowhere()).await
+        };
+        let (client, server) =
+            tokio::join!(client, async { accept(far, Protocol::Tcp, &distrustful, LIMIT).await.map(drop) });
+        assert!(matches!(client, Err(ConnectError::NotEstablished { .. })), "{client:?}");
+        assert!(server.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_status_byte_says_what_became_of_a_connection() {
+        let reason = |outcome: Result<(), ConnectError>| outcome.map_err(|error| error.reason());
+        let cases = [
+            (&[0][..], Ok(())),
+            (&[1], Err("denied")),
+            (&[2], Err("refused")),
+            (&[3], Err("refused")),
+            (&[77], Err("refused")),
+            (&[], Err("not-established")),
+        ];
+        for (bytes, want) in cases {
+            let (mut near, mut far) = tokio::io::duplex(8);
+            far.write_all(bytes).await.unwrap();
+            drop(far);
+            assert_eq!(reason(read_status(&mut near, nowhere()).await), want, "{bytes:?}");
+        }
+        let codes = [Status::Connected, Status::Denied, Status::Unreachable, Status::Draining];
+        assert_eq!(codes.map(Status::as_byte), [0, 1, 2, 3]);
+        assert_eq!(codes.map(|code| Status::from_byte(code.as_byte())), codes);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_covers_the_wait_for_the_first_word() {
+        let part = destination(Protocol::Tcp, &[CATALOG], LIMIT);
+        let (mut near, _silent) = tokio::io::duplex(8);
+        let start = Instant::now();
+        let outcome = within(&part, nowhere(), read_status(&mut near, nowhere())).await;
+        assert!(matches!(outcome, Err(ConnectError::TimedOut { .. })));
+        assert_eq!(start.elapsed(), LIMIT);
+    }
+}

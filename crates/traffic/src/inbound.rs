@@ -11,6 +11,7 @@ use model::SpiffeId;
 use policy::access::Client;
 use snapshot::parts;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::ProxyConfig;
@@ -51,7 +52,9 @@ impl Inbounds {
         let mut inbounds = self.inbounds.borrow_mut();
         let mut gone = Vec::new();
         inbounds.retain(|name, inbound| {
-            let stays = config.inbounds.contains_key(name);
+            // Another protocol is another inbound under the same name.
+            let protocol = inbound.part.borrow().protocol;
+            let stays = config.inbounds.get(name).is_some_and(|part| part.protocol == protocol);
             if !stays {
                 gone.extend(inbound.end());
             }
@@ -80,6 +83,8 @@ pub struct Inbound {
     pub name: u16,
     shared: Rc<Shared>,
     part: RefCell<Arc<parts::Inbound>>,
+    /// Cancelled when connections of peers should come to their end.
+    pub(crate) closing: CancellationToken,
     peers: Registry<Peer>,
     application: RefCell<Rc<Application>>,
     denials: Rc<Denials>,
@@ -87,8 +92,15 @@ pub struct Inbound {
 
 impl Inbound {
     fn new(name: u16, part: Arc<parts::Inbound>, shared: Rc<Shared>, denials: Rc<Denials>) -> Self {
-        let application = RefCell::new(Rc::new(Application::new(part.application)));
-        Self { name, shared, part: RefCell::new(part), peers: Registry::default(), application, denials }
+        Self {
+            name,
+            closing: shared.draining.child_token(),
+            shared,
+            application: RefCell::new(Rc::new(Application::new(part.application))),
+            part: RefCell::new(part),
+            peers: Registry::default(),
+            denials,
+        }
     }
 
     /// Serves one connection of a peer, from its handshake to its end.
@@ -104,7 +116,7 @@ impl Inbound {
                 return;
             }
         };
-        let (peer, entry) = self.enter(&accepted.peer);
+        let (peer, entry) = self.enter(accepted.peer);
         if protocol.is_http() {
             http::inbound::serve(accepted.stream, accepted.alpn, self, peer).await;
         } else {
@@ -137,37 +149,40 @@ impl Inbound {
         id
     }
 
-    /// Judges a new peer by the rules of this moment.
-    fn enter(&self, found: &WorkloadPeer) -> (Rc<Peer>, Entry<Peer>) {
-        let client = Client { id: found.id.clone(), zone: found.zone.clone() };
-        let peer = Rc::new(Peer {
-            verdict: RefCell::new(judge(&self.part.borrow().access, &client)),
-            standing: RefCell::new(Standing::new()),
-            id: client.id,
-        });
+    /// Judges a new peer by the rules and the trust of this moment: both may have changed since its handshake
+    /// began.
+    fn enter(&self, found: WorkloadPeer) -> (Rc<Peer>, Entry<Peer>) {
+        let verdict = match &*self.shared.credentials.borrow() {
+            Some(credentials) => self.verdict(&self.part.borrow(), &found.id, &credentials.trust),
+            None => Verdict::Denied(None),
+        };
+        let standing = RefCell::new(Standing::new());
+        let peer = Rc::new(Peer { id: found.id, verdict: RefCell::new(verdict), standing });
         let entry = self.peers.enter(peer.clone());
         (peer, entry)
+    }
+
+    fn verdict(&self, part: &parts::Inbound, peer: &SpiffeId, trust: &TrustStore) -> Verdict {
+        match trust.zone_of(&peer.trust_domain()) {
+            Some(zone) => judge(&part.access, &Client { id: peer.clone(), zone: zone.clone() }),
+            None => Verdict::Denied(None),
+        }
     }
 
     fn replace(&self, part: &Arc<parts::Inbound>, trust: &TrustStore) -> Vec<Rc<Standing>> {
         if self.part.borrow().application != part.application {
             self.application.replace(Rc::new(Application::new(part.application)));
         }
-        let protocol_stays = self.part.borrow().protocol == part.protocol;
-        *self.part.borrow_mut() = part.clone();
-        let judged = self.peers.open().into_iter().filter_map(|peer| {
-            let verdict = match trust.zone_of(&peer.id.trust_domain()) {
-                Some(zone) if protocol_stays => {
-                    judge(&part.access, &Client { id: peer.id.clone(), zone: zone.clone() })
-                }
-                _ => Verdict::Denied(None),
-            };
-            self.revoke(&peer, verdict)
-        });
-        judged.collect()
+        self.part.replace(part.clone());
+        let peers = self.peers.open().into_iter();
+        peers.filter_map(|peer| self.revoke(&peer, self.verdict(part, &peer.id, trust))).collect()
     }
 
     fn end(&self) -> Vec<Rc<Standing>> {
+        self.closing.cancel();
+        // Who is still in the handshake gets the same answer.
+        let silent = parts::Inbound { access: parts::Access::default(), ..(**self.part.borrow()).clone() };
+        self.part.replace(Arc::new(silent));
         let peers = self.peers.open().into_iter();
         peers.filter_map(|peer| self.revoke(&peer, Verdict::Denied(None))).collect()
     }

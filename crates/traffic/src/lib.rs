@@ -35,6 +35,9 @@ pub mod relay;
 
 mod transport;
 
+#[cfg(test)]
+mod fixture;
+
 pub use config::ProxyConfig;
 pub use metrics::Counters;
 pub use tls::Credentials;

@@ -68,3 +68,88 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Opening, OpeningE
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection};
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::fixture::{HANDLE, WEB, World};
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn hello(name: ServerName<'static>) -> Vec<u8> {
+        let world = World::new();
+        let config: Arc<ClientConfig> = world.credentials(&world.east, WEB).client_http.clone();
+        let mut bytes = Vec::new();
+        ClientConnection::new(config, name).unwrap().write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    async fn opened_by(bytes: &[u8]) -> Result<Opening, OpeningError> {
+        let (mut client, mut server) = tokio::io::duplex(64 * 1024);
+        client.write_all(bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        read_client_hello(&mut server, LIMIT).await
+    }
+
+    #[tokio::test]
+    async fn a_hello_is_read_whole_and_kept_however_it_comes() {
+        let mut bytes = hello(HANDLE.try_into().unwrap());
+        let whole = opened_by(&bytes).await.unwrap();
+        assert_eq!(whole, Opening { server_name: HANDLE.into(), bytes: bytes.clone() });
+
+        bytes.extend_from_slice(b"what came right behind it");
+        assert_eq!(opened_by(&bytes).await.unwrap().bytes, bytes);
+
+        let (mut client, mut server) = tokio::io::duplex(1);
+        let trickle = bytes.clone();
+        let sending = tokio::spawn(async move {
+            // Nobody takes what comes behind.
+            let _ = client.write_all(&trickle).await;
+        });
+        let opening = read_client_hello(&mut server, LIMIT).await.unwrap();
+        assert_eq!(opening.server_name, HANDLE);
+        assert!(bytes.starts_with(&opening.bytes));
+        drop(server);
+        sending.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_names_nobody_or_speaks_no_tls_is_told_apart() {
+        let by_address = hello(ServerName::IpAddress("127.0.0.1".try_into().unwrap()));
+        assert!(matches!(opened_by(&by_address).await, Err(OpeningError::NoName)));
+        assert!(matches!(opened_by(b"GET / HTTP/1.1\r\n\r\n").await, Err(OpeningError::NotTls(_))));
+        assert!(matches!(opened_by(b"").await, Err(OpeningError::Ended)));
+        let bytes = hello(HANDLE.try_into().unwrap());
+        assert!(matches!(opened_by(&bytes[..bytes.len() - 1]).await, Err(OpeningError::Ended)));
+    }
+
+    #[tokio::test]
+    async fn a_hello_without_an_end_is_given_up_on() {
+        // Records of a handshake message that says it has 60000 bytes.
+        let mut endless = vec![22, 3, 1, 0x10, 0, 1, 0, 0xea, 0x60];
+        endless.resize(5 + 0x1000, 0);
+        let mut record = vec![22, 3, 1, 0x10, 0];
+        record.resize(5 + 0x1000, 0);
+        for _ in 0..8 {
+            endless.extend_from_slice(&record);
+        }
+        let error = opened_by(&endless).await.unwrap_err();
+        assert!(matches!(error, OpeningError::TooLarge), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_given_up_on_at_the_limit() {
+        let (_client, mut server) = tokio::io::duplex(64);
+        let start = Instant::now();
+        let error = read_client_hello(&mut server, LIMIT).await.unwrap_err();
+        assert!(matches!(error, OpeningError::TooSlow(_)));
+        assert_eq!(start.elapsed(), LIMIT);
+    }
+}

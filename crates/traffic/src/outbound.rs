@@ -2,19 +2,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use model::{DestinationId, SpiffeId};
 use snapshot::parts::{self, Endpoints};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::ProxyConfig;
 use crate::balance::{self, Candidate, Fitness, Record};
 use crate::connect::ConnectError;
 use crate::http::pool::Pool;
-use crate::standing::{Registry, Standing};
+use crate::standing::{Entry, Registry, Standing};
 use crate::tls::Credentials;
 use crate::worker::Shared;
 
@@ -27,11 +28,18 @@ pub struct Outbound {
     destinations: RefCell<HashMap<DestinationId, Rc<Destination>>>,
     /// The last word about each, also about those that the configuration is yet to bring.
     signals: RefCell<HashMap<DestinationId, Arc<Endpoints>>>,
+    /// Those that the configuration dropped, as long as something of them is open.
+    leaving: RefCell<Vec<Weak<Destination>>>,
 }
 
 impl Outbound {
     pub fn new(shared: Rc<Shared>) -> Self {
-        Self { shared, destinations: RefCell::default(), signals: RefCell::default() }
+        Self {
+            shared,
+            destinations: RefCell::default(),
+            signals: RefCell::default(),
+            leaving: RefCell::default(),
+        }
     }
 
     pub fn destination(&self, id: &DestinationId) -> Option<Rc<Destination>> {
@@ -39,15 +47,18 @@ impl Outbound {
     }
 
     /// Takes over a configuration, and revokes the connections that it no longer allows: those to peers
-    /// whom the destination does not list any more, or whose trust domain is gone. Endpoints stay.
+    /// whom the destination does not list any more, or whose trust domain is gone. Endpoints stay. Those made
+    /// as someone we no longer are, such as before a renewal, take nothing new.
     pub fn apply(&self, config: &ProxyConfig) -> Vec<Rc<Standing>> {
         let mut destinations = self.destinations.borrow_mut();
         let mut signals = self.signals.borrow_mut();
-        let mut gone = Vec::new();
+        let mut leaving = self.leaving.borrow_mut();
         destinations.retain(|id, destination| {
             let stays = config.destinations.contains_key(id);
             if !stays {
-                gone.extend(destination.rejudge(|_| false));
+                // Nothing new goes there; what is open may finish.
+                destination.closing.cancel();
+                leaving.push(Rc::downgrade(destination));
                 signals.remove(id);
             }
             stays
@@ -60,11 +71,13 @@ impl Outbound {
                 }
                 Rc::new(new)
             });
-            *destination.part.borrow_mut() = part.clone();
-            let trust = &config.credentials.trust;
-            gone.extend(destination.rejudge(|peer| {
-                part.identities.contains(peer) && trust.zone_of(&peer.trust_domain()).is_some()
-            }));
+            destination.part.replace(part.clone());
+        }
+
+        leaving.retain(|destination| destination.strong_count() > 0);
+        let mut gone = Vec::new();
+        for destination in leaving.iter().filter_map(Weak::upgrade).chain(destinations.values().cloned()) {
+            gone.extend(destination.rejudge(&config.credentials));
         }
         gone
     }
@@ -85,26 +98,28 @@ pub struct Destination {
     shared: Rc<Shared>,
     part: RefCell<Arc<parts::Destination>>,
     endpoints: RefCell<Rc<[Rc<Endpoint>]>>,
-    /// Established connections, by whom they lead to.
-    pub(crate) open: Registry<OpenConnection>,
+    /// Cancelled when connections of the application should come to their end.
+    pub(crate) closing: CancellationToken,
+    /// Connections to other proxies, by whom they lead to.
+    open: Registry<OpenConnection>,
 }
 
 /// A connection to another proxy, while it is open.
 pub(crate) struct OpenConnection {
     peer: SpiffeId,
-    pub(crate) standing: Rc<Standing>,
-}
-
-impl OpenConnection {
-    pub(crate) fn new(peer: SpiffeId) -> Rc<Self> {
-        Rc::new(Self { peer, standing: Standing::new() })
-    }
+    standing: Rc<Standing>,
 }
 
 impl Destination {
     fn new(id: DestinationId, part: Arc<parts::Destination>, shared: Rc<Shared>) -> Self {
-        let part = RefCell::new(part);
-        Self { id, shared, part, endpoints: RefCell::new(Rc::new([])), open: Registry::default() }
+        Self {
+            id,
+            closing: shared.draining.child_token(),
+            shared,
+            part: RefCell::new(part),
+            endpoints: RefCell::new(Rc::new([])),
+            open: Registry::default(),
+        }
     }
 
     /// Counts a connection of the application's.
@@ -146,6 +161,17 @@ impl Destination {
         self.shared.credentials.borrow().clone().ok_or_else(unknown)
     }
 
+    /// Notes a connection to a peer that has proved who it is; it is watched by its standing from now on. Who
+    /// the destination lists may have changed since the handshake began.
+    pub(crate) fn enter(&self, peer: SpiffeId) -> (Rc<Standing>, Entry<OpenConnection>) {
+        let standing = Standing::new();
+        if !self.part.borrow().identities.contains(&peer) {
+            standing.revoke();
+        }
+        let entry = self.open.enter(Rc::new(OpenConnection { peer, standing: standing.clone() }));
+        (standing, entry)
+    }
+
     pub(crate) fn shared(&self) -> &Rc<Shared> {
         &self.shared
     }
@@ -165,7 +191,14 @@ impl Destination {
         self.endpoints.replace(new);
     }
 
-    fn rejudge(&self, stays: impl Fn(&SpiffeId) -> bool) -> Vec<Rc<Standing>> {
+    fn rejudge(&self, credentials: &Arc<Credentials>) -> Vec<Rc<Standing>> {
+        for endpoint in self.endpoints.borrow().iter() {
+            endpoint.pool.retire(credentials);
+        }
+        let part = self.part.borrow();
+        let stays = |peer: &SpiffeId| {
+            part.identities.contains(peer) && credentials.trust.zone_of(&peer.trust_domain()).is_some()
+        };
         let gone = self.open.open().into_iter().filter(|open| !stays(&open.peer));
         gone.map(|open| {
             self.shared.metrics.revocations.add();

@@ -186,3 +186,165 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustls::ClientConnection;
+    use tokio::io::AsyncReadExt;
+    use tokio::task::LocalSet;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::fixture::{HANDLE, Pipe, WEB, World};
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn relay(limits: Limits) -> Rc<Relay> {
+        let relay = Relay::new(Rc::default(), limits);
+        relay.set_handles(Handles([(HANDLE.to_owned(), endpoint(1))].into()));
+        Rc::new(relay)
+    }
+
+    fn endpoint(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    fn hello(name: &'static str) -> Vec<u8> {
+        let world = World::new();
+        let config = world.credentials(&world.east, WEB).client_http.clone();
+        let mut bytes = Vec::new();
+        ClientConnection::new(config, name.try_into().unwrap()).unwrap().write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    async fn never(_: SocketAddr) -> io::Result<Pipe> {
+        panic!("nobody is dialled")
+    }
+
+    #[tokio::test]
+    async fn a_known_name_leads_to_exactly_its_endpoint_with_every_byte() {
+        LocalSet::new()
+            .run_until(async {
+                let relay = relay(Limits::default());
+                let (mut client, near) = Pipe::pair(64 * 1024);
+                let (far, mut server) = Pipe::pair(64 * 1024);
+                let dial = |to| async move {
+                    assert_eq!(to, endpoint(1));
+                    Ok(far)
+                };
+                let serving = tokio::task::spawn_local(relay.serve(near, PEER, dial));
+                let mut bytes = hello(HANDLE);
+                bytes.extend_from_slice(b" and more");
+                client.write_all(&bytes).await.unwrap();
+                client.shutdown().await.unwrap();
+                let mut seen = Vec::new();
+                server.read_to_end(&mut seen).await.unwrap();
+                assert_eq!(seen, bytes);
+                server.write_all(b"answer").await.unwrap();
+                server.shutdown().await.unwrap();
+                let mut answer = Vec::new();
+                client.read_to_end(&mut answer).await.unwrap();
+                assert_eq!(answer, b"answer");
+                serving.await.unwrap();
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s43_unknown_sni_is_closed_like_any_other() {
+        let unknown = hello("catalogue.west.tombolo.internal");
+        // A name is looked up whole.
+        let below = hello("x.catalog.west.tombolo.internal");
+        let cases: [(&str, &[u8]); 5] = [
+            ("an unknown name", &unknown),
+            ("a name below a known one", &below),
+            ("plain HTTP", b"GET / HTTP/1.1\r\nhost: catalog.west.tombolo.internal\r\n\r\n"),
+            ("half a hello", &unknown[..100]),
+            ("nothing at all", b""),
+        ];
+        for (why, bytes) in cases {
+            let relay = relay(Limits::default());
+            let (mut client, near) = Pipe::pair(64 * 1024);
+            let reset = near.reset.clone();
+            client.write_all(bytes).await.unwrap();
+            relay.clone().serve(near, PEER, never).await;
+            assert!(reset.get(), "{why}: not a reset");
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap();
+            assert!(answer.is_empty(), "{why}: {answer:?}");
+            let counters = relay.shared.metrics.read();
+            assert_eq!((counters.relayed, counters.relay_refusals), (0, 1), "{why}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_does_not_answer_looks_like_an_unknown_name() {
+        let relay = relay(Limits::default());
+        let (mut client, near) = Pipe::pair(64 * 1024);
+        let reset = near.reset.clone();
+        client.write_all(&hello(HANDLE)).await.unwrap();
+        let start = Instant::now();
+        relay.serve(near, PEER, |_| std::future::pending::<io::Result<Pipe>>()).await;
+        assert_eq!(start.elapsed(), Limits::default().connect);
+        assert!(reset.get());
+    }
+
+    #[tokio::test]
+    async fn a_flow_ends_in_a_reset_when_its_handle_goes_or_leads_elsewhere() {
+        let cases = [
+            ("gone", Handles::default(), true),
+            ("elsewhere", Handles([(HANDLE.to_owned(), endpoint(2))].into()), true),
+            (
+                "the same",
+                Handles([(HANDLE.to_owned(), endpoint(1)), ("new".into(), endpoint(2))].into()),
+                false,
+            ),
+        ];
+        for (why, handles, ends) in cases {
+            let local = LocalSet::new();
+            local
+                .run_until(async {
+                    let relay = relay(Limits::default());
+                    let (mut client, near) = Pipe::pair(64 * 1024);
+                    let (far, mut server) = Pipe::pair(64 * 1024);
+                    let resets = [near.reset.clone(), far.reset.clone()];
+                    let dial = |_| async move { Ok(far) };
+                    let serving = tokio::task::spawn_local(relay.clone().serve(near, PEER, dial));
+                    let bytes = hello(HANDLE);
+                    client.write_all(&bytes).await.unwrap();
+                    server.read_exact(&mut vec![0; bytes.len()]).await.unwrap();
+
+                    let gone = relay.set_handles(handles);
+                    assert_eq!(gone.len(), usize::from(ends), "{why}");
+                    for standing in gone {
+                        standing.unwatched().await;
+                    }
+                    if ends {
+                        serving.await.unwrap();
+                    } else {
+                        client.write_all(b"still").await.unwrap();
+                        server.read_exact(&mut [0; 5]).await.unwrap();
+                    }
+                    assert_eq!(resets.map(|reset| reset.get()), [ends, ends], "{why}");
+                })
+                .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn each_peer_and_all_together_have_their_limit() {
+        let relay = relay(Limits { connections: 3, connections_per_peer: 2, ..Limits::default() });
+        let other: IpAddr = [127, 0, 0, 2].into();
+        let first = relay.admit(PEER).unwrap();
+        let second = relay.admit(PEER).unwrap();
+        assert!(relay.admit(PEER).is_none(), "of one peer");
+        let third = relay.admit(other).unwrap();
+        assert!(relay.admit(other).is_none(), "of all");
+        drop(first);
+        let fourth = relay.admit(other).unwrap();
+        drop((second, third, fourth));
+        assert!(relay.peers.borrow().is_empty());
+    }
+}

@@ -151,3 +151,59 @@ impl Half {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_half_ends_and_the_other_goes_on() {
+        let ((mut app, mut a), (mut b, mut server)) = (duplex(64), duplex(64));
+        let scratch = Scratch::default();
+        let talk = async {
+            app.write_all(b"request").await.unwrap();
+            app.shutdown().await.unwrap();
+            let mut request = String::new();
+            server.read_to_string(&mut request).await.unwrap();
+            assert_eq!(request, "request");
+            server.write_all(b"a longer answer").await.unwrap();
+            server.shutdown().await.unwrap();
+            let mut answer = String::new();
+            app.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "a longer answer");
+        };
+        let (copied, ()) = tokio::join!(copy_both(&mut a, &mut b, &scratch), talk);
+        assert_eq!(copied.unwrap(), (7, 15));
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_slows_down_who_writes_and_loses_nothing() {
+        let ((mut app, mut a), (mut b, mut server)) = (duplex(100_000), duplex(10));
+        let scratch = Scratch::default();
+        let sent: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
+        let sending = async {
+            app.write_all(&sent).await.unwrap();
+            app.shutdown().await.unwrap();
+        };
+        let receiving = async {
+            let mut received = Vec::new();
+            server.read_to_end(&mut received).await.unwrap();
+            server.shutdown().await.unwrap();
+            received
+        };
+        let (copied, (), received) = tokio::join!(copy_both(&mut a, &mut b, &scratch), sending, receiving);
+        assert!(received == sent);
+        assert_eq!(copied.unwrap(), (200_000, 0));
+    }
+
+    #[tokio::test]
+    async fn an_error_of_one_side_ends_both_halves() {
+        let ((mut app, mut a), (mut b, server)) = (duplex(64), duplex(64));
+        drop(server);
+        app.write_all(b"to nobody").await.unwrap();
+        let error = copy_both(&mut a, &mut b, &Scratch::default()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -40,7 +40,7 @@ pub(crate) async fn serve<T: Transport + 'static>(
     inbound: Rc<Inbound>,
     peer: Rc<Peer>,
 ) {
-    let draining = inbound.shared().draining.clone();
+    let closing = inbound.closing.clone();
     // An id is visible ASCII, as a header's value may be.
     let Ok(client) = HeaderValue::from_str(peer.id.as_str()) else { return };
     let is_h2 = alpn == Some(Alpn::H2);
@@ -58,13 +58,15 @@ pub(crate) async fn serve<T: Transport + 'static>(
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(STREAMS)
+            // When many clients of a peer vanish together it resets all their streams at once.
+            .max_pending_accept_reset_streams(STREAMS as usize)
             .max_header_list_size(HEADER_LIST)
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
         let mut connection = pin!(builder.serve_connection(stream, service));
         tokio::select! {
             ended = connection.as_mut() => ended,
-            () = draining.cancelled() => {
+            () = closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -75,7 +77,7 @@ pub(crate) async fn serve<T: Transport + 'static>(
         let mut connection = pin!(builder.serve_connection(stream, service));
         tokio::select! {
             ended = connection.as_mut() => ended,
-            () = draining.cancelled() => {
+            () = closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

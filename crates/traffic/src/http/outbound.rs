@@ -25,7 +25,7 @@ use crate::route::{Plan, plan};
 
 /// Serves one connection of the application until it ends, or until the worker drains.
 pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, destination: Rc<Destination>) {
-    let draining = destination.shared().draining.clone();
+    let closing = destination.closing.clone();
     let service = service_fn(|request| {
         let destination = destination.clone();
         async move { Ok::<_, Infallible>(answer(request, &destination).await) }
@@ -33,7 +33,7 @@ pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, destination: Rc<
     let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = draining.cancelled() => {
+        () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

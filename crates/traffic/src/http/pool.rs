@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
 use crate::connect::{ConnectError, Guarded, Secured, dial, secure, within};
-use crate::outbound::{Destination, Endpoint, OpenConnection};
+use crate::outbound::{Destination, Endpoint};
 use crate::standing::Standing;
 use crate::tls::Credentials;
 use crate::transport::Transport;
@@ -105,13 +105,19 @@ impl Pool {
         }
     }
 
-    /// Also says whether another connection would help. Those that are closed, or were made as someone we no
-    /// longer are, are left to their last streams.
-    fn least_busy(&self, credentials: &Arc<Credentials>) -> Option<(Rc<Connection>, bool)> {
+    /// Leaves connections that were made as someone we no longer are to their last streams, and forgets those
+    /// that are closed.
+    pub(crate) fn retire(&self, credentials: &Arc<Credentials>) {
         let mut open = self.open.borrow_mut();
         if !open.iter().all(|connection| connection.is_open_for(credentials)) {
             open.retain(|connection| connection.is_open_for(credentials));
         }
+    }
+
+    /// Also says whether another connection would help.
+    fn least_busy(&self, credentials: &Arc<Credentials>) -> Option<(Rc<Connection>, bool)> {
+        self.retire(credentials);
+        let open = self.open.borrow();
         let least = open.iter().min_by_key(|connection| connection.streams.get())?;
         let crowded = least.streams.get() >= STREAMS_BEFORE_ANOTHER && open.len() < CONNECTIONS;
         Some((least.clone(), crowded))
@@ -168,9 +174,9 @@ where
 {
     let address = endpoint.part.address;
     let ended = |source| ConnectError::NotEstablished { endpoint: address, source };
-    let open = OpenConnection::new(secured.peer.id);
-    let tentative = Tentative(Some(open.standing.clone()));
-    let (stream, first_byte) = Guarded::with_first_byte(secured.stream, open.standing.watch());
+    let (standing, entry) = destination.enter(secured.peer.id);
+    let (stream, first_byte) = Guarded::with_first_byte(secured.stream, standing.watch());
+    let tentative = Tentative(Some(standing));
     let (requests, connection) = Builder::new(Local)
         .timer(TokioTimer::new())
         // Nothing is sent before the peer's SETTINGS say that it is there.
@@ -185,7 +191,6 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| ended(io::Error::other(error)))?;
-    let entry = destination.open.enter(open);
     destination.shared().tasks.spawn_local(async move {
         let _entry = entry;
         // Whatever ends it, every request on it is told.
@@ -210,5 +215,162 @@ impl Drop for Tentative {
         if let Some(standing) = self.0.take() {
             standing.revoke();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use model::{DestinationId, Protocol};
+    use snapshot::parts::{self, Endpoints};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::LocalSet;
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+    use crate::ProxyConfig;
+    use crate::fixture::{CART, CATALOG, Pipe, WEB, World, destination, endpoint, nowhere};
+    use crate::outbound::Outbound;
+    use crate::tls::accept;
+    use crate::worker::Shared;
+
+    const ID: &str = "ms_default_west__catalog_http";
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    /// The web in the east, which knows the catalog at an address.
+    fn web(
+        world: &World,
+        part: parts::Destination,
+        at: std::net::SocketAddr,
+    ) -> (Rc<Shared>, Outbound, ProxyConfig) {
+        let credentials = world.credentials(&world.east, WEB);
+        let id: DestinationId = ID.parse().unwrap();
+        let config = ProxyConfig {
+            outbound: Vec::new(),
+            inbounds: BTreeMap::new(),
+            destinations: BTreeMap::from([(id.clone(), Arc::new(part))]),
+            credentials: credentials.clone(),
+        };
+        let shared = Rc::<Shared>::default();
+        shared.credentials.replace(Some(credentials));
+        let outbound = Outbound::new(shared.clone());
+        outbound.set_endpoints(&id, Arc::new(Endpoints(vec![endpoint(at, CATALOG)])));
+        outbound.apply(&config);
+        (shared, outbound, config)
+    }
+
+    fn catalog(outbound: &Outbound) -> (Rc<Destination>, Rc<Endpoint>) {
+        let destination = outbound.destination(&ID.parse().unwrap()).unwrap();
+        let endpoint = destination.pick(&[]).unwrap();
+        (destination, endpoint)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_not_established_before_the_peer_says_a_word() {
+        let world = World::new();
+        let catalog_credentials = world.credentials(&world.west, CATALOG);
+        let part = destination(Protocol::Http, &[CATALOG], LIMIT);
+        let (_, outbound, config) = web(&world, part.clone(), nowhere());
+        let (destination, endpoint) = catalog(&outbound);
+        let (near, far) = Pipe::pair(64 * 1024);
+        let near_reset = near.reset.clone();
+        LocalSet::new()
+            .run_until(async {
+                let credentials = &config.credentials;
+                let shaken = async {
+                    tokio::join!(
+                        secure(near, &endpoint.part, &part, &credentials.client_http, &credentials.trust),
+                        accept(far, Protocol::Http, &catalog_credentials, LIMIT)
+                    )
+                };
+                let (secured, accepted) = shaken.await;
+                let mut silent = accepted.unwrap().stream;
+                let start = Instant::now();
+                let attempt = establish(secured.unwrap(), &endpoint, &destination, credentials);
+                let outcome = within(&part, nowhere(), attempt).await;
+                assert!(matches!(outcome, Err(ConnectError::TimedOut { .. })));
+                assert_eq!(start.elapsed(), LIMIT);
+                // It was cut off: only HTTP/2's own preface has been sent, and no stream.
+                let mut seen = Vec::new();
+                let _ = silent.read_to_end(&mut seen).await;
+                assert!(seen.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+                assert!(frames(&seen[24..]).iter().all(|frame| matches!(frame, 4 | 6 | 8)), "{seen:?}");
+                assert!(near_reset.get());
+            })
+            .await;
+    }
+
+    /// The types of the frames.
+    fn frames(mut bytes: &[u8]) -> Vec<u8> {
+        let mut types = Vec::new();
+        while let [a, b, c, kind, ..] = *bytes {
+            types.push(kind);
+            bytes = &bytes[9 + u32::from_be_bytes([0, a, b, c]) as usize..];
+        }
+        types
+    }
+
+    #[tokio::test]
+    async fn waiting_requests_share_one_attempt_and_its_failure() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let world = World::new();
+        let part = destination(Protocol::Http, &[CATALOG], LIMIT);
+        let (shared, outbound, config) = web(&world, part, listener.local_addr().unwrap());
+        let (destination, endpoint) = catalog(&outbound);
+        LocalSet::new()
+            .run_until(async {
+                let attempts =
+                    (0..10).map(|_| Pool::connection(&endpoint, &destination, &config.credentials));
+                let attempts = futures::future::join_all(attempts);
+                let refusing = async {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    stream.write_all(b"this is no TLS").await.unwrap();
+                    // Nobody else comes.
+                    assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err());
+                };
+                let (outcomes, ()) = tokio::join!(attempts, refusing);
+                for outcome in outcomes {
+                    assert_eq!(outcome.err().map(|error| error.reason()), Some("handshake-failed"));
+                }
+            })
+            .await;
+        let counters = shared.metrics.read();
+        assert_eq!((counters.connect_failures, counters.ejections), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn connections_to_who_is_not_listed_any_more_are_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let world = World::new();
+        let catalog_credentials = world.credentials(&world.west, CATALOG);
+        let part = destination(Protocol::Http, &[CATALOG, CART], LIMIT);
+        let (_, outbound, mut config) = web(&world, part, listener.local_addr().unwrap());
+        let (to_catalog, endpoint) = catalog(&outbound);
+        LocalSet::new()
+            .run_until(async {
+                let serving = tokio::task::spawn_local(async move {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let accepted = accept(stream, Protocol::Http, &catalog_credentials, LIMIT).await.unwrap();
+                    let io = TokioIo::new(accepted.stream);
+                    let service = hyper::service::service_fn(|_| async {
+                        Ok::<_, std::convert::Infallible>(Response::new(String::new()))
+                    });
+                    hyper::server::conn::http2::Builder::new(Local).serve_connection(io, service).await
+                });
+                let connection = Pool::connection(&endpoint, &to_catalog, &config.credentials).await.unwrap();
+                assert!(connection.is_open_for(&config.credentials));
+                assert!(outbound.apply(&config).is_empty(), "what did not change is left alone");
+
+                let only_cart = destination(Protocol::Http, &[CART], LIMIT);
+                config.destinations.insert(ID.parse().unwrap(), Arc::new(only_cart));
+                let gone = outbound.apply(&config);
+                assert_eq!(gone.len(), 1);
+                gone[0].unwatched().await;
+                assert!(serving.await.unwrap().is_err(), "the peer sees a reset");
+                assert!(to_catalog.pick(&[]).is_err(), "and the endpoint is no candidate any more");
+            })
+            .await;
     }
 }

@@ -8,7 +8,7 @@ use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
 use crate::connect::{ConnectError, Secured, dial, read_status, secure, within};
-use crate::outbound::{ATTEMPTS, Destination, Endpoint, OpenConnection};
+use crate::outbound::{ATTEMPTS, Destination, Endpoint};
 use crate::tls::Credentials;
 use crate::transport::{Transport, copy_both};
 
@@ -26,9 +26,8 @@ pub async fn serve(mut stream: impl Transport, destination: Rc<Destination>) {
         }
     };
     let _in_flight = endpoint.occupy();
-    let open = OpenConnection::new(connected.peer.id);
-    let watch = open.standing.watch();
-    let _entry = destination.open.enter(open);
+    let (standing, _entry) = destination.enter(connected.peer.id);
+    let watch = standing.watch();
     let copied = tokio::select! {
         biased;
         () = watch.revoked() => None,
