@@ -78,6 +78,10 @@ impl Auth for AdminToken {
 pub(crate) struct Known(Arc<AtomicBool>);
 
 impl Known {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -123,7 +127,7 @@ impl Gate {
             Problem::unauthenticated("this token is not known here: each control plane has tokens of its own")
         })?;
         if let Some(known) = parts.extensions.get::<Known>() {
-            known.0.store(true, Ordering::Relaxed);
+            known.set();
         }
         let announced =
             parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());

@@ -72,7 +72,7 @@ pub async fn serve(
     config: ApiConfig,
     stop: CancellationToken,
 ) {
-    server::serve(listener, tls, router(config), stop).await;
+    server::serve(listener, tls, router(config), server::LIMITS, stop).await;
 }
 
 /// All routes behind the gate; requests need no connection, so tests may call it directly.

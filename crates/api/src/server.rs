@@ -26,20 +26,34 @@ use tracing::{debug, warn};
 use crate::gate::Known;
 
 const MOST_CONNECTIONS: usize = 512;
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-const HEADER_LIMIT: Duration = Duration::from_secs(15);
-/// A connection on which nobody has shown a good token by then is closed.
-const STRANGER_LIMIT: Duration = Duration::from_secs(30);
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long each step of a connection may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    handshake: Duration,
+    header: Duration,
+    /// A connection on which nobody has shown a good token by then is closed.
+    stranger: Duration,
+    drain: Duration,
+}
+
+pub(crate) const LIMITS: Limits = Limits {
+    handshake: Duration::from_secs(10),
+    header: Duration::from_secs(15),
+    stranger: Duration::from_secs(30),
+    drain: Duration::from_secs(5),
+};
+
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop` is cancelled, then lets requests that run finish, for five seconds at most.
+/// Serves until `stop` is cancelled, then lets requests that run finish.
 ///
 /// `tls` should offer the protocols `h2` and `http/1.1`.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     router: Router,
+    limits: Limits,
     stop: CancellationToken,
 ) {
     let acceptor = TlsAcceptor::from(tls);
@@ -57,7 +71,7 @@ pub(crate) async fn serve(
                 let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
                 connections.spawn(async move {
                     let _slot = slot;
-                    if let Err(error) = connection(stream, acceptor, router, stop).await {
+                    if let Err(error) = connection(stream, acceptor, router, limits, stop).await {
                         debug!(%error, "api connection failed");
                     }
                 });
@@ -71,19 +85,20 @@ pub(crate) async fn serve(
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
-    let _ = time::timeout(DRAIN_LIMIT, drained).await;
+    let _ = time::timeout(limits.drain, drained).await;
 }
 
 async fn connection(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     router: Router,
+    limits: Limits,
     stop: CancellationToken,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let opening = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        opening = time::timeout(HANDSHAKE_LIMIT, open(stream, acceptor)) => opening,
+        opening = time::timeout(limits.handshake, open(stream, acceptor)) => opening,
     };
     let Some(stream) = opening.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? else {
         return Ok(());
@@ -98,7 +113,7 @@ async fn connection(
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_buf_size(64 * 1024);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header).max_buf_size(64 * 1024);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -108,7 +123,7 @@ async fn connection(
         .keep_alive_timeout(Duration::from_secs(10));
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
-    let mut stranger = std::pin::pin!(time::sleep(STRANGER_LIMIT));
+    let mut stranger = std::pin::pin!(time::sleep(limits.stranger));
     let mut judged = false;
     loop {
         tokio::select! {
@@ -171,3 +186,88 @@ const PLAIN_TEXT_ANSWER: &str = concat!(
     r#""detail":"use https instead of http"}"#,
     "\n",
 );
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::extract::Request;
+    use axum::routing::get;
+    use rustls::crypto::aws_lc_rs;
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use tokio::io::AsyncReadExt;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    /// Knows whoever asks for `/known`.
+    async fn start(limits: Limits) -> (SocketAddr, TlsConnector) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.clone()],
+                PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into()),
+            )
+            .unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let known = get(|request: Request| async move {
+            request.extensions().get::<Known>().unwrap().set();
+            "welcome"
+        });
+        let router = Router::new().route("/known", known);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, Arc::new(server), router, limits, CancellationToken::new()));
+        (address, TlsConnector::from(Arc::new(client)))
+    }
+
+    async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, path: &str) -> io::Result<String> {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await?;
+        let mut answer = vec![0; 1024];
+        let read = stream.read(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer[..read]).into_owned())
+    }
+
+    #[tokio::test]
+    async fn who_does_not_finish_the_handshake_is_closed() {
+        let (address, _) = start(Limits { handshake: SHORT, ..LIMITS }).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        let mut half = TcpStream::connect(address).await.unwrap();
+        half.write_all(b"\x16\x03\x01\x02\x00").await.unwrap();
+        assert_eq!(half.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_stays_open_only_for_those_who_are_known() {
+        let (address, connector) = start(Limits { stranger: SHORT, ..LIMITS }).await;
+        let name = ServerName::try_from("localhost").unwrap();
+        let open = async || {
+            let stream = TcpStream::connect(address).await.unwrap();
+            connector.connect(name.clone(), stream).await.unwrap()
+        };
+        let (mut known, mut stranger) = (open().await, open().await);
+        assert!(ask(&mut known, "/known").await.unwrap().ends_with("welcome"));
+        // Answers keep nobody in: only a good token does.
+        let asking =
+            async { while ask(&mut stranger, "/other").await.is_ok_and(|answer| !answer.is_empty()) {} };
+        time::timeout(LIMITS.handshake, asking).await.expect("a stranger is closed");
+        assert!(
+            ask(&mut known, "/known").await.unwrap().ends_with("welcome"),
+            "still served, after the limit"
+        );
+    }
+}

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use api::{Admission, Authority, Change, Problem};
 use axum::Router;
+use axum::body::Body;
 use futures::future::BoxFuture;
 use http::Method;
 use model::Origin;
 use serde_json::{Value, json};
 use store::{Draft, Expect, Store};
+use tokio::time::Instant;
 
 use crate::support::Api;
 
@@ -97,7 +100,7 @@ spec:
 }
 
 #[tokio::test]
-async fn what_is_no_document_is_refused_with_its_place() {
+async fn s12_what_is_no_document_is_refused_with_its_place() {
     let api = Api::global().await;
     for (body, line) in [("a: [1, 2", 1), ("type: Mesh\n  name: x", 2), ("", 1), ("a: 1\n---\nb: 2", 3)] {
         let answer = api.put(PERMISSION, body).await.is(400);
@@ -110,6 +113,31 @@ async fn what_is_no_document_is_refused_with_its_place() {
     api.put(PERMISSION, &large).await.is(413);
     let announced = [("content-length", "2000000")];
     api.ask(Method::PUT, PERMISSION, &announced, "").await.is(413);
+}
+
+#[tokio::test]
+async fn a_name_that_a_kind_cannot_have_is_a_mistake_like_any_other() {
+    let api = Api::global().await;
+    let body = "{type: MeshService, mesh: default, name: No.Label, spec: {surprise: 1}}";
+    let answer = api.put("/meshes/default/meshservices/No.Label?dryRun=true", body).await.is(400);
+    let fields: Vec<_> = answer.body["invalid_parameters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["field"].clone())
+        .collect();
+    assert!(fields.contains(&json!("name")) && fields.len() > 1, "{}", answer.body);
+    api.get("/meshes/default/meshservices/No.Label").await.is(400);
+    api.delete("/meshes/default/meshservices/No.Label").await.is(400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_given_up_on() {
+    let api = Api::global().await;
+    let start = Instant::now();
+    let never = Body::from_stream(futures::stream::pending::<Result<&'static str, std::io::Error>>());
+    api.send(Method::PUT, PERMISSION, &[], never).await.is(408);
+    assert_eq!(start.elapsed(), Duration::from_secs(30));
 }
 
 #[tokio::test]
@@ -267,7 +295,7 @@ async fn a_document_needs_its_mesh_and_a_mesh_with_proxies_stays() {
 }
 
 #[tokio::test]
-async fn lists_come_in_pages_and_are_chosen_by_labels() {
+async fn s57_lists_come_in_pages_and_are_chosen_by_labels() {
     let api = Api::global().await;
     for n in 0..5 {
         let team = if n % 2 == 0 { "even" } else { "odd" };

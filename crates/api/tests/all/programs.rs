@@ -1,6 +1,7 @@
 //! What stands before and beside the documents: callers, revisions, tokens, zones.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::routes::{self, Inspector, Tokens, Zones};
 use api::shapes::{
@@ -14,6 +15,7 @@ use futures::future::BoxFuture;
 use http::Method;
 use model::{MeshName, Origin, ResourceName, World, ZoneName};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::support::{Api, TOKEN};
 
@@ -126,9 +128,31 @@ async fn every_error_is_a_problem() {
     api.put("/meshes", "{}").await.is(405);
     api.delete("/zones/_overview").await.is(405);
     api.get("/tokens/zone").await.is(405);
+}
+
+#[tokio::test]
+async fn s54_a_route_that_panics_costs_its_own_request_alone() {
+    let api = program();
     let broken = api.get("/broken").await.is(500);
     assert!(!broken.body.to_string().contains("secret"), "{}", broken.body);
     api.get("/meshes").await.ok();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_never_ends_is_ended() {
+    let forever = get(std::future::pending::<&'static str>);
+    let extra = Router::new().route("/forever", forever);
+    let api = Api::with(Origin::Global, Authority::Here, Arc::new(AdmitAll), extra);
+    let start = Instant::now();
+    api.get("/forever").await.is(503);
+    assert_eq!(start.elapsed(), Duration::from_secs(90));
+}
+
+#[tokio::test]
+async fn a_body_of_any_route_is_bounded() {
+    let api = program();
+    let body = format!("{{\"zone\": \"{}\"}}", "x".repeat(api::gate::MOST_BODY));
+    api.ask(Method::POST, "/tokens/zone", &[], &body).await.is(413);
 }
 
 #[tokio::test]
@@ -196,5 +220,4 @@ async fn zones_and_proxies_are_looked_at() {
 #[test]
 fn a_token_shows_nowhere_by_accident() {
     assert_eq!(format!("{:?}", TokenAnswer { token: "secret".into() }), "a token");
-    let _: Router = Router::new();
 }
