@@ -44,6 +44,8 @@ const MAX_CSR: usize = 16 << 10;
 const ENROLMENTS: usize = 16;
 /// How many enrolments a second are taken up, with bursts of twice as many.
 const ENROLMENTS_PER_SECOND: u32 = 100;
+/// How long the program may take to enrol a stranger or to let a peer in.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long closing connections may take at the end before they are cut.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -244,11 +246,12 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     request.extensions().get::<Caller>().cloned().ok_or_else(|| Status::internal("the caller is not known"))
 }
 
-/// Runs what the program does with a call; a panic in it ends the call and nothing else.
+/// Runs what the program does with a call, for a limited time; a panic in it ends the call and nothing else.
 async fn guard<T>(call: impl Future<Output = Result<T, Refusal>>) -> Result<T, Status> {
-    match AssertUnwindSafe(call).catch_unwind().await {
-        Ok(result) => result.map_err(Status::from),
-        Err(_) => Err(Status::internal("failed inside")),
+    match time::timeout(CALL_LIMIT, AssertUnwindSafe(call).catch_unwind()).await {
+        Ok(Ok(result)) => result.map_err(Status::from),
+        Ok(Err(_)) => Err(Status::internal("failed inside")),
+        Err(_) => Err(Status::unavailable("took too long")),
     }
 }
 

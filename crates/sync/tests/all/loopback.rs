@@ -16,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sync::client::{self, DialError, Target};
 use sync::link::{Handle, Peer};
 use sync::server::{self, Enrolment, Handler, Options, Refusal};
+use sync::session::Ended;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::host::{TestHost, options, proxy, signal, zone};
 
 const LIMIT: Duration = Duration::from_secs(20);
+const STRANGERS: u32 = 8;
 
 #[tokio::test]
 async fn a_proxy_enrols_connects_and_is_kept_in_step_both_ways() {
@@ -86,6 +88,35 @@ async fn a_closed_handle_ends_the_session_of_the_peer() {
     zone.handle.close("the credential is revoked");
     let state = proxy.host.until("the session is over", |state| !state.ended.is_empty()).await;
     assert!(state.ended[0].to_string().contains("the credential is revoked"), "{:?}", state.ended);
+}
+
+#[tokio::test]
+async fn the_last_word_of_a_client_arrives() {
+    let site = Site::new().await;
+    let identity = site.enrol("good", "proxy/default/web-1").await.unwrap();
+    let proxy = site.dial(&identity);
+    let (zone, _) = site.joined().await;
+    proxy.host.handle.connected().await;
+    proxy.host.handle.close("draining");
+    let state = zone.until("the session is over", |state| !state.ended.is_empty()).await;
+    assert_eq!(state.ended[0], Ended::ByPeer("draining".to_owned()));
+}
+
+#[tokio::test]
+async fn a_crowd_of_strangers_is_turned_away_and_then_others_may_come() {
+    let site = Site::new().await;
+    let mut crowd = Vec::new();
+    for _ in 0..STRANGERS {
+        crowd.push(TcpStream::connect(site.address).await.unwrap());
+    }
+    assert!(site.enrol("good", "zone/east").await.is_err(), "there is no room");
+    drop(crowd);
+    let entered = async {
+        while site.enrol("good", "zone/east").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    time::timeout(LIMIT, entered).await.expect("there is room again");
 }
 
 #[tokio::test]
@@ -195,7 +226,8 @@ impl Site {
         let stop = CancellationToken::new();
         let door = Arc::new(Door { authority: authority.clone(), join });
         let mut limits = Options::new(options());
-        limits.handshake = Duration::from_secs(1);
+        limits.handshake = Duration::from_secs(2);
+        limits.strangers = STRANGERS;
         let running = tokio::spawn(server::serve(listener, current, door, limits, stop.clone()));
         Self { authority, address, tls, joined: tokio::sync::Mutex::new(joined), stop, running }
     }
