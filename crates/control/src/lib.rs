@@ -1,8 +1,8 @@
 //! What both control planes are: a data folder, server certificates, joining, tokens, defaults, serving.
 //!
 //! The global and the zones are compositions of these. Read `home` first, which everything else stands on;
-//! then `server_tls` and `serve` (how one is reached), `enrolment` and `tokens` (how peers join), and
-//! `defaults` (what a first start makes).
+//! then `server_tls` and `serve` (how one is reached), `enrolment` and `tokens` (how peers join), `defaults`
+//! (what a first start makes), and `questions` (the words between a global and its zones).
 
 pub mod clock;
 
@@ -17,6 +17,8 @@ pub mod enrolment;
 pub mod tokens;
 
 pub mod defaults;
+
+pub mod questions;
 
 pub use clock::Clock;
 pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};

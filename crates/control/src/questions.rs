@@ -1,0 +1,50 @@
+//! What a global and its zones ask each other, and the signals between them: names and shapes.
+
+use api::shapes::{LateProxy, ZoneProgress};
+use model::{DestinationId, MeshName, ResourceName, Version};
+use serde::{Deserialize, Serialize};
+
+/// Any lower peer asks for its next control certificate: a request in DER, answered by a PEM chain.
+pub const CLIENT_CERTIFICATE: &str = "client-certificate";
+
+/// The global asks a zone who runs a revision: [`RevisionQuestion`], answered by [`RevisionAnswer`].
+pub const REVISION: &str = "revision";
+
+/// The global asks a zone about a proxy: [`InspectQuestion`], answered by `api::shapes::InspectDataplane`.
+pub const INSPECT: &str = "inspect";
+
+/// A zone tells the global how its proxies are: `api::shapes::ProxyCounts`.
+pub const SUMMARY: &str = "summary";
+
+/// What a zone tells others of a destination of its own: `snapshot::endpoints::Exports`. No bytes: no word
+/// yet, which takes nothing away.
+const EXPORTS: &str = "exports/";
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct RevisionQuestion {
+    pub revision: Version,
+    /// How long to wait for it to be applied or refused.
+    pub wait_ms: u64,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct RevisionAnswer {
+    pub zone: ZoneProgress,
+    pub late: Vec<LateProxy>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct InspectQuestion {
+    pub mesh: MeshName,
+    pub name: ResourceName,
+}
+
+/// The name of the signal that carries a destination's exports.
+pub fn exports_signal(destination: &DestinationId) -> String {
+    format!("{EXPORTS}{destination}")
+}
+
+/// The reverse of [`exports_signal`]; none for other signals.
+pub fn exported(signal: &str) -> Option<DestinationId> {
+    signal.strip_prefix(EXPORTS)?.parse().ok()
+}

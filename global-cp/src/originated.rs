@@ -1,0 +1,386 @@
+//! Decides what of a zone's own documents is taken over: a zone speaks for itself alone.
+//!
+//! A document that is refused keeps its last accepted version in force, and disturbs no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use identity::TrustStore;
+use model::kinds::{self, MeshService, MeshTrust, ResourceSpec};
+use model::{Document, DocumentKey, MeshName, Origin, Point, Record, TrustDomain, Version, World, ZoneName};
+use store::{MAX_DOCUMENT, Write};
+use sync::{Batch, Refused};
+
+/// What a judgement depends on.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// The trust domains that were given to the zone, beside those that are its own by their name.
+    pub trust_domains: Vec<TrustDomain>,
+    /// Every trust bundle that is held, of all origins.
+    pub trusts: Vec<Record>,
+    /// The keys of all documents of the zone that are held; needed for a whole batch only.
+    pub held: BTreeSet<DocumentKey>,
+}
+
+/// What becomes of a batch: to be written as one, with the documents that were refused.
+#[derive(Debug)]
+pub struct Judged {
+    pub writes: Vec<Write>,
+    pub refused: Vec<Refused>,
+    /// The zone's point afterwards.
+    pub world: World,
+}
+
+/// Judges a batch of a zone, entry by entry. None if it does not say how far it leads.
+pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judged> {
+    let origin = Origin::Zone(zone.clone());
+    let upto = batch.world.point(&origin)?;
+    // Of other origins a zone has nothing to say.
+    let world: World = [(origin.clone(), upto)].into_iter().collect();
+    let mut trusts = Trusts::new(&standing.trusts);
+    let mut stay = BTreeSet::new();
+    let (mut writes, mut refused) = (Vec::new(), Vec::new());
+    for entry in batch.entries {
+        let (key, version) = (entry.key.clone(), entry.version.clone());
+        let record = Record::try_from(entry).map_err(|error| error.to_string());
+        let judged = record.and_then(|record| {
+            stay.insert(record.key.clone());
+            check(&record, zone, upto, &standing.trust_domains)?;
+            trusts.take(&record)?;
+            Ok(record)
+        });
+        match judged {
+            Ok(record) => writes.push(Write::Copy(record)),
+            Err(reason) => refused.push(Refused { key, version, reason }),
+        }
+    }
+    let mut leave = |key: DocumentKey| {
+        let version = Version { origin: origin.clone(), point: upto };
+        writes.push(Write::Forget { key, version });
+    };
+    for text in batch.removed {
+        match text.parse::<DocumentKey>() {
+            Ok(key) if key.origin == origin => leave(key),
+            _ => refused.push(Refused { key: text, version: None, reason: not_theirs(zone) }),
+        }
+    }
+    if batch.whole {
+        standing.held.iter().filter(|key| !stay.contains(*key)).cloned().for_each(leave);
+    }
+    writes.push(Write::Advance(world.clone()));
+    Some(Judged { writes, refused, world })
+}
+
+/// Whether a zone may publish this document.
+fn check(record: &Record, zone: &ZoneName, upto: Point, given: &[TrustDomain]) -> Result<(), String> {
+    let Record { key, version, .. } = record;
+    let origin = Origin::Zone(zone.clone());
+    if key.origin != origin || version.origin != origin {
+        return Err(not_theirs(zone));
+    }
+    if version.point > upto {
+        return Err(format!("{version} is later than its batch"));
+    }
+    if record.bytes.len() > MAX_DOCUMENT {
+        return Err(format!("it has more than {} KiB", MAX_DOCUMENT / 1024));
+    }
+    if record.secret {
+        return Err("secrets do not travel".to_owned());
+    }
+    // What only newer programs know is carried as it came.
+    let Some(kind) = kinds::by_name(key.kind.as_str()) else { return Ok(()) };
+    if !kind.travels.up {
+        return Err(format!("{kind} documents do not travel from zones"));
+    }
+    if kind.is_mesh_scoped() != key.mesh.is_some() {
+        return Err(format!(
+            "{kind} documents stand {} a mesh",
+            if kind.is_mesh_scoped() { "in" } else { "outside of" }
+        ));
+    }
+    let document = Document::from_record(record).map_err(|error| error.to_string())?;
+    let mesh = key.mesh.as_ref();
+    if let Some(trust) = document.spec_as::<MeshTrust>() {
+        owns(zone, mesh, &trust.trust_domain, given)?;
+    }
+    if let Some(service) = document.spec_as::<MeshService>() {
+        for id in &service.identities {
+            owns(zone, mesh, &id.trust_domain(), given)?;
+        }
+    }
+    Ok(())
+}
+
+fn not_theirs(zone: &ZoneName) -> String {
+    format!("zone '{zone}' speaks for its own documents alone")
+}
+
+fn owns(
+    zone: &ZoneName,
+    mesh: Option<&MeshName>,
+    domain: &TrustDomain,
+    given: &[TrustDomain],
+) -> Result<(), String> {
+    if given.contains(domain) || own_domain(domain) == mesh.map(|mesh| (mesh.clone(), zone.clone())) {
+        return Ok(());
+    }
+    Err(format!(
+        "trust domain '{domain}' is not zone '{zone}'s: its own are <mesh>.{zone}.mesh.local, and those in \
+         trustDomains of its Zone"
+    ))
+}
+
+/// Whose trust domain this is by its name alone, `<mesh>.<zone>.mesh.local`.
+pub fn own_domain(domain: &TrustDomain) -> Option<(MeshName, ZoneName)> {
+    let (mesh, zone) = domain.as_str().strip_suffix(".mesh.local")?.split_once('.')?;
+    Some((mesh.parse().ok()?, zone.parse().ok()?))
+}
+
+/// The bundles that are held, to tell an older one or a stolen key from a good one.
+struct Trusts {
+    held: BTreeMap<DocumentKey, Record>,
+}
+
+impl Trusts {
+    fn new(held: &[Record]) -> Self {
+        Self { held: held.iter().map(|record| (record.key.clone(), record.clone())).collect() }
+    }
+
+    /// Takes a bundle in, so that the next one is judged beside it; other documents are none of its business.
+    fn take(&mut self, record: &Record) -> Result<(), String> {
+        let Some((domain, pem)) = bundle(record) else { return Ok(()) };
+        if let Some(held) = self.held.get(&record.key).filter(|held| held.version != record.version)
+            && record.bundle < held.bundle
+        {
+            return Err(format!(
+                "it has {}, which is older than the bundle that is held, {}",
+                number(record),
+                number(held)
+            ));
+        }
+        let others = self
+            .held
+            .iter()
+            .filter(|(key, _)| **key != record.key && key.mesh == record.key.mesh)
+            .filter_map(|(key, held)| Some((key.origin.zone(), bundle(held)?)));
+        // Only whose key is whose matters here: whom a bundle of the global belongs to does not.
+        let any = record.key.origin.zone().ok_or("it is not of a zone")?;
+        let others = others
+            .filter(|(_, (other, _))| *other != domain)
+            .map(|(zone, (other, pem))| (other, zone.unwrap_or(any).clone(), pem));
+        let bundles: Vec<_> = others.chain([(domain.clone(), any.clone(), pem)]).collect();
+        let (_, problems) = TrustStore::from_bundles(bundles);
+        if let Some(problem) = problems.into_iter().find(|problem| problem.domain == domain) {
+            return Err(problem.to_string());
+        }
+        self.held.insert(record.key.clone(), record.clone());
+        Ok(())
+    }
+}
+
+fn bundle(record: &Record) -> Option<(TrustDomain, String)> {
+    if record.key.kind.as_str() != MeshTrust::KIND.name {
+        return None;
+    }
+    let document = Document::from_record(record).ok()?;
+    let trust = document.spec_as::<MeshTrust>()?;
+    Some((trust.trust_domain.clone(), trust.ca_bundles.concat()))
+}
+
+fn number(record: &Record) -> String {
+    match record.bundle {
+        Some(bundle) => format!("number {}.{}", bundle.incarnation, bundle.n),
+        None => "no number".to_owned(),
+    }
+}
+
+/// Whether a zone's batch continues what is held of it: a zone that comes back with less, or with another
+/// history, is not believed until somebody decides.
+pub fn diverges(held: Option<(Point, &[u8])>, upto: Point, hash: &[u8]) -> Option<String> {
+    let (held, held_hash) = held?;
+    if upto < held {
+        return Some(format!(
+            "the zone wrote up to revision {} of epoch {}, and was heard to be at {} of {} before",
+            upto.revision, upto.epoch, held.revision, held.epoch
+        ));
+    }
+    if upto.epoch > held.epoch && held.revision > 0 {
+        return Some(format!("the zone began epoch {}, which nobody has accepted", upto.epoch));
+    }
+    let differs = upto == held && !hash.is_empty() && !held_hash.is_empty() && hash != held_hash;
+    differs.then(|| format!("the zone tells another history up to revision {}", held.revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use identity::ZoneCa;
+    use model::BundleNumber;
+    use serde_json::json;
+    use sync::Entry;
+
+    use super::*;
+
+    fn east() -> ZoneName {
+        "east".parse().unwrap()
+    }
+
+    fn entry(key: &str, revision: u64, spec: serde_json::Value) -> Entry {
+        let key: DocumentKey = key.parse().unwrap();
+        let mut body = json!({ "type": key.kind, "name": key.name, "spec": spec });
+        if let Some(mesh) = &key.mesh {
+            body["mesh"] = json!(mesh);
+        }
+        let version = Version::new(key.origin.clone(), 1, revision);
+        let bytes = serde_json::to_vec(&body).unwrap().into();
+        Record { key, version, secret: false, requires: vec![], bundle: None, bytes }.into()
+    }
+
+    fn service(key: &str, domain: &str) -> Entry {
+        let id = format!("spiffe://{domain}/workload/web");
+        entry(key, 5, json!({"ports": [{"port": 80}], "identities": [{"type": "SpiffeID", "value": id}]}))
+    }
+
+    /// A bundle with the authority of `ca` that claims to be of `domain`.
+    fn trust(key: &str, domain: &str, ca: &str, n: u64) -> Entry {
+        let spec = json!({"trustDomain": domain, "caBundles": [{"type": "Pem", "pem": {"value": ca}}]});
+        Entry { bundle: Some(BundleNumber { incarnation: 1, n }), ..entry(key, 5 + n, spec) }
+    }
+
+    fn ca(domain: &str) -> String {
+        ZoneCa::create(domain.parse().unwrap(), identity::AUTHORITY_LIFETIME, SystemTime::now())
+            .unwrap()
+            .bundle_pem()
+    }
+
+    fn batch(entries: Vec<Entry>) -> Batch {
+        let upto = Point { epoch: 1, revision: 50 };
+        let world = [(Origin::Zone(east()), upto), (Origin::Global, upto)].into_iter().collect();
+        Batch { entries, world, ..Batch::default() }
+    }
+
+    fn refused(judged: &Judged) -> Vec<&str> {
+        judged.refused.iter().map(|refused| refused.reason.as_str()).collect()
+    }
+
+    #[test]
+    fn s36_a_zone_speaks_for_itself_alone_and_the_rest_flows() {
+        let standing =
+            Standing { trust_domains: vec!["bank.example".parse().unwrap()], ..Standing::default() };
+        let (own, given) = (ca("default.east.mesh.local"), ca("bank.example"));
+        let stolen = ca("default.west.mesh.local");
+        let east_service = "MeshService/default/east//web";
+        let late =
+            Entry { version: Some("east-1-51".parse().unwrap()), ..service(east_service, "bank.example") };
+        let relabelled =
+            Entry { version: Some("west-1-5".parse().unwrap()), ..service(east_service, "bank.example") };
+        let secret = Entry { secret: true, ..service(east_service, "bank.example") };
+        let broken = entry(east_service, 5, json!({"ports": [{"port": 0}]}));
+        let key = "MeshTrust/default/east//t";
+        let cases = [
+            ("its service", service(east_service, "default.east.mesh.local"), true),
+            ("its service, with a given domain", service(east_service, "bank.example"), true),
+            ("another zone's document", service("MeshService/default/west//web", "bank.example"), false),
+            ("the global's document", service("MeshService/default/global//web", "bank.example"), false),
+            ("another zone's version", relabelled, false),
+            ("a version of the future", late, false),
+            ("an identity of another zone", service(east_service, "default.west.mesh.local"), false),
+            ("an identity of another mesh", service(east_service, "shop.east.mesh.local"), false),
+            ("a secret", secret, false),
+            ("what cannot be read", broken, false),
+            ("what does not travel up", entry("Mesh//east//shop", 5, json!({})), false),
+            ("its bundle", trust(key, "default.east.mesh.local", &own, 1), true),
+            ("a bundle of a given domain", trust(key, "bank.example", &given, 1), true),
+            ("another zone's domain", trust(key, "default.west.mesh.local", &stolen, 1), false),
+            ("another zone's authority", trust(key, "default.east.mesh.local", &stolen, 1), false),
+            ("a kind of the future", entry("MeshFromTheFuture/default/east//x", 5, json!({"a": 1})), true),
+        ];
+        for (why, entry, may) in cases {
+            let neighbour = service("MeshService/default/east//neighbour", "default.east.mesh.local");
+            let judged = judge(batch(vec![entry, neighbour]), &east(), &standing).unwrap();
+            assert_eq!(judged.refused.is_empty(), may, "{why}: {judged:?}");
+            let copies = judged.writes.iter().filter(|write| matches!(write, Write::Copy(_))).count();
+            assert_eq!(copies, 1 + usize::from(may), "{why}: the neighbour flows");
+            let world: World =
+                [(Origin::Zone(east()), Point { epoch: 1, revision: 50 })].into_iter().collect();
+            assert_eq!(judged.world, world, "{why}: of the global it has nothing to say");
+        }
+    }
+
+    #[test]
+    fn s42_an_older_bundle_never_replaces_a_newer_one() {
+        let (key, domain) = ("MeshTrust/default/east//t", "default.east.mesh.local");
+        let pem = ca(domain);
+        let held = Record::try_from(trust(key, domain, &pem, 7)).unwrap();
+        let standing = Standing { trusts: vec![held], ..Standing::default() };
+        for (n, may) in [(6, false), (8, true)] {
+            let judged = judge(batch(vec![trust(key, domain, &pem, n)]), &east(), &standing).unwrap();
+            assert_eq!(judged.refused.is_empty(), may, "{n}: {:?}", refused(&judged));
+        }
+        let unnumbered = Entry { bundle: None, ..trust(key, domain, &pem, 9) };
+        let judged = judge(batch(vec![unnumbered]), &east(), &standing).unwrap();
+        assert!(refused(&judged)[0].contains("no number"), "{judged:?}");
+    }
+
+    #[test]
+    fn the_key_of_an_authority_that_is_held_is_not_taken_by_another_domain() {
+        let pem = ca("bank.example");
+        let held = Record::try_from(trust("MeshTrust/default/west//t", "bank.example", &pem, 1)).unwrap();
+        let standing = Standing {
+            trust_domains: vec!["robber.example".parse().unwrap()],
+            trusts: vec![held],
+            ..Standing::default()
+        };
+        let stolen = trust("MeshTrust/default/east//t", "robber.example", &pem, 1);
+        let judged = judge(batch(vec![stolen]), &east(), &standing).unwrap();
+        assert_eq!(judged.refused.len(), 1);
+    }
+
+    #[test]
+    fn what_leaves_is_forgotten_and_what_was_refused_stays() {
+        let keys = ["MeshService/default/east//kept", "MeshService/default/east//gone"];
+        let standing =
+            Standing { held: keys.iter().map(|key| key.parse().unwrap()).collect(), ..Standing::default() };
+        let refused = entry(keys[0], 5, json!({"ports": [{"port": 0}]}));
+        let whole = Batch { whole: true, ..batch(vec![refused]) };
+        let forgotten = |judged: Judged| -> Vec<String> {
+            let key = |write: &Write| match write {
+                Write::Forget { key, .. } => Some(key.to_string()),
+                _ => None,
+            };
+            judged.writes.iter().filter_map(key).collect()
+        };
+        assert_eq!(forgotten(judge(whole, &east(), &standing).unwrap()), [keys[1]]);
+
+        let removed = ["MeshService/default/east//gone", "MeshService/default/west//other", "nonsense"];
+        let difference = Batch { removed: removed.map(str::to_owned).to_vec(), ..batch(vec![]) };
+        let judged = judge(difference, &east(), &standing).unwrap();
+        assert_eq!(judged.refused.len(), 2);
+        assert_eq!(forgotten(judged), [keys[1]]);
+    }
+
+    #[test]
+    fn a_batch_that_leads_nowhere_is_no_batch() {
+        let batch = Batch { world: World::default(), ..batch(vec![]) };
+        assert!(judge(batch, &east(), &Standing::default()).is_none());
+    }
+
+    #[test]
+    fn a_zone_that_comes_back_with_another_history_is_not_believed() {
+        let point = |epoch, revision| Point { epoch, revision };
+        let held = Some((point(1, 7), &b"a"[..]));
+        let cases = [
+            ("first seen", None, point(1, 3), &b"a"[..], false),
+            ("goes on", held, point(1, 8), b"b", false),
+            ("the same again", held, point(1, 7), b"a", false),
+            ("the same, without a hash", held, point(1, 7), b"", false),
+            ("another at the same number", held, point(1, 7), b"b", true),
+            ("with less", held, point(1, 6), b"a", true),
+            ("empty", held, point(1, 0), b"", true),
+            ("a new epoch", held, point(2, 9), b"b", true),
+        ];
+        for (why, held, upto, hash, want) in cases {
+            assert_eq!(diverges(held, upto, hash).is_some(), want, "{why}");
+        }
+    }
+}

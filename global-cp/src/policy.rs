@@ -1,0 +1,166 @@
+//! Decides what a zone is sent: the documents of the global that travel down, and those of other zones that
+//! travel across, never its own and never secrets.
+
+use model::{DocumentKey, Origin, Point, World, ZoneName, kinds};
+use store::Changes;
+use sync::{Batch, Entry};
+
+/// Whether documents under this key go to a zone.
+pub fn goes_to(key: &DocumentKey, zone: &ZoneName) -> bool {
+    let kind = kinds::by_name(key.kind.as_str());
+    match &key.origin {
+        // A kind that only newer zones know is theirs to judge.
+        Origin::Global => kind.is_none_or(|kind| kind.travels.down),
+        Origin::Zone(origin) => origin != zone && kind.is_some_and(|kind| kind.travels.across),
+    }
+}
+
+/// The batch that tells a zone these changes; none where it has nothing to learn. A world that moved is
+/// worth telling: somebody may wait for a revision that changes nothing here.
+pub fn batch(changes: Changes, have: &World, zone: &ZoneName, hash: Vec<u8>) -> Option<Batch> {
+    let Changes { whole, records, tombstones, world } = changes;
+    let mut removed: Vec<String> = tombstones
+        .into_iter()
+        .filter(|(key, _)| goes_to(key, zone))
+        .map(|(key, _)| key.to_string())
+        .collect();
+    let mut entries = Vec::new();
+    for record in records.into_iter().filter(|record| goes_to(&record.key, zone)) {
+        if !record.secret {
+            entries.push(Entry::from(record));
+        } else if !whole {
+            // It may have become one.
+            removed.push(record.key.to_string());
+        }
+    }
+    let world = without(&world, zone);
+    if !whole && entries.is_empty() && removed.is_empty() && without(have, zone) == world {
+        return None;
+    }
+    Some(Batch { whole, entries, removed, world, hash: hash.into() })
+}
+
+/// A zone knows its own point best.
+fn without(world: &World, zone: &ZoneName) -> World {
+    let own = Origin::Zone(zone.clone());
+    world
+        .iter()
+        .filter(|(origin, _)| **origin != own)
+        .map(|(origin, point)| (origin.clone(), point))
+        .collect()
+}
+
+/// Whether what a zone has of the global can be continued by what the global wrote: not if the zone was told
+/// more than was ever written here, or something else. Then this store was put back, and nothing is sent
+/// until somebody decides which history counts.
+pub fn diverges(have: &World, hash: &[u8], own: Point, own_hash: Option<&[u8]>) -> Option<String> {
+    let theirs = have.point(&Origin::Global)?;
+    if theirs > own {
+        let (told, written) = (point(theirs), point(own));
+        return Some(format!("the zone was told up to {told}, and only {written} is written here"));
+    }
+    // The hash is that of the zone's point, where it is of this epoch.
+    let differs = !hash.is_empty() && own_hash.is_some_and(|own| own != hash);
+    (theirs.epoch == own.epoch && differs)
+        .then(|| format!("the zone was told another history up to {}", point(theirs)))
+}
+
+fn point(point: Point) -> String {
+    format!("global-{}-{}", point.epoch, point.revision)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Record, Version};
+
+    use super::*;
+
+    fn record(key: &str, revision: u64, secret: bool) -> Record {
+        let key: DocumentKey = key.parse().unwrap();
+        let version = Version::new(key.origin.clone(), 1, revision);
+        Record { key, version, secret, requires: vec![], bundle: None, bytes: "{}".into() }
+    }
+
+    fn world(points: &[(&str, u64)]) -> World {
+        let point = |(origin, revision): &(&str, u64)| {
+            (origin.parse().unwrap(), Point { epoch: 1, revision: *revision })
+        };
+        points.iter().map(point).collect()
+    }
+
+    #[test]
+    fn each_kind_travels_as_the_table_of_kinds_says() {
+        let east = "east".parse().unwrap();
+        let cases = [
+            ("Mesh//global//default", true),
+            ("Zone//global//west", false),
+            ("MeshTrafficPermission/default/global//all", true),
+            ("MeshIdentity/default/global//all", true),
+            ("MeshTrafficPermission/default/west//all", false),
+            ("MeshService/default/west//catalog", true),
+            ("MeshService/default/east//catalog", false),
+            ("MeshZoneAddress/default/west//ingress", true),
+            ("MeshTrust/default/west//trust", true),
+            ("MeshTrust/default/global//trust", true),
+            ("MeshTrust/default/east//trust", false),
+            ("Workload/default/west//catalog", false),
+            ("Dataplane/default/west//catalog-1", false),
+            ("MeshFromTheFuture/default/global//x", true),
+            ("MeshFromTheFuture/default/west//x", false),
+        ];
+        for (key, goes) in cases {
+            assert_eq!(goes_to(&key.parse().unwrap(), &east), goes, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_batch_has_what_travels_and_the_world_without_the_zones_own_point() {
+        let east = "east".parse().unwrap();
+        let changes = Changes {
+            whole: false,
+            records: vec![
+                record("Mesh//global//default", 3, false),
+                record("Zone//global//east", 4, false),
+                record("MeshService/default/west//catalog", 9, false),
+                record("MeshFromTheFuture/default/global//hidden", 5, true),
+            ],
+            tombstones: vec![
+                ("MeshIdentity/default/global//gone".parse().unwrap(), "global-1-6".parse().unwrap()),
+                ("Workload/default/west//gone".parse().unwrap(), "west-1-8".parse().unwrap()),
+            ],
+            world: world(&[("global", 6), ("west", 9), ("east", 70)]),
+        };
+        let batch = batch(changes, &World::default(), &east, b"hash".to_vec()).unwrap();
+        let entries: Vec<_> = batch.entries.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(entries, ["Mesh//global//default", "MeshService/default/west//catalog"]);
+        let removed = ["MeshIdentity/default/global//gone", "MeshFromTheFuture/default/global//hidden"];
+        assert_eq!(batch.removed, removed);
+        assert_eq!(batch.world, world(&[("global", 6), ("west", 9)]));
+    }
+
+    #[test]
+    fn a_world_that_moved_is_told_and_one_that_did_not_is_not() {
+        let east = "east".parse().unwrap();
+        let nothing = |world| Changes { whole: false, records: vec![], tombstones: vec![], world };
+        let have = world(&[("global", 6), ("east", 1)]);
+        assert!(batch(nothing(world(&[("global", 6), ("east", 9)])), &have, &east, vec![]).is_none());
+        assert!(batch(nothing(world(&[("global", 7), ("east", 9)])), &have, &east, vec![]).is_some());
+    }
+
+    #[test]
+    fn only_a_history_that_is_ours_is_continued() {
+        let own = Point { epoch: 1, revision: 7 };
+        let cases = [
+            ("nothing yet", world(&[]), &b""[..], false),
+            ("behind", world(&[("global", 5)]), b"ours", false),
+            ("behind, without a hash", world(&[("global", 5)]), b"", false),
+            ("as far", world(&[("global", 7)]), b"ours", false),
+            ("another history", world(&[("global", 5)]), b"theirs", true),
+            ("ahead", world(&[("global", 8)]), b"ours", true),
+            ("ahead of what is relayed", world(&[("global", 7), ("west", 900)]), b"ours", false),
+        ];
+        for (why, have, hash, want) in cases {
+            assert_eq!(diverges(&have, hash, own, Some(b"ours")).is_some(), want, "{why}");
+        }
+    }
+}

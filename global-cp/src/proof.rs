@@ -1,0 +1,294 @@
+//! Who runs a revision: asked of all zones at once, and put together.
+
+use std::time::Duration;
+
+use api::shapes::{MOST_LATE, Progress, ProxyCounts, RevisionState, ZoneProgress, ZoneState};
+use api::{NoSuchRevision, Proof};
+use control::questions::{REVISION, RevisionAnswer, RevisionQuestion};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use model::{Origin, Point, Version, World, ZoneName};
+use sync::session::AskError;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::zones::Zones;
+
+/// A question may wait for at most 30 s; longer waits are asked again.
+const ROUND: Duration = Duration::from_secs(20);
+/// How much longer than its wait an answer may take.
+const MARGIN: Duration = Duration::from_secs(2);
+/// Between two questions to one zone, where it answers sooner than it was asked to wait.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Whether a revision exists, as far as the global can say: of its own it knows each, of a zone's it may not
+/// have heard yet.
+pub fn exists(
+    version: &Version,
+    own: Point,
+    world: &World,
+    zones: impl Fn(&ZoneName) -> bool,
+) -> Result<(), NoSuchRevision> {
+    let Version { origin, point } = version;
+    match origin {
+        Origin::Global if point.epoch < own.epoch => Err(NoSuchRevision::Gone),
+        Origin::Global if *point > own || point.epoch != own.epoch || point.revision == 0 => {
+            Err(NoSuchRevision::NotHere)
+        }
+        Origin::Global => Ok(()),
+        Origin::Zone(zone) => match world.point(origin) {
+            Some(held) if point.epoch < held.epoch => Err(NoSuchRevision::Gone),
+            Some(_) => Ok(()),
+            None if zones(zone) => Ok(()),
+            None => Err(NoSuchRevision::NotHere),
+        },
+    }
+}
+
+/// One refusal is a refusal; otherwise it is applied when every zone and every proxy says so.
+pub fn combine(revision: Version, answers: Vec<RevisionAnswer>) -> RevisionState {
+    let mut zones = Vec::new();
+    let mut late = Vec::new();
+    for answer in answers {
+        zones.push(answer.zone);
+        late.extend(answer.late);
+    }
+    zones.sort_by(|a, b| a.name.cmp(&b.name));
+    late.sort_by(|a, b| (&a.zone, &a.proxy).cmp(&(&b.zone, &b.proxy)));
+    late.truncate(MOST_LATE);
+    let state = if zones.iter().any(|zone| zone.state == ZoneState::Refused) {
+        Progress::Refused
+    } else if zones.iter().all(is_applied) {
+        Progress::Applied
+    } else {
+        Progress::Pending
+    };
+    RevisionState { revision, state, zones, late }
+}
+
+/// What counts, beside what the zone says, is that none of its proxies is late and none unknown.
+fn is_applied(zone: &ZoneProgress) -> bool {
+    zone.state == ZoneState::Applied && zone.proxies.late == 0 && zone.proxies.unknown == 0
+}
+
+/// What a zone answered, with what only the zone itself could say otherwise put right.
+fn of_zone(zone: &ZoneName, mut answer: RevisionAnswer) -> RevisionAnswer {
+    answer.zone.name = zone.clone();
+    for late in &mut answer.late {
+        late.zone = zone.clone();
+    }
+    answer
+}
+
+fn without_word(zone: &ZoneName, state: ZoneState, proxies: ProxyCounts) -> RevisionAnswer {
+    RevisionAnswer { zone: ZoneProgress { name: zone.clone(), state, proxies }, late: Vec::new() }
+}
+
+pub(crate) struct GlobalProof {
+    zones: Zones,
+}
+
+impl GlobalProof {
+    pub(crate) fn new(zones: Zones) -> Self {
+        Self { zones }
+    }
+
+    async fn prove(&self, version: Version, wait: Duration) -> Result<RevisionState, NoSuchRevision> {
+        let deadline = Instant::now() + wait;
+        let looked = async {
+            let head = self.zones.store().head().await?;
+            Ok::<_, store::Error>((head, self.zones.documents().await?))
+        };
+        let (head, documents) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) => {
+                // The route has no word for this; nobody is told that something is applied.
+                error!(%error, "the store failed");
+                let nobody = RevisionState {
+                    revision: version,
+                    state: Progress::Pending,
+                    zones: Vec::new(),
+                    late: Vec::new(),
+                };
+                return Ok(nobody);
+            }
+        };
+        exists(&version, head.point, &head.world, |zone| documents.contains_key(zone))?;
+
+        let enough = CancellationToken::new();
+        let enabled = documents.into_iter().filter(|(_, document)| document.enabled).map(|(zone, _)| zone);
+        let mut asked: FuturesUnordered<_> =
+            enabled.map(|zone| self.zone(zone, &version, deadline, &enough)).collect();
+        let mut answers = Vec::new();
+        while let Some(answer) = asked.next().await {
+            if answer.zone.state == ZoneState::Refused {
+                enough.cancel();
+            }
+            answers.push(answer);
+        }
+        drop(asked);
+        Ok(combine(version, answers))
+    }
+
+    /// What one zone says, once it has decided, or as it is at the deadline or when others have said enough.
+    async fn zone(
+        &self,
+        zone: ZoneName,
+        version: &Version,
+        deadline: Instant,
+        enough: &CancellationToken,
+    ) -> RevisionAnswer {
+        let mut comings = self.zones.comings();
+        loop {
+            comings.mark_unchanged();
+            let over = enough.is_cancelled() || Instant::now() >= deadline;
+            let wait = if over { Duration::ZERO } else { (deadline - Instant::now()).min(ROUND) };
+            let asking = self.ask(&zone, version, wait);
+            let answer = tokio::select! {
+                answer = asking => answer,
+                () = enough.cancelled(), if !over => continue,
+            };
+            let heard = self.zones.heard(&zone);
+            let (answer, is_away) = match answer {
+                Ok(answer) => (of_zone(&zone, answer), false),
+                Err(AskError::Disconnected) => (without_word(&zone, ZoneState::Offline, heard.counts), true),
+                Err(error) => {
+                    warn!(%zone, %error, "the zone does not say who runs a revision");
+                    (without_word(&zone, ZoneState::Pending, heard.counts), false)
+                }
+            };
+            if over || is_applied(&answer.zone) || answer.zone.state == ZoneState::Refused {
+                return answer;
+            }
+            if heard.diverged && answer.zone.state == ZoneState::Pending {
+                return without_word(&zone, ZoneState::Diverged, answer.zone.proxies);
+            }
+            let next = async {
+                if is_away {
+                    let _ = comings.changed().await;
+                } else {
+                    time::sleep(PAUSE).await;
+                }
+            };
+            tokio::select! {
+                () = next => {}
+                () = time::sleep_until(deadline) => return answer,
+                () = enough.cancelled() => {}
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        zone: &ZoneName,
+        version: &Version,
+        wait: Duration,
+    ) -> Result<RevisionAnswer, AskError> {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let question = RevisionQuestion { revision: version.clone(), wait_ms };
+        let body = serde_json::to_vec(&question).expect("a version and a number are JSON");
+        let answer = self.zones.ask(zone, REVISION, body, wait + MARGIN).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| AskError::Refused(format!("its answer cannot be read: {error}")))
+    }
+}
+
+impl Proof for GlobalProof {
+    fn revision(
+        &self,
+        version: Version,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<RevisionState, NoSuchRevision>> {
+        Box::pin(self.prove(version, wait))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::shapes::{LateProxy, LateReason, LateState};
+
+    use super::*;
+
+    fn answer(zone: &str, state: ZoneState, late: u64, unknown: u64) -> RevisionAnswer {
+        without_word(&zone.parse().unwrap(), state, ProxyCounts { current: 1, late, unknown })
+    }
+
+    #[test]
+    fn a_revision_is_applied_when_everyone_says_so_and_refused_when_anyone_does() {
+        use ZoneState::{Applied, Diverged, Offline, Pending, Refused};
+        let cases = [
+            ("no zones", vec![], Progress::Applied),
+            ("all", vec![answer("east", Applied, 0, 0), answer("west", Applied, 0, 0)], Progress::Applied),
+            (
+                "one is late",
+                vec![answer("east", Applied, 0, 0), answer("west", Pending, 1, 0)],
+                Progress::Pending,
+            ),
+            ("one says so in spite of a late proxy", vec![answer("east", Applied, 1, 0)], Progress::Pending),
+            (
+                "one says so in spite of an unknown proxy",
+                vec![answer("east", Applied, 0, 1)],
+                Progress::Pending,
+            ),
+            (
+                "one is away",
+                vec![answer("east", Applied, 0, 0), answer("west", Offline, 0, 0)],
+                Progress::Pending,
+            ),
+            ("one diverged", vec![answer("east", Diverged, 0, 0)], Progress::Pending),
+            (
+                "one refused",
+                vec![answer("east", Refused, 0, 0), answer("west", Pending, 1, 0)],
+                Progress::Refused,
+            ),
+        ];
+        for (why, answers, want) in cases {
+            assert_eq!(combine("global-1-1".parse().unwrap(), answers).state, want, "{why}");
+        }
+    }
+
+    #[test]
+    fn the_late_are_named_up_to_a_limit_and_a_zone_speaks_for_itself() {
+        let late = |proxy: usize| LateProxy {
+            zone: "elsewhere".parse().unwrap(),
+            proxy: format!("default/web-{proxy:04}"),
+            state: LateState::Late,
+            reason: LateReason::Slow,
+            detail: String::new(),
+        };
+        let answers = ["west", "east"].map(|zone| {
+            let mut answer = answer("elsewhere", ZoneState::Pending, 80, 0);
+            answer.late = (0..80).map(late).collect();
+            of_zone(&zone.parse().unwrap(), answer)
+        });
+        let state = combine("global-1-1".parse().unwrap(), answers.into());
+        assert_eq!(state.zones.iter().map(|zone| zone.name.as_str()).collect::<Vec<_>>(), ["east", "west"]);
+        assert_eq!((state.late.len(), state.late[0].zone.as_str()), (MOST_LATE, "east"));
+    }
+
+    #[test]
+    fn only_its_origin_knows_that_a_revision_was_never_written() {
+        let own = Point { epoch: 2, revision: 7 };
+        let heard = |revision| Point { epoch: 1, revision };
+        let world: World = [(Origin::Zone("east".parse().unwrap()), heard(3))].into_iter().collect();
+        let cases = [
+            ("global-2-7", Ok(())),
+            ("global-2-1", Ok(())),
+            ("global-2-8", Err(NoSuchRevision::NotHere)),
+            ("global-2-0", Err(NoSuchRevision::NotHere)),
+            ("global-1-3", Err(NoSuchRevision::Gone)),
+            ("global-3-1", Err(NoSuchRevision::NotHere)),
+            ("east-1-3", Ok(())),
+            ("east-1-900", Ok(())),
+            ("east-0-1", Err(NoSuchRevision::Gone)),
+            ("west-1-1", Ok(())),
+            ("north-1-1", Err(NoSuchRevision::NotHere)),
+        ];
+        for (version, want) in cases {
+            let found = exists(&version.parse().unwrap(), own, &world, |zone| zone.as_str() == "west");
+            assert_eq!(found, want, "{version}");
+        }
+    }
+}

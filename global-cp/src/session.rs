@@ -1,0 +1,237 @@
+//! The global's end of one session with a zone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::shapes::ProxyCounts;
+use bytes::Bytes;
+use control::questions::{CLIENT_CERTIFICATE, SUMMARY};
+use identity::certificates_to_pem;
+use model::kinds::{MeshTrust, ResourceSpec};
+use model::{Origin, Point, World, ZoneName};
+use serde::{Deserialize, Serialize};
+use store::{Filter, Store};
+use sync::batch::{Base, Batch, Place, Refused};
+use sync::frame::{Heartbeat, Hello, Signal};
+use sync::link::{Host, HostError, Topics};
+use sync::session::{Applied, Ended};
+use sync::topic::Topic;
+use tracing::{error, info, warn};
+
+use crate::originated::{self, Standing};
+use crate::policy;
+use crate::zones::Zones;
+
+pub(crate) struct ZoneSession {
+    zones: Zones,
+    zone: ZoneName,
+    id: u64,
+}
+
+/// The rolling hash that came with what is held of a zone. It is a hint: where it is missing, or of another
+/// point, less is noticed.
+#[derive(Default, Deserialize, Serialize)]
+struct HeardHash {
+    point: Point,
+    hash: Vec<u8>,
+}
+
+impl ZoneSession {
+    pub(crate) fn new(zones: Zones, zone: ZoneName, id: u64) -> Self {
+        Self { zones, zone, id }
+    }
+
+    fn store(&self) -> &dyn Store {
+        self.zones.store()
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::Zone(self.zone.clone())
+    }
+
+    /// What is held of the zone: up to where, and the hash that came with that.
+    async fn held(&self) -> Result<Option<HeardHash>, HostError> {
+        let Some(point) = self.store().head().await?.world.point(&self.origin()) else { return Ok(None) };
+        let heard = self.store().secret_get(&hash_name(&self.zone)).await?;
+        let heard: HeardHash =
+            heard.and_then(|heard| serde_json::from_slice(heard.expose()).ok()).unwrap_or_default();
+        let hash = if heard.point == point { heard.hash } else { Vec::new() };
+        Ok(Some(HeardHash { point, hash }))
+    }
+
+    async fn policy(&self, base: Base) -> Result<Option<Batch>, HostError> {
+        let (have, hash) = match base {
+            Base::Opened(place) => (place.have, place.hash),
+            Base::Acknowledged(world) => (world, Bytes::new()),
+        };
+        let own = self.store().head().await?.point;
+        let at = have.point(&Origin::Global).map(|point| point.revision);
+        let own_hash = match at {
+            Some(revision) if !hash.is_empty() => self.store().hash_at(revision).await?,
+            _ => None,
+        };
+        let own_hash = own_hash.as_ref().map(|hash| hash.0.as_slice());
+        if let Some(reason) = policy::diverges(&have, &hash, own, own_hash) {
+            error!(zone = %self.zone, reason, "this store was put back; the zone is sent nothing");
+            self.zones.mark_diverged(&self.zone, true);
+            return Ok(None);
+        }
+        self.zones.mark_diverged(&self.zone, false);
+        let filter = Filter::all().not_written_by(self.origin());
+        let changes = self.store().since(have.clone(), filter).await?;
+        let reached = changes.world.point(&Origin::Global).unwrap_or_default().revision;
+        let hash = self.store().hash_at(reached).await?.map(|hash| hash.0.to_vec());
+        Ok(policy::batch(changes, &have, &self.zone, hash.unwrap_or_default()))
+    }
+
+    async fn take_over(&self, batch: Batch) -> Result<Applied, HostError> {
+        let turn = self.zones.turn(&self.zone);
+        let _turn = turn.lock().await;
+        if !self.zones.is_latest(&self.zone, self.id) {
+            return Err("a newer session of this zone took over".into());
+        }
+        let Some(upto) = batch.world.point(&self.origin()) else {
+            return Err(format!("zone '{}' does not say how far its batch leads", self.zone).into());
+        };
+        let held = self.held().await?;
+        let held = held.as_ref().map(|held| (held.point, held.hash.as_slice()));
+        if let Some(reason) = originated::diverges(held, upto, &batch.hash) {
+            warn!(zone = %self.zone, reason, "holding what the zone originates");
+            return Ok(Applied::Held { reason });
+        }
+        let standing = self.standing(&batch).await?;
+        let hash = batch.hash.clone();
+        let Some(judged) = originated::judge(batch, &self.zone, &standing) else {
+            return Err(format!("zone '{}' sent no batch of its own", self.zone).into());
+        };
+        for refused in &judged.refused {
+            self.zones.metrics().documents_refused.inc();
+            let (document, reason) = (&refused.key, &refused.reason);
+            warn!(zone = %self.zone, document, reason, "refused a document");
+        }
+        self.store().apply(judged.writes).await?;
+        let heard = serde_json::to_vec(&HeardHash { point: upto, hash: hash.to_vec() })?;
+        self.store().secret_put(&hash_name(&self.zone), heard.into()).await?;
+        Ok(Applied::Stored { world: judged.world, refused: judged.refused })
+    }
+
+    async fn standing(&self, batch: &Batch) -> Result<Standing, HostError> {
+        let store = self.store();
+        let trust_domains = self.zones.document(&self.zone).await?.unwrap_or_default().trust_domains;
+        let mut standing = Standing { trust_domains, ..Standing::default() };
+        let kind = MeshTrust::KIND;
+        if batch.entries.iter().any(|entry| entry.key.starts_with(kind.name)) {
+            standing.trusts = store.list(Filter::all().kinds([kind.key_name()])).await?.records;
+        }
+        if batch.whole {
+            let held = store.list(Filter::all().written_by(self.origin())).await?.records;
+            standing.held = held.into_iter().map(|record| record.key).collect::<BTreeSet<_>>();
+        }
+        Ok(standing)
+    }
+}
+
+fn hash_name(zone: &ZoneName) -> String {
+    format!("originated/{zone}")
+}
+
+impl Host for ZoneSession {
+    fn topics(&self) -> Topics {
+        Topics { serves: vec![Topic::POLICY], copies: vec![Topic::ORIGINATED] }
+    }
+
+    async fn collect(&self, topic: Topic, base: Base) -> Result<Option<Batch>, HostError> {
+        if topic == Topic::POLICY { self.policy(base).await } else { Ok(None) }
+    }
+
+    async fn locate(&self, topic: Topic) -> Result<Place, HostError> {
+        if topic != Topic::ORIGINATED {
+            return Ok(Place::default());
+        }
+        // What an earlier session began to store is there then.
+        let turn = self.zones.turn(&self.zone);
+        let _turn = turn.lock().await;
+        let Some(HeardHash { point, hash }) = self.held().await? else { return Ok(Place::default()) };
+        let have = [(self.origin(), point)].into_iter().collect();
+        Ok(Place { have, hash: hash.into(), held: BTreeMap::new() })
+    }
+
+    async fn apply(&self, topic: Topic, batch: Batch) -> Result<Applied, HostError> {
+        if topic == Topic::ORIGINATED {
+            self.take_over(batch).await
+        } else {
+            Err(format!("a zone does not own {topic}").into())
+        }
+    }
+
+    fn acknowledged(&self, _topic: &Topic, _world: &World, refused: &[Refused]) {
+        for Refused { key, reason, .. } in refused {
+            self.zones.metrics().documents_refused_by_zones.inc();
+            warn!(zone = %self.zone, document = key, reason, "the zone refused a document");
+        }
+    }
+
+    fn held_by_peer(&self, topic: &Topic, reason: &str) {
+        warn!(zone = %self.zone, %topic, reason, "the zone holds what it has, and takes no more");
+        if *topic == Topic::POLICY {
+            self.zones.mark_diverged(&self.zone, true);
+        }
+    }
+
+    fn subscribed(&self, added: &[String], removed: &[String]) {
+        if self.zones.is_latest(&self.zone, self.id) {
+            self.zones.subscribed(&self.zone, added, removed);
+        }
+    }
+
+    async fn signals(&self, signals: BTreeMap<String, Signal>) {
+        if !self.zones.is_latest(&self.zone, self.id) {
+            return;
+        }
+        for (name, signal) in signals {
+            if name != SUMMARY {
+                self.zones.exported(&self.zone, &name, signal);
+                continue;
+            }
+            match serde_json::from_slice::<ProxyCounts>(&signal.value) {
+                Ok(counts) => self.zones.count(&self.zone, counts),
+                // No word yet.
+                Err(_) if signal.value.is_empty() => {}
+                Err(error) => warn!(zone = %self.zone, %error, "the zone's summary cannot be read"),
+            }
+        }
+    }
+
+    async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
+        if kind != CLIENT_CERTIFICATE {
+            return Err(format!("the global answers no questions of kind '{kind}'"));
+        }
+        let chain = self.zones.renew(&self.zone, &body).await.map_err(|error| error.to_string())?;
+        Ok(certificates_to_pem(&chain).into())
+    }
+
+    fn ages(&self) -> Vec<(Origin, std::time::Duration)> {
+        self.zones.ages(&self.zone)
+    }
+
+    fn heartbeat(&self, _heartbeat: &Heartbeat) {
+        self.zones.hear(&self.zone);
+    }
+
+    fn connected(&self, _hello: &Hello) -> Result<(), String> {
+        self.zones.came(&self.zone);
+        Ok(())
+    }
+
+    fn stale(&self, stale: bool) {
+        if stale {
+            warn!(zone = %self.zone, "nothing is heard of the zone");
+        } else {
+            info!(zone = %self.zone, "the zone is heard again");
+        }
+    }
+
+    fn closed(&self, ended: &Ended) {
+        info!(zone = %self.zone, %ended, "zone disconnected");
+        self.zones.detach(&self.zone, self.id);
+    }
+}

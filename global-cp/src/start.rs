@@ -1,0 +1,75 @@
+//! Puts the parts together, in the order in which they need each other.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Context;
+use api::{ApiConfig, Authority, routes};
+use control::{Clock, Home, Listeners, Running, ServerTls, TokenOffice, defaults, serve, server_tls};
+use model::Origin;
+use prometheus_client::registry::Registry;
+use runtime::{AdminPages, Readiness, Tasks};
+use sync::{link, server, session};
+
+use crate::admission::GlobalAdmission;
+use crate::answers::Answers;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::proof::GlobalProof;
+use crate::zones::{self, Zones};
+
+/// The global control plane, to be started in any process.
+pub struct GlobalCp;
+
+impl GlobalCp {
+    /// Serves when this returns. Everything is released when [`Running::shutdown`] does.
+    pub async fn start(options: Options) -> anyhow::Result<Running> {
+        let clock = Clock::system();
+        // Ports first: whoever cannot have them should not touch the folder.
+        let listeners = Listeners::bind(&options.addresses()).await?;
+        let addresses = listeners.addresses()?;
+        let home = Home::open(&options.data_dir, Origin::Global, clock.now())
+            .await
+            .with_context(|| format!("cannot use the data folder {}", options.data_dir.display()))?;
+        defaults::make(&*home.store).await.context("the default mesh cannot be made")?;
+
+        let hosts: Vec<String> = server_tls::host_name().into_iter().collect();
+        let (tls, renewal) = ServerTls::start(home.ca.clone(), hosts.clone(), clock.clone())?;
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let zones = Zones::new(home.clone(), clock.clone(), metrics);
+
+        let mut tasks = Tasks::new();
+        let readiness = Readiness::new();
+        let stopping = tasks.stopping();
+        let draining = readiness.clone();
+        tasks.spawn("readiness", |_| async move {
+            stopping.cancelled().await;
+            let _not_ready = draining.guard("the end");
+            Ok(())
+        });
+        tasks.spawn("certificate", |stop| renewal.run(stop));
+        tasks.spawn("defaults", |stop| defaults::run(home.store.clone(), stop));
+        let followed = zones.clone();
+        tasks.spawn("zones", |stop| zones::follow(followed, stop));
+
+        let answers = Arc::new(Answers::new(zones.clone()));
+        let config = ApiConfig {
+            store: home.store.clone(),
+            authority: Authority::Here,
+            proof: Arc::new(GlobalProof::new(zones.clone())),
+            auth: home.auth(),
+            admission: Arc::new(GlobalAdmission::new(zones.clone())),
+            hosts: hosts.into_iter().collect::<BTreeSet<_>>(),
+            extra: routes::zones(answers.clone())
+                .merge(routes::inspect(answers))
+                .merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
+        };
+        serve::rest(&mut tasks, listeners.api, tls.api, config);
+        let sessions = link::Options::new(env!("CARGO_PKG_VERSION"), session::Limits::CONTROL_PLANE);
+        serve::sync(&mut tasks, listeners.sync, tls.sync, Arc::new(zones), server::Options::new(sessions));
+        let pages = AdminPages { readiness: Some(readiness), metrics: Some(Arc::new(registry)) };
+        serve::health(&mut tasks, listeners.health, pages);
+        Ok(Running::start(addresses, tasks, home))
+    }
+}

@@ -1,0 +1,420 @@
+//! The zones that joined: who is here, how they are heard, and what was said to and by them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::shapes::ProxyCounts;
+use control::questions::SUMMARY;
+use control::{Clock, Enroller, Home};
+use identity::{Peer, ServerRole, peer_from_certificate};
+use model::kinds::{ResourceSpec, Zone};
+use model::{Document, DocumentKey, Labels, Origin, Record, ZoneName};
+use rustls::pki_types::CertificateDer;
+use snapshot::handle::zone_tag;
+use store::{Draft, Expect, Filter, Store};
+use sync::frame::Signal;
+use sync::link::{self, Handle};
+use sync::server::{Enrolment, Handler, Refusal};
+use sync::session::AskError;
+use sync::topic::Topic;
+use tokio::sync::{Mutex as Turn, watch};
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::exports::{Effect, Exports};
+use crate::metrics::Metrics;
+use crate::session::ZoneSession;
+
+/// How long a failed look at the store waits before the next.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Clones share one state.
+#[derive(Clone)]
+pub(crate) struct Zones(Arc<Inner>);
+
+struct Inner {
+    home: Home,
+    clock: Clock,
+    enroller: Enroller,
+    metrics: Metrics,
+    sessions: AtomicU64,
+    entries: Mutex<BTreeMap<ZoneName, Entry>>,
+    /// Taken before `entries`, never after.
+    exports: Mutex<Exports>,
+    /// Changes when a zone comes or goes.
+    comings: watch::Sender<u64>,
+}
+
+/// What is known of a zone beside its documents; gone with the process.
+#[derive(Default)]
+struct Entry {
+    session: Option<Attached>,
+    last_heard: Option<Instant>,
+    counts: ProxyCounts,
+    /// It was told another history of the global than ours.
+    diverged: bool,
+    /// Held while something is stored in the zone's name.
+    turn: Arc<Turn<()>>,
+}
+
+struct Attached {
+    id: u64,
+    handle: Handle,
+}
+
+/// How a zone is heard now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) has_session: bool,
+    pub(crate) age: Option<Duration>,
+    pub(crate) counts: ProxyCounts,
+    pub(crate) diverged: bool,
+}
+
+impl Zones {
+    pub(crate) fn new(home: Home, clock: Clock, metrics: Metrics) -> Self {
+        Self(Arc::new(Inner {
+            enroller: Enroller::new(home.clone()),
+            home,
+            clock,
+            metrics,
+            sessions: AtomicU64::default(),
+            entries: Mutex::default(),
+            exports: Mutex::default(),
+            comings: watch::Sender::default(),
+        }))
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.0.home.store
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// All zones that have a document, by name.
+    pub(crate) async fn documents(&self) -> Result<BTreeMap<ZoneName, Zone>, store::Error> {
+        let filter = Filter::all().kinds([Zone::KIND.key_name()]).written_by(Origin::Global);
+        let listing = self.store().list(filter).await?;
+        Ok(listing.records.iter().filter_map(read_zone).collect())
+    }
+
+    pub(crate) async fn document(&self, zone: &ZoneName) -> Result<Option<Zone>, store::Error> {
+        let record = self.store().get(&key(zone)).await?;
+        Ok(record.as_ref().and_then(read_zone).map(|(_, zone)| zone))
+    }
+
+    pub(crate) fn heard(&self, zone: &ZoneName) -> Heard {
+        self.entries().get(zone).map(Entry::heard).unwrap_or_default()
+    }
+
+    /// How long ago each other zone was heard of.
+    pub(crate) fn ages(&self, but: &ZoneName) -> Vec<(Origin, Duration)> {
+        let entries = self.entries();
+        let others = entries.iter().filter(|(zone, _)| *zone != but);
+        others
+            .filter_map(|(zone, entry)| Some((Origin::Zone(zone.clone()), entry.last_heard?.elapsed())))
+            .collect()
+    }
+
+    /// Changes whenever a zone comes or goes.
+    pub(crate) fn comings(&self) -> watch::Receiver<u64> {
+        self.0.comings.subscribe()
+    }
+
+    pub(crate) async fn ask(
+        &self,
+        zone: &ZoneName,
+        kind: &'static str,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<bytes::Bytes, AskError> {
+        let handle = self.handle(zone).ok_or(AskError::Disconnected)?;
+        handle.ask(kind, body, timeout).await
+    }
+
+    /// The next certificate of a zone that is here.
+    pub(crate) async fn renew(
+        &self,
+        zone: &ZoneName,
+        csr_der: &[u8],
+    ) -> Result<Vec<CertificateDer<'static>>, control::EnrolError> {
+        self.0.enroller.renew(&Peer::Zone(zone.clone()), csr_der, self.0.clock.now()).await
+    }
+
+    /// A session that is to be the only one of its zone: an earlier one is closed.
+    fn attach(&self, zone: &ZoneName, handle: Handle) -> u64 {
+        let id = self.0.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        handle.subscribe([SUMMARY]);
+        let mut exports = self.exports();
+        let mut entries = self.entries();
+        let entry = entries.entry(zone.clone()).or_default();
+        entry.diverged = false;
+        match entry.session.replace(Attached { id, handle }) {
+            Some(earlier) => earlier.handle.close("a newer session of this zone took over"),
+            None => {
+                self.0.metrics.zones_connected.inc();
+            }
+        }
+        let effects = exports.joined(zone);
+        carry_out(&entries, effects);
+        id
+    }
+
+    pub(crate) fn detach(&self, zone: &ZoneName, id: u64) {
+        if let Some(entry) = self.entries().get_mut(zone)
+            && entry.session.take_if(|session| session.id == id).is_some()
+        {
+            self.0.metrics.zones_connected.dec();
+        }
+        self.0.comings.send_modify(|n| *n += 1);
+    }
+
+    /// The zone has introduced itself: it can be asked.
+    pub(crate) fn came(&self, zone: &ZoneName) {
+        self.hear(zone);
+        info!(%zone, "zone connected");
+        self.0.comings.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn hear(&self, zone: &ZoneName) {
+        self.change(zone, |entry| entry.last_heard = Some(Instant::now()));
+    }
+
+    pub(crate) fn count(&self, zone: &ZoneName, counts: ProxyCounts) {
+        self.change(zone, |entry| entry.counts = counts);
+    }
+
+    pub(crate) fn mark_diverged(&self, zone: &ZoneName, diverged: bool) {
+        self.change(zone, |entry| entry.diverged = diverged);
+    }
+
+    fn change(&self, zone: &ZoneName, change: impl FnOnce(&mut Entry)) {
+        change(self.entries().entry(zone.clone()).or_default());
+    }
+
+    /// Held while something is stored in the zone's name, so that sessions do not store at once.
+    pub(crate) fn turn(&self, zone: &ZoneName) -> Arc<Turn<()>> {
+        self.entries().entry(zone.clone()).or_default().turn.clone()
+    }
+
+    pub(crate) fn is_latest(&self, zone: &ZoneName, id: u64) -> bool {
+        self.entries().get(zone).and_then(|entry| entry.session.as_ref()).is_some_and(|held| held.id == id)
+    }
+
+    /// A zone wants exports of others, or no longer.
+    pub(crate) fn subscribed(&self, zone: &ZoneName, added: &[String], removed: &[String]) {
+        let mut exports = self.exports();
+        let entries = self.entries();
+        let is_here = |zone: &ZoneName| entries.get(zone).is_some_and(|entry| entry.session.is_some());
+        let effects = exports.subscribed(zone, added, removed, Instant::now(), is_here);
+        carry_out(&entries, effects);
+    }
+
+    /// A zone says what it exports.
+    pub(crate) fn exported(&self, zone: &ZoneName, name: &str, signal: Signal) {
+        let mut exports = self.exports();
+        match exports.heard(zone, name, signal, Instant::now()) {
+            Ok(effects) => carry_out(&self.entries(), effects),
+            Err(_) => {
+                self.0.metrics.exports_ignored.inc();
+                warn!(%zone, signal = name, "a zone spoke for what is not its own");
+            }
+        }
+    }
+
+    /// Makes the zone's document if it has none.
+    async fn ensure(&self, zone: &ZoneName) -> Result<Zone, Refusal> {
+        if let Some(document) = self.document(zone).await.map_err(not_now)? {
+            return Ok(document);
+        }
+        let others = self.documents().await.map_err(not_now)?;
+        if let Some(other) = same_tag(zone, others.keys()) {
+            return Err(Refusal::Denied(format!(
+                "zone '{zone}' cannot join: its tag is that of zone '{other}'; give it another name"
+            )));
+        }
+        let made =
+            Document::generate(None, zone.as_name().clone().into(), Labels::default(), Zone::default());
+        match self.store().put(Draft::new(key(zone), made.canonical()), Expect::Absent).await {
+            Ok(_) => {
+                info!(%zone, "a new zone joined");
+                Ok(Zone::default())
+            }
+            Err(store::Error::Conflict { .. }) => {
+                Ok(self.document(zone).await.map_err(not_now)?.unwrap_or_default())
+            }
+            Err(error) => Err(not_now(error)),
+        }
+    }
+
+    async fn ensure_enabled(&self, zone: &ZoneName) -> Result<(), Refusal> {
+        if self.ensure(zone).await?.enabled { Ok(()) } else { Err(Refusal::Denied(disabled(zone))) }
+    }
+
+    fn handle(&self, zone: &ZoneName) -> Option<Handle> {
+        Some(self.entries().get(zone)?.session.as_ref()?.handle.clone())
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<ZoneName, Entry>> {
+        // Nothing can panic between two states that fit together.
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exports(&self) -> MutexGuard<'_, Exports> {
+        self.0.exports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn heard(&self) -> Heard {
+        Heard {
+            has_session: self.session.is_some(),
+            age: self.last_heard.map(|at| at.elapsed()),
+            counts: self.counts,
+            diverged: self.diverged,
+        }
+    }
+}
+
+impl Handler for Zones {
+    type Host = ZoneSession;
+
+    async fn enrol(&self, enrolment: Enrolment) -> Result<Vec<CertificateDer<'static>>, Refusal> {
+        let Enrolment { token, csr_der, peer, address } = enrolment;
+        let now = self.0.clock.now();
+        let enrolled = self.0.enroller.enrol(&token, &csr_der, &peer, now).await.map_err(|error| {
+            warn!(%address, peer = peer.escape_debug().to_string(), %error, "did not join");
+            error
+        })?;
+        match &enrolled.peer {
+            Peer::Zone(zone) => self.ensure_enabled(zone).await?,
+            _ => return Err(Refusal::Denied("only zones join the global".to_owned())),
+        }
+        Ok(enrolled.chain)
+    }
+
+    async fn connected(&self, peer: link::Peer, handle: Handle) -> Result<Arc<ZoneSession>, Refusal> {
+        let leaf = peer.certificates.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
+        let zone = match peer_from_certificate(leaf, &ServerRole::Global) {
+            Ok(Peer::Zone(zone)) => zone,
+            Ok(other) => return Err(Refusal::Denied(format!("{other} is no zone"))),
+            Err(error) => return Err(Refusal::Unauthenticated(error.to_string())),
+        };
+        self.ensure_enabled(&zone).await?;
+        let id = self.attach(&zone, handle);
+        // Somebody may have disabled it meanwhile, before the session could be found and closed.
+        if let Err(refusal) = self.ensure_enabled(&zone).await {
+            self.detach(&zone, id);
+            return Err(refusal);
+        }
+        Ok(Arc::new(ZoneSession::new(self.clone(), zone, id)))
+    }
+}
+
+/// Tells sessions what the store learned, and closes those of zones that may no longer connect.
+pub(crate) async fn follow(zones: Zones, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        let followed = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            followed = follow_log(&zones) => followed,
+        };
+        if let Err(error) = followed {
+            error!(%error, "cannot follow the store; trying again");
+            let _ = time::timeout(AGAIN, stop.cancelled()).await;
+        }
+    }
+}
+
+async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
+    let mut watch = zones.store().watch(zones.store().head().await?.sequence);
+    close_disabled(zones).await?;
+    loop {
+        for entry in zones.entries().values() {
+            if let Some(session) = &entry.session {
+                session.handle.changed(&Topic::POLICY);
+            }
+        }
+        let commit = watch.next().await?;
+        if commit.changes.iter().any(|change| change.key().kind.as_str() == Zone::KIND.name) {
+            close_disabled(zones).await?;
+        }
+    }
+}
+
+async fn close_disabled(zones: &Zones) -> Result<(), store::Error> {
+    for (zone, document) in zones.documents().await? {
+        if !document.enabled
+            && let Some(handle) = zones.handle(&zone)
+        {
+            handle.close(disabled(&zone));
+        }
+    }
+    Ok(())
+}
+
+fn carry_out(entries: &BTreeMap<ZoneName, Entry>, effects: Vec<Effect>) {
+    let handle = |zone: &ZoneName| Some(&entries.get(zone)?.session.as_ref()?.handle);
+    for effect in effects {
+        // Who is away is told when it comes: see `Exports::joined`.
+        match effect {
+            Effect::Subscribe { owner, signal } => {
+                if let Some(handle) = handle(&owner) {
+                    handle.subscribe([signal]);
+                }
+            }
+            Effect::Unsubscribe { owner, signal } => {
+                if let Some(handle) = handle(&owner) {
+                    handle.unsubscribe([signal.as_str()]);
+                }
+            }
+            Effect::Publish { zone, name, signal } => {
+                if let Some(handle) = handle(&zone) {
+                    handle.signal(name, signal);
+                }
+            }
+            Effect::Retract { zone, signal } => {
+                if let Some(handle) = handle(&zone) {
+                    handle.retract(&signal);
+                }
+            }
+        }
+    }
+}
+
+/// The zone among `others` whose handles could not be told from this zone's.
+pub(crate) fn same_tag<'a>(
+    zone: &ZoneName,
+    others: impl IntoIterator<Item = &'a ZoneName>,
+) -> Option<&'a ZoneName> {
+    let tag = zone_tag(zone);
+    others.into_iter().find(|other| *other != zone && zone_tag(other) == tag)
+}
+
+fn key(zone: &ZoneName) -> DocumentKey {
+    DocumentKey {
+        kind: Zone::KIND.key_name(),
+        mesh: None,
+        origin: Origin::Global,
+        namespace: None,
+        name: zone.as_name().clone().into(),
+    }
+}
+
+fn read_zone(record: &Record) -> Option<(ZoneName, Zone)> {
+    let document = Document::from_record(record).ok()?;
+    Some((document.name.as_str().parse().ok()?, document.spec_as::<Zone>()?.clone()))
+}
+
+fn disabled(zone: &ZoneName) -> String {
+    format!("zone '{zone}' is not enabled on the global")
+}
+
+fn not_now(error: store::Error) -> Refusal {
+    error!(%error, "the store failed");
+    Refusal::Unavailable("the global cannot use its store now".to_owned())
+}
