@@ -50,7 +50,8 @@ pub trait Host: Send + Sync + 'static {
     fn topics(&self) -> Topics;
 
     /// The next batch of a topic that this side owns, or none where nothing is new. Asked when the peer opens
-    /// the topic, and after [`Handle::changed`]; never while a batch of the topic is in flight.
+    /// the topic, and after [`Handle::changed`]; never while a batch of the topic is in flight. A first `None` still
+    /// sends an empty batch, so that the peer knows that it is complete.
     fn collect(
         &self,
         topic: Topic,
@@ -79,7 +80,8 @@ pub trait Host: Send + Sync + 'static {
         }
     }
 
-    /// The peer has stored everything that was sent of a topic, but for what it refused.
+    /// The peer has stored the last batch that [`Host::collect`] returned, but for what it refused. A batch that
+    /// changes neither entries nor world is not sent, unless it is the first, and so not acknowledged.
     fn acknowledged(&self, topic: &Topic, world: &World, refused: &[Refused]) {
         let _ = (topic, world, refused);
     }

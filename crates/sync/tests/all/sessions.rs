@@ -125,6 +125,11 @@ fn a_copy_that_is_equal_is_told_that_it_is_complete() {
     collected(&mut session, None);
     let Some(Frame::Chunk(chunk)) = session.next_frame(START) else { panic!("an empty batch") };
     assert_eq!((chunk.entries.len(), chunk.last.map(|last| last.world)), (0, Some(world(7))));
+    let ack = Frame::Ack { topic: Topic::PARTS, opening: 1, batch: 1, world: world(7), refused: Vec::new() };
+    assert_eq!(receive(&mut session, ack), [], "the host made nothing, and is told nothing");
+    let base = Base::Acknowledged(world(7));
+    let collect = Action::Collect { topic: Topic::PARTS, base };
+    assert_eq!(session.on_event(Event::Changed(Topic::PARTS), START), [collect]);
 }
 
 #[test]
