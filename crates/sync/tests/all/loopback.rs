@@ -188,7 +188,7 @@ async fn garbage_plain_http_and_other_protocols_are_closed_and_all_goes_on() {
 
 #[tokio::test]
 async fn who_does_not_shake_hands_in_time_is_closed() {
-    let site = Site::new().await;
+    let site = Site::with_handshakes_of(Duration::from_millis(100)).await;
     let mut silent = TcpStream::connect(site.address).await.unwrap();
     let closed = time::timeout(LIMIT, silent.read(&mut [0])).await.unwrap();
     assert!(matches!(closed, Ok(0) | Err(_)));
@@ -215,10 +215,15 @@ struct Site {
 
 impl Site {
     async fn new() -> Self {
-        Self::on(Arc::new(Authority::new()), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+        Self::with_handshakes_of(Duration::from_secs(5)).await
     }
 
-    async fn on(authority: Arc<Authority>, address: SocketAddr) -> Self {
+    async fn with_handshakes_of(handshake: Duration) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::on(Arc::new(Authority::new()), address, handshake).await
+    }
+
+    async fn on(authority: Arc<Authority>, address: SocketAddr, handshake: Duration) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (tls, current) = watch::channel(authority.server());
@@ -226,7 +231,7 @@ impl Site {
         let stop = CancellationToken::new();
         let door = Arc::new(Door { authority: authority.clone(), join });
         let mut limits = Options::new(options());
-        limits.handshake = Duration::from_secs(2);
+        limits.handshake = handshake;
         limits.strangers = STRANGERS;
         let running = tokio::spawn(server::serve(listener, current, door, limits, stop.clone()));
         Self { authority, address, tls, joined: tokio::sync::Mutex::new(joined), stop, running }
@@ -235,7 +240,7 @@ impl Site {
     async fn restart(&mut self) {
         self.stop.cancel();
         time::timeout(LIMIT, &mut self.running).await.expect("it ends in time").unwrap().unwrap();
-        *self = Self::on(self.authority.clone(), self.address).await;
+        *self = Self::on(self.authority.clone(), self.address, Duration::from_secs(5)).await;
     }
 
     fn target(&self) -> Target {
