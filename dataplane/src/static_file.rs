@@ -167,3 +167,92 @@ impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Strict<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = "\
+identity:
+  id: spiffe://default.east.mesh.local/workload/web
+  certificate: web.crt
+  key: web.key
+trust:
+  default.east.mesh.local: {zone: east, bundle: east.pem}
+listeners:
+  outbound:
+  - address: 127.0.0.1:10080
+    destination: ms_default_west__catalog_http
+inbound/8080:
+  listen: 127.0.0.1:18080
+  application: 127.0.0.1:8080
+  protocol: http
+  access:
+    rules:
+    - effect: allow
+      clients: anyone
+      origin: {policy: MeshTrafficPermission/default/global//open, version: global-1-1, path: spec}
+destination/ms_default_west__catalog_http:
+  protocol: http
+  identities: [spiffe://default.west.mesh.local/workload/catalog]
+  connectionTimeout: 5000
+endpoints/ms_default_west__catalog_http:
+- address: 127.0.0.1:10001
+  sni: catalog.west.tombolo.internal
+  identity: spiffe://default.west.mesh.local/workload/catalog
+  zone: west
+";
+
+    #[test]
+    fn a_file_holds_parts_and_signals_by_their_names() {
+        let content = parse(WHOLE).unwrap();
+        let id: DestinationId = "ms_default_west__catalog_http".parse().unwrap();
+        assert_eq!(content.listeners.outbound[0].destination, id);
+        assert_eq!(content.inbounds[&8080].access.rules.len(), 1);
+        assert_eq!(content.destinations[&id].identities.len(), 1);
+        assert_eq!((content.endpoints[&id].0[0].ready, content.endpoints[&id].0[0].weight), (true, 1));
+        assert_eq!(content.trust.domains.len(), 1);
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_line() {
+        let cases = [
+            ("  protocol: http\n  identities", "  protocol: htp\n  identities", "line 21", "htp"),
+            ("zone: west\n", "zone: west\n  wieght: 3\n", "line 2", "wieght"),
+            ("inbound/8080", "inbounds/8080", "line 11", "inbounds/8080"),
+            ("127.0.0.1:10080", "localhost:10080", "line 9", "address"),
+            ("listeners:\n", "trust: {}\nlisteners:\n", "line 7", "trust"),
+            ("  key: web.key\n", "", "line 3", "key"),
+        ];
+        for (from, to, line, what) in cases {
+            let text = WHOLE.replacen(from, to, 1);
+            assert_ne!(text, WHOLE, "{from}");
+            let error = format!("{:#}", parse(&text).unwrap_err());
+            assert!(error.contains(line) && error.contains(what), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_refers_to_nothing_is_an_error() {
+        let cases = [
+            (
+                "destination/ms_default_west__catalog_http:\n",
+                "destination/ms_default_west__other_http:\n",
+                "listener",
+            ),
+            (
+                "endpoints/ms_default_west__catalog_http:\n",
+                "endpoints/ms_default_west__other_http:\n",
+                "endpoints/",
+            ),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        for (from, to, want) in cases {
+            let content = parse(&WHOLE.replacen(from, to, 1)).unwrap();
+            let error = format!("{:#}", complete(content, folder.path()).unwrap_err());
+            assert!(error.contains(want), "{error}");
+        }
+        let missing = complete(parse(WHOLE).unwrap(), folder.path()).unwrap_err();
+        assert!(format!("{missing:#}").contains("web.crt"), "{missing:#}");
+    }
+}

@@ -276,30 +276,29 @@ mod tests {
         let (destination, endpoint) = catalog(&outbound);
         let (near, far) = Pipe::pair(64 * 1024);
         let near_reset = near.reset.clone();
-        LocalSet::new()
-            .run_until(async {
-                let credentials = &config.credentials;
-                let shaken = async {
-                    tokio::join!(
-                        secure(near, &endpoint.part, &part, &credentials.client_http, &credentials.trust),
-                        accept(far, Protocol::Http, &catalog_credentials, LIMIT)
-                    )
-                };
-                let (secured, accepted) = shaken.await;
-                let mut silent = accepted.unwrap().stream;
-                let start = Instant::now();
-                let attempt = establish(secured.unwrap(), &endpoint, &destination, credentials);
-                let outcome = within(&part, nowhere(), attempt).await;
-                assert!(matches!(outcome, Err(ConnectError::TimedOut { .. })));
-                assert_eq!(start.elapsed(), LIMIT);
-                // It was cut off: only HTTP/2's own preface has been sent, and no stream.
-                let mut seen = Vec::new();
-                let _ = silent.read_to_end(&mut seen).await;
-                assert!(seen.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
-                assert!(frames(&seen[24..]).iter().all(|frame| matches!(frame, 4 | 6 | 8)), "{seen:?}");
-                assert!(near_reset.get());
-            })
-            .await;
+        let attempted = Box::pin(async {
+            let credentials = &config.credentials;
+            let shaken = async {
+                tokio::join!(
+                    secure(near, &endpoint.part, &part, &credentials.client_http, &credentials.trust),
+                    accept(far, Protocol::Http, &catalog_credentials, LIMIT)
+                )
+            };
+            let (secured, accepted) = shaken.await;
+            let mut silent = accepted.unwrap().stream;
+            let start = Instant::now();
+            let attempt = establish(secured.unwrap(), &endpoint, &destination, credentials);
+            let outcome = within(&part, nowhere(), attempt).await;
+            assert!(matches!(outcome, Err(ConnectError::TimedOut { .. })));
+            assert_eq!(start.elapsed(), LIMIT);
+            // It was cut off: only HTTP/2's own preface has been sent, and no stream.
+            let mut seen = Vec::new();
+            let _ = silent.read_to_end(&mut seen).await;
+            assert!(seen.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+            assert!(frames(&seen[24..]).iter().all(|frame| matches!(frame, 4 | 6 | 8)), "{seen:?}");
+            assert!(near_reset.get());
+        });
+        LocalSet::new().run_until(attempted).await;
     }
 
     /// The types of the frames.
