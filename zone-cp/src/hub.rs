@@ -221,10 +221,10 @@ impl Hub {
         };
         let report = report.unwrap_or_default();
         let parts = report.plan.parts.iter().map(|(name, bytes)| InspectPart {
-            name: name.to_string(),
+            name: name.clone(),
             part: json(bytes),
-            acknowledged: report.is_current && !report.refused.contains_key(&name.to_string()),
-            refused: report.refused.get(&name.to_string()).cloned(),
+            acknowledged: report.is_current && !report.refused.contains_key(name),
+            refused: report.refused.get(name).cloned(),
         });
         let signals = report
             .signals

@@ -11,6 +11,7 @@ pub mod generate;
 pub mod generator;
 pub mod hub;
 pub mod ingresses;
+pub mod options;
 pub mod planner;
 pub mod proof;
 pub mod proxies;
@@ -20,4 +21,5 @@ pub mod sessions;
 pub mod start;
 pub mod upstream;
 
-pub use start::{Global, Options, start};
+pub use options::Options;
+pub use start::ZoneCp;

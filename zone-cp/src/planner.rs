@@ -76,8 +76,8 @@ pub struct Plan {
     pub world: World,
     /// What the proxy subscribed to. What is not among it is none of the zone's business.
     pub wanted: Arc<BTreeSet<PartName>>,
-    /// Of those, the ones that there is something to tell of.
-    pub parts: Arc<BTreeMap<PartName, Bytes>>,
+    /// By name, those of them that there is something to tell of.
+    pub parts: Arc<BTreeMap<String, Bytes>>,
 }
 
 #[derive(Debug)]
@@ -369,10 +369,10 @@ impl Planner {
             }
         }
         if let Client::Proxy(id) = &client {
-            let kept: BTreeMap<PartName, Bytes> = (state.plan.parts.iter())
-                .filter(|(part, _)| parts.contains(part))
-                .map(|(part, bytes)| (part.clone(), bytes.clone()))
-                .collect();
+            let mut kept = (*state.plan.parts).clone();
+            for name in removed {
+                kept.remove(name);
+            }
             state.plan.parts = Arc::new(kept);
             state.plan.wanted = Arc::new(parts);
             state.compile(&view, &zone, id, &fresh);
@@ -422,8 +422,8 @@ impl State {
         let mut plan = (*self.plan.parts).clone();
         for part in parts {
             match proxy.as_ref().and_then(|proxy| compile(view, proxy, part)) {
-                Some(bytes) => plan.insert(part.clone(), bytes),
-                None => plan.remove(part),
+                Some(bytes) => plan.insert(part.to_string(), bytes),
+                None => plan.remove(&part.to_string()),
             };
         }
         if plan != *self.plan.parts {

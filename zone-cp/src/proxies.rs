@@ -1,6 +1,6 @@
 //! The zone's end of its sessions with sidecars and ingresses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,11 +8,10 @@ use bytes::Bytes;
 use control::{Clock, Enroller};
 use identity::{Peer, ServerRole};
 use model::{World, ZoneName};
-use snapshot::parts::PartName;
 use store::{Draft, Expect, Store};
 use sync::link::{Host, HostError, Topics};
 use sync::session::{Applied, Ended};
-use sync::{Base, Batch, Digest, Entry, Refused, Topic};
+use sync::{Base, Batch, Entry, Holdings, Refused, Topic};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -55,11 +54,9 @@ pub struct Session {
     sent: Mutex<Sent>,
 }
 
-/// What the peer has, and what it will have once it acknowledges what is in flight.
 #[derive(Default)]
 struct Sent {
-    held: BTreeMap<PartName, Digest>,
-    in_flight: BTreeMap<PartName, Digest>,
+    holdings: Holdings,
     /// The last batch was refused in part: what it lacks is not confirmed by silence.
     refused: bool,
 }
@@ -114,33 +111,23 @@ impl Host for Session {
     /// this world already, and the zone knows that without asking.
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
         let plan = self.plan.borrow().clone();
-        let mut sent = self.sent();
-        if let Base::Opened(place) = &base {
-            let held = place.held.iter().filter_map(|(name, digest)| Some((name.parse().ok()?, *digest)));
-            *sent = Sent { held: held.collect(), ..Sent::default() };
-        }
+        // A proxy that has not said yet what it wants is not told that it has too much.
         if plan.wanted.is_empty() {
             return Ok(None);
         }
-        let (entries, removed) = difference(&sent.held, &plan);
-        if entries.is_empty() && removed.is_empty() {
-            let confirmed = !sent.refused;
-            drop(sent);
-            if confirmed {
-                self.confirmed(plan.world);
-            }
-            return Ok(None);
+        let mut sent = self.sent();
+        let batch = sent.holdings.collect(&base, &plan.parts, plan.world.clone());
+        let batch = batch.filter(|batch| !batch.is_empty());
+        let runs_it_already = batch.is_none() && !sent.refused;
+        drop(sent);
+        if runs_it_already {
+            self.confirmed(plan.world);
         }
-        let digests = plan.parts.iter().map(|(name, body)| (name.clone(), Digest::of(body)));
-        sent.in_flight = digests.collect();
-        Ok(Some(Batch { whole: false, entries, removed, world: plan.world, hash: Bytes::new() }))
+        Ok(batch)
     }
 
     fn acknowledged(&self, _: &Topic, world: &World, refused: &[Refused]) {
-        let mut sent = self.sent();
-        sent.held = std::mem::take(&mut sent.in_flight);
-        sent.refused = !refused.is_empty();
-        drop(sent);
+        self.sent().refused = !refused.is_empty();
         if refused.is_empty() {
             self.confirmed(world.clone());
             return;
@@ -193,13 +180,4 @@ impl Host for Session {
         let drained = matches!(ended, Ended::ByPeer(reason) if reason == DRAINED);
         self.zone.hub.detach(&self.client, self.number, drained);
     }
-}
-
-/// What changes, among what the proxy subscribed to; what it holds besides is its own affair.
-fn difference(held: &BTreeMap<PartName, Digest>, plan: &Plan) -> (Vec<Entry>, Vec<String>) {
-    let changed = |(name, body): &(&PartName, &Bytes)| held.get(name) != Some(&Digest::of(body));
-    let entries = plan.parts.iter().filter(changed).map(|(name, body)| Entry::part(name, body.clone()));
-    let gone: BTreeSet<&PartName> =
-        held.keys().filter(|name| plan.wanted.contains(*name) && !plan.parts.contains_key(*name)).collect();
-    (entries.collect(), gone.into_iter().map(ToString::to_string).collect())
 }

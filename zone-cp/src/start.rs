@@ -1,6 +1,5 @@
 //! Puts a zone control plane together.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use api::shapes::ProxyCounts;
 use api::{ApiConfig, Authority, routes};
 use bytes::Bytes;
 use control::{
-    Addresses, Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, defaults, serve, server_tls,
+    Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, defaults, serve, server_tls,
 };
 use identity::Peer;
 use joining::{Joining, Keep, Kept, Membership};
@@ -30,106 +29,107 @@ use crate::authorities::Authorities;
 use crate::generator::Generator;
 use crate::hub::Hub;
 use crate::ingresses::Ingresses;
+use crate::options::Options;
 use crate::planner::{Input, Planner};
 use crate::proxies::Zone;
 use crate::sessions::Sessions;
 use crate::upstream::Upstream;
 
-/// What a zone control plane is started with.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub zone: ZoneName,
-    pub data_dir: PathBuf,
-    pub addresses: Addresses,
-    /// None: the zone stands alone.
-    pub global: Option<Global>,
-    pub clock: Clock,
-}
-
-/// The global that a zone joins.
-#[derive(Clone, Debug)]
-pub struct Global {
-    /// `host:port`
-    pub address: String,
-    /// Read again at each attempt to join.
-    pub token_file: PathBuf,
-}
+/// The zone control plane, to be started in any process.
+pub struct ZoneCp;
 
 /// Where the secret is kept from which the zone's handles are derived.
 const SALT: &str = "handle-salt";
 
-/// Starts it; the ports are bound and the store is open when this returns.
-pub async fn start(options: Options) -> anyhow::Result<Running> {
-    let Options { zone, data_dir, addresses, global, clock } = options;
-    let home = Home::open(&data_dir, Origin::Zone(zone.clone()), clock.now()).await?;
-    let listeners = Listeners::bind(&addresses).await?;
-    let addresses = listeners.addresses()?;
-    let (tls, renewal) =
-        ServerTls::start(home.ca.clone(), server_tls::host_name().into_iter().collect(), clock.clone())?;
-    let (store, enroller) = (home.store.clone(), Arc::new(Enroller::new(home.clone())));
+impl ZoneCp {
+    /// Serves when this returns. Everything is released when [`Running::shutdown`] does.
+    pub async fn start(options: Options) -> anyhow::Result<Running> {
+        let clock = Clock::system();
+        let zone = options.zone.clone();
+        // Ports first: whoever cannot have them should not touch the folder.
+        let listeners = Listeners::bind(&options.addresses()).await?;
+        let addresses = listeners.addresses()?;
+        let home = Home::open(&options.data_dir, Origin::Zone(zone.clone()), clock.now())
+            .await
+            .with_context(|| format!("cannot use the data folder {}", options.data_dir.display()))?;
+        let (tls, renewal) =
+            ServerTls::start(home.ca.clone(), server_tls::host_name().into_iter().collect(), clock.clone())?;
+        let (store, enroller) = (home.store.clone(), Arc::new(Enroller::new(home.clone())));
 
-    let mut tasks = Tasks::new();
-    tasks.spawn("server certificate", |stop| renewal.run(stop));
-    let upstream = global.is_some().then(Handle::new);
-    let planner = Planner::new(zone.clone(), salt(&*store).await?);
-    let hub = Hub::new(zone.clone(), planner, upstream.clone(), tasks.children());
-    follow_store(&mut tasks, store.clone(), hub.clone()).await?;
-    let authorities = Arc::new(Authorities::default());
-    let ingresses = Arc::new(Ingresses::load(&*store).await?);
-    let generator = Generator {
-        zone: zone.clone(),
-        store: store.clone(),
-        authorities: authorities.clone(),
-        ingresses: ingresses.clone(),
-    };
-    tasks.spawn("generator", |stop| generator.run(stop));
+        let mut tasks = Tasks::new();
+        tasks.spawn("server certificate", |stop| renewal.run(stop));
+        let global = options.joins();
+        let upstream = global.is_some().then(Handle::new);
+        let planner = Planner::new(zone.clone(), salt(&*store).await?);
+        let hub = Hub::new(zone.clone(), planner, upstream.clone(), tasks.children());
+        follow_store(&mut tasks, store.clone(), hub.clone()).await?;
+        let authorities = Arc::new(Authorities::default());
+        let ingresses = Arc::new(Ingresses::load(&*store).await?);
+        let generator = Generator {
+            zone: zone.clone(),
+            store: store.clone(),
+            authorities: authorities.clone(),
+            ingresses: ingresses.clone(),
+        };
+        tasks.spawn("generator", |stop| generator.run(stop));
 
-    let authority = match (global, upstream) {
-        (Some(global), Some(handle)) => {
-            let host = Arc::new(Upstream { zone: zone.clone(), store: store.clone(), hub: hub.clone() });
-            let authority = Authority::Global { address: Some(global.address.clone()) };
-            join(&mut tasks, &home, &zone, global, host, handle.clone(), &clock).await?;
-            follow_counts(&mut tasks, zone.clone(), hub.clone(), handle.clone());
-            report_changes(&mut tasks, store.clone(), handle);
-            authority
-        }
-        _ => {
-            defaults::make(&*store).await?;
-            let store = store.clone();
-            tasks.spawn("defaults", |stop| defaults::run(store, stop));
-            Authority::Here
-        }
-    };
+        let authority = match (global, upstream) {
+            (Some((address, token_file)), Some(handle)) => {
+                let host = Arc::new(Upstream { zone: zone.clone(), store: store.clone(), hub: hub.clone() });
+                let tell_time = {
+                    let clock = clock.clone();
+                    Arc::new(move || clock.now())
+                };
+                let joining = Joining {
+                    peer: Peer::Zone(zone.clone()),
+                    address: address.clone(),
+                    token_file,
+                    clock: tell_time,
+                };
+                let authority = Authority::Global { address: Some(address) };
+                join(&mut tasks, store.clone(), joining, host, handle.clone()).await?;
+                follow_counts(&mut tasks, zone.clone(), hub.clone(), handle.clone());
+                report_changes(&mut tasks, store.clone(), handle);
+                authority
+            }
+            _ => {
+                defaults::make(&*store).await?;
+                let store = store.clone();
+                tasks.spawn("defaults", |stop| defaults::run(store, stop));
+                Authority::Here
+            }
+        };
 
-    let readiness = Readiness::new();
-    let pages = AdminPages { readiness: Some(readiness), metrics: Some(Arc::new(Registry::default())) };
-    serve::health(&mut tasks, listeners.health, pages);
-    let zone_state = Arc::new(Zone {
-        name: zone.clone(),
-        store: store.clone(),
-        hub: hub.clone(),
-        authorities,
-        ingresses,
-        enroller: enroller.clone(),
-        clock: clock.clone(),
-    });
-    let sessions = Arc::new(Sessions { zone: zone_state });
-    let session = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::PROXY);
-    serve::sync(&mut tasks, listeners.sync, tls.sync.clone(), sessions, server::Options::new(session));
-    hub.start_settling();
+        let readiness = Readiness::new();
+        let pages = AdminPages { readiness: Some(readiness), metrics: Some(Arc::new(Registry::default())) };
+        serve::health(&mut tasks, listeners.health, pages);
+        let zone_state = Arc::new(Zone {
+            name: zone.clone(),
+            store: store.clone(),
+            hub: hub.clone(),
+            authorities,
+            ingresses,
+            enroller: enroller.clone(),
+            clock: clock.clone(),
+        });
+        let sessions = Arc::new(Sessions { zone: zone_state });
+        let session = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::PROXY);
+        serve::sync(&mut tasks, listeners.sync, tls.sync.clone(), sessions, server::Options::new(session));
+        hub.start_settling();
 
-    let answers = Arc::new(Answers { zone, hub: hub.clone() });
-    let config = ApiConfig {
-        store,
-        authority,
-        proof: answers.clone(),
-        auth: home.auth(),
-        admission: Arc::new(Gatekeeper { hub, enroller }),
-        hosts: server_tls::host_name().into_iter().collect(),
-        extra: routes::inspect(answers).merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
-    };
-    serve::rest(&mut tasks, listeners.api, tls.api, config);
-    Ok(Running::start(addresses, tasks, home))
+        let answers = Arc::new(Answers { zone, hub: hub.clone() });
+        let config = ApiConfig {
+            store,
+            authority,
+            proof: answers.clone(),
+            auth: home.auth(),
+            admission: Arc::new(Gatekeeper { hub, enroller }),
+            hosts: server_tls::host_name().into_iter().collect(),
+            extra: routes::inspect(answers).merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
+        };
+        serve::rest(&mut tasks, listeners.api, tls.api, config);
+        Ok(Running::start(addresses, tasks, home))
+    }
 }
 
 async fn salt(store: &dyn Store) -> anyhow::Result<Salt> {
@@ -172,21 +172,12 @@ async fn follow_store(tasks: &mut Tasks, store: Arc<dyn Store>, hub: Arc<Hub>) -
 
 async fn join(
     tasks: &mut Tasks,
-    home: &Home,
-    zone: &ZoneName,
-    global: Global,
+    store: Arc<dyn Store>,
+    joining: Joining,
     host: Arc<Upstream>,
     handle: Handle,
-    clock: &Clock,
 ) -> anyhow::Result<()> {
-    let clock = clock.clone();
-    let joining = Joining {
-        peer: Peer::Zone(zone.clone()),
-        address: global.address,
-        token_file: global.token_file,
-        clock: Arc::new(move || clock.now()),
-    };
-    let membership = Membership::open(joining, KeepSealed(home.store.clone())).await?;
+    let membership = Membership::open(joining, KeepSealed(store)).await?;
     tasks.spawn("upstream", |stop| async move {
         let options = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::CONTROL_PLANE);
         membership.run(host, &handle, &options, &stop).await;

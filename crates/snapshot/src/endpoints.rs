@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use model::kinds::dataplane::State;
+use model::kinds::dataplane::{Inbound, State};
 use model::kinds::mesh_service::{Port, Selector};
 use model::kinds::{Host, MeshService, MeshZoneAddress};
-use model::{DestinationId, MeshName, ResourceName, ServiceKind, SpiffeId, ZoneName};
+use model::{DestinationId, MeshName, ResourceName, SectionName, ServiceKind, SpiffeId, ZoneName};
 use serde::{Deserialize, Serialize};
 
 use crate::handle::Salt;
@@ -50,7 +50,7 @@ pub fn instances(
     let Some((service, port)) = own_port(view, zone, destination) else { return Vec::new() };
     let members = Proxy::all(view, &destination.mesh, zone).filter(|proxy| is_member(service, proxy));
     let of_proxy = |proxy: Proxy<'_>| {
-        let inbound = proxy.inbounds().find(|inbound| inbound.section() == port.target)?;
+        let inbound = target(&proxy, &port.target)?;
         let address = proxy.listen(inbound)?;
         Some(Instance {
             proxy: proxy.name.clone(),
@@ -61,6 +61,12 @@ pub fn instances(
         })
     };
     members.filter_map(of_proxy).collect()
+}
+
+/// By section name; a number means the port also of an inbound that has a name.
+fn target<'a>(proxy: &Proxy<'a>, target: &SectionName) -> Option<&'a Inbound> {
+    let by_section = proxy.inbounds().find(|inbound| inbound.section() == *target);
+    by_section.or_else(|| proxy.inbounds().find(|inbound| SectionName::from(inbound.port) == *target))
 }
 
 /// Whether a proxy stands behind a service.

@@ -100,10 +100,10 @@ fn a_proxy_is_told_the_parts_it_subscribed_to_and_no_others() {
     let (_, out) =
         connect(&mut planner, "web", &["identity", "inbound/8080", "inbound/9", "newer-than-this-zone"]);
     let plan = plans(&out)[0];
-    let parts: Vec<String> = plan.parts.keys().map(ToString::to_string).collect();
+    let parts: Vec<&String> = plan.parts.keys().collect();
     assert_eq!(parts, ["identity", "inbound/8080"]);
     assert_eq!(plan.wanted.len(), 3, "what cannot be made yet is wanted all the same");
-    let identity: Value = serde_json::from_slice(&plan.parts[&PartName::Identity]).unwrap();
+    let identity: Value = serde_json::from_slice(&plan.parts["identity"]).unwrap();
     assert_eq!(identity, json!({ "id": "spiffe://default.east.mesh.local/workload/web" }));
 }
 
