@@ -14,7 +14,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::zones::Zones;
+use crate::zones::{Line, Zones};
 
 /// A question may wait for at most 30 s; longer waits are asked again.
 const ROUND: Duration = Duration::from_secs(20);
@@ -78,6 +78,17 @@ fn of_zone(zone: &ZoneName, mut answer: RevisionAnswer) -> RevisionAnswer {
     answer.zone.name = zone.clone();
     for late in &mut answer.late {
         late.zone = zone.clone();
+    }
+    answer
+}
+
+/// A zone that has another history of the global may have the number of a revision, and not the revision.
+fn on_line(mut answer: RevisionAnswer, version: &Version, line: Line) -> RevisionAnswer {
+    match line {
+        Line::Continues => {}
+        _ if version.origin != Origin::Global => {}
+        Line::Diverges => answer.zone.state = ZoneState::Diverged,
+        Line::Unknown => answer.zone.state = ZoneState::Pending,
     }
     answer
 }
@@ -152,18 +163,16 @@ impl GlobalProof {
             };
             let heard = self.zones.heard(&zone);
             let (answer, is_away) = match answer {
-                Ok(answer) => (of_zone(&zone, answer), false),
+                Ok(answer) => (on_line(of_zone(&zone, answer), version, heard.line), false),
                 Err(AskError::Disconnected) => (without_word(&zone, ZoneState::Offline, heard.counts), true),
                 Err(error) => {
                     warn!(%zone, %error, "the zone does not say who runs a revision");
                     (without_word(&zone, ZoneState::Pending, heard.counts), false)
                 }
             };
-            if over || is_applied(&answer.zone) || answer.zone.state == ZoneState::Refused {
+            let decided = matches!(answer.zone.state, ZoneState::Refused | ZoneState::Diverged);
+            if over || decided || is_applied(&answer.zone) {
                 return answer;
-            }
-            if heard.diverged && answer.zone.state == ZoneState::Pending {
-                return without_word(&zone, ZoneState::Diverged, answer.zone.proxies);
             }
             let next = async {
                 if is_away {
@@ -266,6 +275,21 @@ mod tests {
         let state = combine("global-1-1".parse().unwrap(), answers.into());
         assert_eq!(state.zones.iter().map(|zone| zone.name.as_str()).collect::<Vec<_>>(), ["east", "west"]);
         assert_eq!((state.late.len(), state.late[0].zone.as_str()), (MOST_LATE, "east"));
+    }
+
+    #[test]
+    fn a_zone_with_another_history_proves_nothing_of_ours() {
+        use ZoneState::{Applied, Diverged, Pending};
+        let cases = [
+            (Line::Continues, "global-1-1", Applied),
+            (Line::Unknown, "global-1-1", Pending),
+            (Line::Diverges, "global-1-1", Diverged),
+            (Line::Diverges, "east-1-1", Applied),
+        ];
+        for (line, version, want) in cases {
+            let found = on_line(answer("east", Applied, 0, 0), &version.parse().unwrap(), line);
+            assert_eq!(found.zone.state, want, "{line:?} {version}");
+        }
     }
 
     #[test]

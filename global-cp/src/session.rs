@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::originated::{self, Standing};
 use crate::policy;
-use crate::zones::Zones;
+use crate::zones::{Line, Zones};
 
 pub(crate) struct ZoneSession {
     zones: Zones,
@@ -71,11 +71,12 @@ impl ZoneSession {
         };
         let own_hash = own_hash.as_ref().map(|hash| hash.0.as_slice());
         if let Some(reason) = policy::diverges(&have, &hash, own, own_hash) {
-            error!(zone = %self.zone, reason, "this store was put back; the zone is sent nothing");
-            self.zones.mark_diverged(&self.zone, true);
+            if self.zones.mark(&self.zone, Line::Diverges) {
+                error!(zone = %self.zone, reason, "this store was put back; the zone is sent nothing");
+            }
             return Ok(None);
         }
-        self.zones.mark_diverged(&self.zone, false);
+        self.zones.mark(&self.zone, Line::Continues);
         let filter = Filter::all().not_written_by(self.origin());
         let changes = self.store().since(have.clone(), filter).await?;
         let reached = changes.world.point(&Origin::Global).unwrap_or_default().revision;
@@ -173,7 +174,7 @@ impl Host for ZoneSession {
     fn held_by_peer(&self, topic: &Topic, reason: &str) {
         warn!(zone = %self.zone, %topic, reason, "the zone holds what it has, and takes no more");
         if *topic == Topic::POLICY {
-            self.zones.mark_diverged(&self.zone, true);
+            self.zones.mark(&self.zone, Line::Diverges);
         }
     }
 

@@ -54,10 +54,20 @@ struct Entry {
     session: Option<Attached>,
     last_heard: Option<Instant>,
     counts: ProxyCounts,
-    /// It was told another history of the global than ours.
-    diverged: bool,
+    line: Line,
     /// Held while something is stored in the zone's name.
     turn: Arc<Turn<()>>,
+}
+
+/// Whether what the zone has of the global is of this history.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Line {
+    /// It has not said in this session what it has.
+    #[default]
+    Unknown,
+    Continues,
+    /// It was told another one: by its numbers it says nothing about ours.
+    Diverges,
 }
 
 struct Attached {
@@ -71,7 +81,7 @@ pub(crate) struct Heard {
     pub(crate) has_session: bool,
     pub(crate) age: Option<Duration>,
     pub(crate) counts: ProxyCounts,
-    pub(crate) diverged: bool,
+    pub(crate) line: Line,
 }
 
 impl Zones {
@@ -153,7 +163,7 @@ impl Zones {
         let mut exports = self.exports();
         let mut entries = self.entries();
         let entry = entries.entry(zone.clone()).or_default();
-        entry.diverged = false;
+        entry.line = Line::Unknown;
         match entry.session.replace(Attached { id, handle }) {
             Some(earlier) => earlier.handle.close("a newer session of this zone took over"),
             None => {
@@ -189,8 +199,11 @@ impl Zones {
         self.change(zone, |entry| entry.counts = counts);
     }
 
-    pub(crate) fn mark_diverged(&self, zone: &ZoneName, diverged: bool) {
-        self.change(zone, |entry| entry.diverged = diverged);
+    /// Whether that is news.
+    pub(crate) fn mark(&self, zone: &ZoneName, line: Line) -> bool {
+        let mut entries = self.entries();
+        let entry = entries.entry(zone.clone()).or_default();
+        std::mem::replace(&mut entry.line, line) != line
     }
 
     fn change(&self, zone: &ZoneName, change: impl FnOnce(&mut Entry)) {
@@ -276,7 +289,7 @@ impl Entry {
             has_session: self.session.is_some(),
             age: self.last_heard.map(|at| at.elapsed()),
             counts: self.counts,
-            diverged: self.diverged,
+            line: self.line,
         }
     }
 }

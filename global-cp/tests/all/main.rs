@@ -1,0 +1,11 @@
+//! The global from outside: over its API, and with zones that are nothing but a store and a session.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should end")]
+
+mod exports;
+mod fake_zone;
+mod fixture;
+mod joining;
+mod proof;
+mod restart;
+mod travelling;

@@ -1,0 +1,84 @@
+//! Who runs a revision.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time;
+
+use crate::fixture::{Global, LIMIT};
+
+#[tokio::test]
+async fn a_revision_is_applied_when_all_zones_say_so() {
+    let global = Global::start().await;
+    let alone = global.permit("alone").await;
+    let (status, state) = global.get(&format!("/revisions/{alone}")).await;
+    assert_eq!((status, &state["state"]), (200, &json!("applied")), "there is nobody to wait for: {state}");
+
+    let (east, west) = (global.zone("east").await, global.zone("west").await);
+    west.site.late.send_replace(true);
+    let revision = global.permit("all").await;
+    east.until_held("MeshTrafficPermission/default/global//all", true).await;
+    let (_, state) = global.get(&format!("/revisions/{revision}?wait=100ms")).await;
+    assert_eq!(state["state"], "pending", "{state}");
+    assert_eq!((&state["zones"][0]["state"], &state["zones"][1]["late"]), (&json!("applied"), &json!(1)));
+
+    let path = format!("/revisions/{revision}?wait=60s");
+    let waiting = global.get(&path);
+    let later = async {
+        time::sleep(Duration::from_millis(100)).await;
+        west.site.late.send_replace(false);
+    };
+    let ((_, state), ()) = time::timeout(LIMIT, async { tokio::join!(waiting, later) }).await.unwrap();
+    assert_eq!(state["state"], "applied", "{state}");
+    assert_eq!(state["zones"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_zone_that_is_away_is_waited_for_and_one_that_is_disabled_is_not() {
+    let global = Global::start().await;
+    let (east, mut west) = (global.zone("east").await, global.zone("west").await);
+    west.disconnect().await;
+    let revision = global.permit("all").await;
+    let (_, state) = global.get(&format!("/revisions/{revision}?wait=100ms")).await;
+    assert_eq!(
+        (&state["state"], &state["zones"][1]["state"]),
+        (&json!("pending"), &json!("offline")),
+        "{state}"
+    );
+
+    let path = format!("/revisions/{revision}?wait=60s");
+    let waiting = global.get(&path);
+    let later = async {
+        time::sleep(Duration::from_millis(100)).await;
+        west.connect(&global).await;
+    };
+    let ((_, state), ()) = time::timeout(LIMIT, async { tokio::join!(waiting, later) }).await.unwrap();
+    assert_eq!(state["state"], "applied", "{state}");
+
+    west.disconnect().await;
+    let disabled = json!({"type": "Zone", "name": "west", "enabled": false});
+    let revision = global.put("/zones/west", disabled).await;
+    let (_, state) = global.get(&format!("/revisions/{revision}?wait=20s")).await;
+    assert_eq!(state["state"], "applied", "a document that does not travel moves the world as well: {state}");
+    assert_eq!(state["zones"].as_array().unwrap().len(), 1);
+    drop(east);
+}
+
+#[tokio::test]
+async fn revisions_that_cannot_be_are_told_apart_from_those_not_heard_of_yet() {
+    let global = Global::start().await;
+    let zone = global.zone("east").await;
+    let unheard = async |revision: &str| global.get(&format!("/revisions/{revision}")).await.0;
+    for (revision, status) in [
+        ("global-1-900", 404),
+        ("global-0-1", 410),
+        ("north-1-1", 404),
+        ("east-1-900", 200),
+        ("nonsense", 400),
+    ] {
+        assert_eq!(unheard(revision).await, status, "{revision}");
+    }
+    let (_, state) = global.get("/revisions/east-1-900").await;
+    assert_eq!(state["state"], "pending", "{state}");
+    drop(zone);
+}

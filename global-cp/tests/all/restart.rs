@@ -1,0 +1,90 @@
+//! A global that goes and comes back.
+
+use control::Home;
+use global_cp::{GlobalCp, Options};
+use model::Origin;
+use serde_json::json;
+use std::time::SystemTime;
+
+use crate::fixture::Global;
+
+#[tokio::test]
+async fn a_restart_keeps_everything_and_the_next_batch_continues() {
+    let global = Global::start().await;
+    let (mut east, mut west) = (global.zone("east").await, global.zone("west").await);
+    global.permit("before").await;
+    let service = "MeshService/default/west//catalog";
+    let written = west.write(service, json!({"ports": [{"port": 80}]})).await;
+    west.until_acknowledged(&written).await;
+    for key in ["MeshTrafficPermission/default/global//before", service] {
+        east.until_held(key, true).await;
+    }
+    global.delete("/meshes/default/meshidentities/mesh-identity-all").await;
+    east.until_held("MeshIdentity/default/global//mesh-identity-all", false).await;
+
+    let global = global.restart().await;
+    east.disconnect().await;
+    west.disconnect().await;
+    let before = east.until("nothing", |_| true).await.batches.len();
+    east.connect(&global).await;
+    west.connect(&global).await;
+    let revision = global.permit("after").await;
+    let after = "MeshTrafficPermission/default/global//after";
+    east.until_held(after, true).await;
+    let (_, state) = global.get(&format!("/revisions/{revision}?wait=20s")).await;
+    assert_eq!(state["state"], "applied", "{state}");
+    let batches = east.until("nothing", |_| true).await.batches.split_off(before);
+    let keys: Vec<_> = batches.iter().flat_map(|(_, keys)| keys).collect();
+    assert_eq!(keys, [after], "only what is new");
+    assert!(batches.iter().all(|(whole, _)| !whole));
+    for (path, status) in [
+        ("/meshes/default/meshtrafficpermissions/before", 200),
+        ("/meshes/default/meshservices/catalog", 200),
+        ("/meshes/default/meshidentities/mesh-identity-all", 404),
+        ("/zones/east", 200),
+    ] {
+        assert_eq!(global.get(path).await.0, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_global_that_came_back_empty_empties_no_zone() {
+    let global = Global::start().await;
+    let mut east = global.zone("east").await;
+    for name in ["one", "two"] {
+        global.permit(name).await;
+    }
+    let key = "MeshTrafficPermission/default/global//two";
+    east.until_held(key, true).await;
+    east.disconnect().await;
+
+    // The same authority and keys over an empty store, as after a restore of an old copy.
+    let home = Home::open(&global.folder(), Origin::Global, SystemTime::now()).await;
+    assert!(home.is_err(), "a folder has one owner at a time");
+    let folder = global.stop().await;
+    let secrets = Home::open(folder.path(), Origin::Global, SystemTime::now()).await.unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let put_back = store::EmbeddedStore::open(empty.path(), Origin::Global).unwrap();
+    for name in ["control/ca", "control/token-key", "control/admin-token"] {
+        let value = secrets.store.secret_get(name).await.unwrap().unwrap();
+        put_back.secret_put(name, value).await.unwrap();
+    }
+    drop((put_back, secrets));
+    let global = Global::start_on(empty).await;
+    east.connect(&global).await;
+    let revision = global.permit("new").await;
+    let (_, state) = global.get(&format!("/revisions/{revision}?wait=300ms")).await;
+    assert_eq!(state["zones"][0]["state"], "diverged", "{state}");
+    east.until_held(key, true).await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_and_leaves_the_folder_alone() {
+    let global = Global::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new");
+    let options = Options { sync_address: global.running.addresses.sync, ..Options::local(&path) };
+    let error = GlobalCp::start(options).await.err().unwrap();
+    assert!(format!("{error:#}").contains("could not bind the sync address"), "{error:#}");
+    assert!(!path.exists());
+}

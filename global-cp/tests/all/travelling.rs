@@ -1,0 +1,126 @@
+//! Documents on their way down, up and across.
+
+use std::time::SystemTime;
+
+use identity::{AUTHORITY_LIFETIME, ZoneCa};
+use serde_json::{Value, json};
+
+use crate::fixture::Global;
+
+fn service(domain: &str) -> Value {
+    let id = format!("spiffe://{domain}/workload/catalog");
+    json!({"ports": [{"port": 80}], "identities": [{"type": "SpiffeID", "value": id}]})
+}
+
+fn trust(domain: &str) -> Value {
+    let ca = ZoneCa::create(domain.parse().unwrap(), AUTHORITY_LIFETIME, SystemTime::now()).unwrap();
+    json!({"trustDomain": domain, "caBundles": [{"type": "Pem", "pem": {"value": ca.bundle_pem()}}]})
+}
+
+#[tokio::test]
+async fn what_is_written_on_the_global_reaches_every_zone_and_what_is_deleted_leaves() {
+    let global = Global::start().await;
+    let (east, west) = (global.zone("east").await, global.zone("west").await);
+    global.permit("all").await;
+    let key = "MeshTrafficPermission/default/global//all";
+    for zone in [&east, &west] {
+        zone.until_held("Mesh//global//default", true).await;
+        zone.until_held("MeshIdentity/default/global//mesh-identity-all", true).await;
+        zone.until_held(key, true).await;
+        zone.until_held("Zone//global//east", false).await;
+    }
+    global.delete("/meshes/default/meshtrafficpermissions/all").await;
+    for zone in [&east, &west] {
+        zone.until_held(key, false).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_zone_publishes_reaches_the_others_as_far_as_it_travels() {
+    let global = Global::start().await;
+    let (east, west) = (global.zone("east").await, global.zone("west").await);
+    let key = "MeshService/default/west//catalog";
+    west.write("Workload/default/west//catalog", json!({})).await;
+    west.write("MeshTrust/default/west//west", trust("default.west.mesh.local")).await;
+    let written = west.write(key, service("default.west.mesh.local")).await;
+    west.until_acknowledged(&written).await;
+    east.until_held(key, true).await;
+    east.until_held("MeshTrust/default/west//west", true).await;
+    east.until_held("Workload/default/west//catalog", false).await;
+    assert!(
+        west.until("nothing", |_| true).await.batches.iter().all(|(_, keys)| !keys.contains(&key.into()))
+    );
+    let (status, shown) = global.get("/meshes/default/meshservices/catalog").await;
+    assert_eq!((status, &shown["status"]["origin"]), (200, &json!("west")), "{shown}");
+
+    west.remove(key).await;
+    east.until_held(key, false).await;
+    assert_eq!(global.get("/meshes/default/meshservices/catalog").await.0, 404);
+}
+
+#[tokio::test]
+async fn s36_a_zone_that_speaks_for_another_is_refused_and_disturbs_nothing() {
+    let global = Global::start().await;
+    let (east, west) = (global.zone("east").await, global.zone("west").await);
+    let web = "MeshService/default/east//web";
+    let written = east.write(web, service("default.east.mesh.local")).await;
+    east.until_acknowledged(&written).await;
+    west.until_held(web, true).await;
+
+    west.lie(web, "east-1-900", service("default.west.mesh.local"));
+    west.lie("MeshTrafficPermission/default/global//open", "global-1-900", json!({"rules": []}));
+    west.lie("MeshTrust/default/west//t", "west-1-1", trust("default.east.mesh.local"));
+    west.lie("MeshService/default/west//spy", "west-1-1", service("default.east.mesh.local"));
+    let honest = west.write("MeshService/default/west//cart", service("default.west.mesh.local")).await;
+    west.until_acknowledged(&honest).await;
+    east.until_held("MeshService/default/west//cart", true).await;
+
+    let seen = west.until("all refusals", |seen| seen.refused.len() == 4).await;
+    assert!(seen.ended.is_empty(), "{seen:?}");
+    assert_eq!(global.metric("tombolo_global_documents_refused_total").await, 4);
+    for key in ["MeshTrust/default/west//t", "MeshService/default/west//spy"] {
+        east.until_held(key, false).await;
+    }
+    let (_, shown) = global.get("/meshes/default/meshservices/web").await;
+    assert_eq!(shown["status"]["revision"], json!(written.to_string()), "{shown}");
+    assert_eq!(global.get("/meshes/default/meshtrafficpermissions/open").await.0, 404);
+    // The global's revisions go on where they were.
+    let later = east.write(web, service("default.east.mesh.local")).await;
+    east.until_acknowledged(&later).await;
+}
+
+#[tokio::test]
+async fn a_trust_domain_that_was_given_to_a_zone_is_its_own() {
+    let global = Global::start().await;
+    let (east, west) = (global.zone("east").await, global.zone("west").await);
+    global
+        .put("/zones/east", json!({"type": "Zone", "name": "east", "trustDomains": ["bank.example"]}))
+        .await;
+    let written = east.write("MeshTrust/default/east//bank", trust("bank.example")).await;
+    east.until_acknowledged(&written).await;
+    west.until_held("MeshTrust/default/east//bank", true).await;
+
+    let body = json!({"type": "Zone", "name": "west", "trustDomains": ["bank.example"]});
+    let (status, problem) = global.call("PUT", "/zones/west", Some(body)).await;
+    assert_eq!((status, &problem["invalid_parameters"][0]["field"]), (400, &json!("trustDomains[0]")));
+}
+
+#[tokio::test]
+async fn a_zone_that_comes_back_with_less_is_held_and_takes_nothing_away() {
+    let global = Global::start().await;
+    let (mut east, west) = (global.zone("east").await, global.zone("west").await);
+    let web = "MeshService/default/east//web";
+    let written = east.write(web, service("default.east.mesh.local")).await;
+    east.until_acknowledged(&written).await;
+    west.until_held(web, true).await;
+
+    east.disconnect().await;
+    let mut lost = east.twin();
+    lost.connect(&global).await;
+    let seen = lost.until("a hold", |seen| !seen.refusals.is_empty()).await;
+    assert!(seen.refusals[0].contains("was heard to be at"), "{seen:?}");
+    west.until_held(web, true).await;
+    // That direction alone: policy goes on.
+    global.permit("all").await;
+    lost.until_held("MeshTrafficPermission/default/global//all", true).await;
+}
