@@ -1,5 +1,6 @@
 //! The sidecar: carries an application's traffic in and out under mutual TLS.
 
+pub mod control;
 pub mod options;
 pub mod proxy;
 pub mod run;
@@ -7,5 +8,6 @@ pub mod static_file;
 
 mod worker;
 
+pub use control::{ControlOptions, Running, start};
 pub use proxy::{Applied, Proxy, Purpose, Stopped};
 pub use run::run_static;

@@ -1,5 +1,6 @@
 //! Runs a sidecar by a static file.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -7,17 +8,18 @@ use runtime::admin::{self, AdminPages};
 use runtime::{Readiness, ReadyLine, Tasks};
 use tokio::net::TcpListener;
 use tracing::info;
+use traffic::ProxyConfig;
 
-use crate::Proxy;
 use crate::options::Options;
-use crate::proxy;
 use crate::static_file::{self, Static};
+use crate::{Proxy, Purpose, proxy};
 
 /// Serves by a file until `stop`, then drains. A listener that cannot be opened is an error: there is nobody
 /// who would correct it while we run.
 pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> anyhow::Result<()> {
     let Static { config, endpoints } = static_file::read(file)?;
     let id = config.credentials.id.clone();
+    let listeners = purposes(&config);
     let mut tasks = Tasks::new();
     let readiness = Readiness::new();
     let starting = readiness.guard("configuration");
@@ -25,7 +27,7 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
     let ready = listen(options.ready_address).await?;
     let metrics = listen(options.metrics_address).await?;
     let mut line = ReadyLine::new("tombolo-dataplane")
-        .with("ready", ready.local_addr()?)
+        .with("health", ready.local_addr()?)
         .with("metrics", metrics.local_addr()?);
     let pages = AdminPages { readiness: Some(readiness.clone()), ..AdminPages::default() };
     tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));
@@ -39,7 +41,9 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
     if let Some(problem) = applied.problems.into_iter().next() {
         bail!(anyhow::Error::new(problem));
     }
-    line = line.with_all("listen", proxy.bound().iter().map(|bound| bound.address));
+    let bound = proxy.bound();
+    let address = |purpose| bound.iter().find(|bound| bound.purpose == purpose).map(|bound| bound.address);
+    line = line.with_all("listen", listeners.into_iter().filter_map(address));
     drop(starting);
     line.announce()?;
     info!(%id, "serving");
@@ -52,6 +56,12 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
     tasks.run(drained, options.drain_time()).await
 }
 
-async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+/// The outbound listeners in the order of the file, and then the inbounds by name: the order of the ready line.
+fn purposes(config: &ProxyConfig) -> Vec<Purpose> {
+    let outbound = config.outbound.iter().map(|listener| Purpose::Outbound(listener.destination.clone()));
+    outbound.chain(config.inbounds.keys().map(|name| Purpose::Inbound(*name))).collect()
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }

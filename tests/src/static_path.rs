@@ -6,10 +6,13 @@ mod pki;
 mod recorder;
 mod zones;
 
+use std::time::Duration;
+
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time;
 
 use self::apps::{read_to_end, send};
 use self::zones::{CATALOG, Setup, WEB, Zones};
@@ -218,6 +221,52 @@ async fn an_application_that_is_gone_is_told_from_one_that_denies() {
     let mut stream = TcpStream::connect(zones.tcp).await.unwrap();
     assert!(read_to_end(&mut stream).await.is_err());
     assert_eq!(zones.west.counters().await.unwrap().application_failures, 2);
+    zones.stop().await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_stops_lets_open_requests_finish() {
+    let zones = Zones::start(Setup::default()).await;
+    let (http, tcp) = (zones.http, zones.tcp);
+    let slow = tokio::spawn(send(http, "GET", "/slow", host(), Vec::new()));
+    zones.app.asked_for("/slow").await;
+    let grace = Duration::from_secs(10);
+    let stopping = tokio::spawn(async move {
+        // The last in the way first.
+        zones.west.shutdown(grace).await;
+        zones.ingress.shutdown(grace).await;
+        zones.east.shutdown(grace).await;
+        zones.app
+    });
+    let answer = time::timeout(grace, slow).await.expect("it hangs").unwrap();
+    assert_eq!((answer.status, answer.body.as_slice()), (StatusCode::OK, &b"slow"[..]));
+    let app = time::timeout(grace, stopping).await.expect("it does not stop").unwrap();
+    assert!(TcpStream::connect(http).await.is_err());
+    assert!(TcpStream::connect(tcp).await.is_err());
+    app.all_ended().await;
+}
+
+#[tokio::test]
+async fn several_workers_share_the_connections() {
+    let zones = Zones::start(Setup { workers: 3, ..Setup::default() }).await;
+    let mut open = Vec::new();
+    for _ in 0..6 {
+        let mut stream = TcpStream::connect(zones.tcp).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        open.push(stream);
+    }
+    for _ in 0..6 {
+        assert_eq!(zones.get("/").await.status, StatusCode::OK);
+    }
+    let counters = zones.east.counters().await.unwrap();
+    assert_eq!((counters.outbound_connections, counters.outbound_requests), (12, 6));
+
+    zones.allow(&[]).await;
+    for mut stream in open {
+        assert!(read_to_end(&mut stream).await.is_err(), "each worker judges what it carries");
+    }
+    assert_eq!(zones.get("/").await.status, StatusCode::FORBIDDEN);
     zones.stop().await;
 }
 

@@ -23,7 +23,7 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
     let ready = listen(options.ready_address).await?;
     let metrics = listen(options.metrics_address).await?;
     let line = ReadyLine::new("tombolo-zone-ingress")
-        .with("ready", ready.local_addr()?)
+        .with("health", ready.local_addr()?)
         .with("metrics", metrics.local_addr()?);
     let pages = AdminPages { readiness: Some(readiness.clone()), ..AdminPages::default() };
     tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));

@@ -48,7 +48,8 @@ impl OwnDocument {
     /// `path` stands in errors only.
     fn parse(text: &str, path: &Path) -> Result<Self, NotADataplane> {
         let path = || path.to_owned();
-        let tree = document::parse_one(text).map_err(|error| NotADataplane::Syntax { path: path(), error })?;
+        let tree =
+            document::parse_one(text).map_err(|error| NotADataplane::Syntax { path: path(), error })?;
         let document = document::read(&tree, &Defaults::default())
             .map_err(|violations| NotADataplane::Invalid { path: path(), violations })?;
         let Some(dataplane) = document.spec_as::<Dataplane>() else {

@@ -119,7 +119,8 @@ mod tests {
 
     use super::*;
 
-    const OPEN: &str = r#"{"listen":"127.0.0.1:8080","application":"127.0.0.1:80","protocol":"http","access":{"rules":[]}}"#;
+    const OPEN: &str =
+        r#"{"listen":"127.0.0.1:8080","application":"127.0.0.1:80","protocol":"http","access":{"rules":[]}}"#;
 
     fn batch(entries: &[(&str, &'static str)], removed: &[&str]) -> Batch {
         Batch {

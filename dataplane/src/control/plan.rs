@@ -91,7 +91,8 @@ pub fn plan(known: Known<'_>) -> Plan {
         (ports.iter().any(|port| !parts.inbounds.contains_key(port)), Missing::Inbounds),
         (used.iter().any(|id| !parts.destinations.contains_key(*id)), Missing::Destinations),
     ];
-    let missing: BTreeSet<Missing> = lacks.into_iter().filter_map(|(lacks, what)| lacks.then_some(what)).collect();
+    let missing: BTreeSet<Missing> =
+        lacks.into_iter().filter_map(|(lacks, what)| lacks.then_some(what)).collect();
     let is_someone =
         ![Missing::Identity, Missing::Trust, Missing::Certificate].iter().any(|what| missing.contains(what));
 
@@ -124,8 +125,7 @@ mod tests {
 
     use super::*;
 
-    const IDENTITY: (&str, &str) =
-        ("identity", r#"{"id":"spiffe://default.east.mesh.local/workload/web"}"#);
+    const IDENTITY: (&str, &str) = ("identity", r#"{"id":"spiffe://default.east.mesh.local/workload/web"}"#);
     const TRUST: (&str, &str) = ("trust", "{}");
     const INBOUND: (&str, &str) = (
         "inbound/8080",
@@ -167,7 +167,11 @@ mod tests {
         for (why, certified, held, missing, (inbounds, outbound)) in cases {
             let plan = planned(*certified, held);
             assert_eq!(plan.missing.iter().copied().collect::<Vec<_>>(), *missing, "{why}");
-            assert_eq!((plan.routes.inbounds.len(), plan.routes.outbound.len()), (*inbounds, *outbound), "{why}");
+            assert_eq!(
+                (plan.routes.inbounds.len(), plan.routes.outbound.len()),
+                (*inbounds, *outbound),
+                "{why}"
+            );
         }
     }
 

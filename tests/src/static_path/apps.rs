@@ -33,6 +33,8 @@ pub(super) struct App {
     /// Of the echo: those that ever were, and those that are open (of HTTP as well).
     connections: Arc<Mutex<usize>>,
     open: watch::Sender<usize>,
+    /// The path of the last request, as soon as it came.
+    asked: watch::Sender<String>,
     _tasks: JoinSet<()>,
 }
 
@@ -46,16 +48,20 @@ impl App {
             requests: Arc::default(),
             connections: Arc::default(),
             open: watch::Sender::new(0),
+            asked: watch::Sender::new(String::new()),
             _tasks: JoinSet::new(),
         };
-        let (requests, open) = (app.requests.clone(), app.open.clone());
+        let (requests, open, asked) = (app.requests.clone(), app.open.clone(), app.asked.clone());
         app._tasks.spawn(async move {
             let mut serving = JoinSet::new();
             while let Ok((stream, _)) = http.accept().await {
-                let (requests, open) = (requests.clone(), open.clone());
+                let (requests, open, asked) = (requests.clone(), open.clone(), asked.clone());
                 open.send_modify(|open| *open += 1);
                 serving.spawn(async move {
-                    let service = service_fn(|request| answer(request, requests.clone()));
+                    let service = service_fn(|request: Request<Incoming>| {
+                        asked.send_replace(request.uri().path().to_owned());
+                        answer(request, requests.clone())
+                    });
                     let io = TokioIo::new(stream);
                     let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
                     open.send_modify(|open| *open -= 1);
@@ -86,6 +92,13 @@ impl App {
         *self.connections.lock().unwrap()
     }
 
+    /// A request for this path has come.
+    pub(super) async fn asked_for(&self, path: &str) {
+        let mut asked = self.asked.subscribe();
+        let came = asked.wait_for(|asked| asked == path);
+        time::timeout(Duration::from_secs(5), came).await.expect("nobody asked").unwrap();
+    }
+
     /// Every connection to it has ended.
     pub(super) async fn all_ended(&self) {
         let mut open = self.open.subscribe();
@@ -114,6 +127,10 @@ async fn answer(
     requests.lock().unwrap().push(Seen { headers: head.headers, body: body.to_vec() });
     let body = match head.uri.path() {
         "/echo" => body,
+        "/slow" => {
+            time::sleep(Duration::from_millis(200)).await;
+            Bytes::from_static(b"slow")
+        }
         _ => format!("{} {}", head.method, head.uri).into(),
     };
     Ok(Response::new(full(body)))

@@ -39,6 +39,8 @@ pub(super) struct Setup {
     pub(super) allowed: &'static [&'static str],
     /// Whether there is one.
     pub(super) application: bool,
+    /// Of each sidecar.
+    pub(super) workers: usize,
 }
 
 impl Default for Setup {
@@ -50,6 +52,7 @@ impl Default for Setup {
             identities: &[CATALOG, "spiffe://default.west.mesh.local/workload/cart"],
             allowed: &[WEB],
             application: true,
+            workers: 1,
         }
     }
 }
@@ -96,7 +99,7 @@ impl Zones {
             [known_to("catalog", CATALOG), inbound(8080, http_app, "http"), inbound(9000, tcp_app, "tcp")];
         let Static { mut config, .. } = read(folder.path(), "west.yaml", &file.concat());
         permit(&mut config, setup.allowed);
-        let west = Proxy::start(proxy::Options::default()).unwrap();
+        let west = Proxy::start(proxy::Options { workers: setup.workers }).unwrap();
         let applied = west.apply(config.clone()).await.unwrap();
         assert!(applied.problems.is_empty(), "{:?}", applied.problems);
 
@@ -128,7 +131,7 @@ impl Zones {
             ));
         }
         let Static { config: east_config, endpoints } = read(folder.path(), "east.yaml", &file.concat());
-        let east = Proxy::start(proxy::Options::default()).unwrap();
+        let east = Proxy::start(proxy::Options { workers: setup.workers }).unwrap();
         for (id, endpoints) in endpoints {
             east.endpoints(id, endpoints).await.unwrap();
         }

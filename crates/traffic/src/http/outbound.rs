@@ -180,3 +180,199 @@ impl From<hyper::Error> for Failure {
 fn ours(response: Response<Bytes>) -> Response<Answer<Held>> {
     response.map(Answer::ours)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use http_body_util::{BodyExt, Full};
+    use hyper::client::conn::http1::SendRequest;
+    use hyper::server::conn::http2;
+    use model::{DestinationId, Protocol};
+    use snapshot::parts::Endpoints;
+    use tokio::net::TcpListener;
+    use tokio::sync::Notify;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::ProxyConfig;
+    use crate::fixture::{CATALOG, Pipe, WEB, World, destination, endpoint};
+    use crate::outbound::Outbound;
+    use crate::tls::accept;
+    use crate::worker::{Local, Shared};
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    /// A catalog that answers over HTTP/2, and drains each connection after so many requests.
+    struct Catalog {
+        address: SocketAddr,
+        connections: Rc<Cell<usize>>,
+    }
+
+    impl Catalog {
+        async fn start(world: &World, requests_per_connection: usize, refuses: bool) -> Self {
+            let credentials = world.credentials(&world.west, CATALOG);
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (address, connections) = (listener.local_addr().unwrap(), Rc::<Cell<usize>>::default());
+            let count = connections.clone();
+            tokio::task::spawn_local(async move {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    count.set(count.get() + 1);
+                    let credentials = credentials.clone();
+                    tokio::task::spawn_local(async move {
+                        let accepted = accept(stream, Protocol::Http, &credentials, LIMIT).await.unwrap();
+                        let (served, drain) = (Cell::new(0), Notify::new());
+                        let service = service_fn(|request: Request<Incoming>| {
+                            served.set(served.get() + 1);
+                            if served.get() == requests_per_connection {
+                                drain.notify_one();
+                            }
+                            let path = request.uri().path().to_owned();
+                            async move {
+                                if refuses {
+                                    return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
+                                }
+                                Ok(Response::new(Full::new(Bytes::from(path))))
+                            }
+                        });
+                        let io = TokioIo::new(accepted.stream);
+                        let connection = http2::Builder::new(Local).serve_connection(io, service);
+                        let mut connection = pin!(connection);
+                        tokio::select! {
+                            _ = connection.as_mut() => {}
+                            () = drain.notified() => {
+                                connection.as_mut().graceful_shutdown();
+                                let _ = connection.await;
+                            }
+                        }
+                    });
+                }
+            });
+            Self { address, connections }
+        }
+    }
+
+    /// The web, with an outbound to a catalog at these addresses, and a connection of its application.
+    async fn web(world: &World, at: &[SocketAddr]) -> (Rc<Shared>, Outbound, SendRequest<Full<Bytes>>) {
+        let credentials = world.credentials(&world.east, WEB);
+        let id: DestinationId = "ms_default_west__catalog_http".parse().unwrap();
+        let part = destination(Protocol::Http, &[CATALOG], LIMIT);
+        let config = ProxyConfig {
+            outbound: Vec::new(),
+            inbounds: BTreeMap::new(),
+            destinations: BTreeMap::from([(id.clone(), Arc::new(part))]),
+            credentials: credentials.clone(),
+        };
+        let shared = Rc::<Shared>::default();
+        shared.credentials.replace(Some(credentials));
+        let outbound = Outbound::new(shared.clone());
+        outbound.apply(&config);
+        let endpoints = at.iter().map(|address| endpoint(*address, CATALOG)).collect();
+        outbound.set_endpoints(&id, Arc::new(Endpoints(endpoints)));
+        let (near, far) = Pipe::pair(64 * 1024);
+        tokio::task::spawn_local(serve(far, outbound.destination(&id).unwrap()));
+        let (requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
+        tokio::task::spawn_local(connection);
+        (shared, outbound, requests)
+    }
+
+    async fn get(requests: &mut SendRequest<Full<Bytes>>, path: &str) -> (StatusCode, String) {
+        let request = Request::get(path).header(HOST, "catalog").body(Full::default()).unwrap();
+        requests.ready().await.unwrap();
+        let response = requests.send_request(request).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn nobody() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_peer_drains_is_replaced_and_no_request_is_lost() {
+        let drained = async {
+            let world = World::new();
+            let catalog = Catalog::start(&world, 3, false).await;
+            let (shared, _outbound, mut requests) = web(&world, &[catalog.address]).await;
+            for number in 0..20 {
+                let path = format!("/{number}");
+                assert_eq!(get(&mut requests, &path).await, (StatusCode::OK, path));
+            }
+            assert!(catalog.connections.get() >= 6, "{} connections", catalog.connections.get());
+            assert_eq!(shared.metrics.read().outbound_requests, 20);
+        };
+        LocalSet::new().run_until(Box::pin(drained)).await;
+    }
+
+    #[tokio::test]
+    async fn a_connect_failure_goes_to_another_endpoint_and_is_not_repeated_at_once() {
+        let tried = async {
+            let world = World::new();
+            let catalog = Catalog::start(&world, usize::MAX, false).await;
+            let at = [nobody().await, catalog.address, nobody().await];
+            let (shared, _outbound, mut requests) = web(&world, &at).await;
+            for _ in 0..50 {
+                assert_eq!(get(&mut requests, "/").await.0, StatusCode::OK);
+            }
+            let counters = shared.metrics.read();
+            assert_eq!((counters.outbound_requests, counters.connects), (50, 1));
+            assert!(counters.connect_failures < 10, "{counters:?}");
+        };
+        LocalSet::new().run_until(Box::pin(tried)).await;
+    }
+
+    #[tokio::test]
+    async fn each_endpoint_is_tried_once_and_the_last_failure_is_told() {
+        let tried = async {
+            let world = World::new();
+            let at = [nobody().await, nobody().await, nobody().await];
+            let (shared, outbound, mut requests) = web(&world, &at).await;
+            let (status, body) = get(&mut requests, "/").await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+            assert!(body.contains(r#""reason":"unreachable""#), "{body}");
+            assert_eq!(shared.metrics.read().connect_failures, 3);
+            // All are ejected, and tried all the same.
+            assert_eq!(get(&mut requests, "/").await.0, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(shared.metrics.read().connect_failures, 6);
+
+            let id = "ms_default_west__catalog_http".parse().unwrap();
+            outbound.set_endpoints(&id, Arc::default());
+            let (status, body) = get(&mut requests, "/").await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+            assert!(body.contains(r#""reason":"no-endpoint""#), "{body}");
+        };
+        LocalSet::new().run_until(Box::pin(tried)).await;
+    }
+
+    #[tokio::test]
+    async fn a_refused_stream_is_told_from_a_broken_one() {
+        let refused = async {
+            let world = World::new();
+            let catalog = Catalog::start(&world, usize::MAX, true).await;
+            let (_, _outbound, mut requests) = web(&world, &[catalog.address]).await;
+            let (status, body) = get(&mut requests, "/").await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+            assert!(body.contains(r#""reason":"refused""#), "{body}");
+        };
+        LocalSet::new().run_until(Box::pin(refused)).await;
+    }
+
+    #[tokio::test]
+    async fn a_request_without_a_host_goes_nowhere() {
+        let rejected = async {
+            let world = World::new();
+            let (shared, _outbound, mut requests) = web(&world, &[nobody().await]).await;
+            let response =
+                requests.send_request(Request::get("/").body(Full::default()).unwrap()).await.unwrap();
+            assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+            assert_eq!(shared.metrics.read().outbound_rejected, 1);
+        };
+        LocalSet::new().run_until(Box::pin(rejected)).await;
+    }
+}
