@@ -55,6 +55,9 @@ impl Exports {
     /// A zone has a new session, in which nothing was asked of it yet.
     pub fn joined(&mut self, zone: &ZoneName) -> Vec<Effect> {
         self.returned.insert(zone.clone());
+        // What was kept only because it could not be asked again.
+        let wanted = &self.wanted;
+        self.latest.retain(|id, _| id.zone.as_ref() != Some(zone) || wanted.contains_key(id));
         let wanted = self.wanted.keys().filter(|id| id.zone.as_ref() == Some(zone));
         wanted.map(|id| Effect::Subscribe { owner: zone.clone(), signal: exports_signal(id) }).collect()
     }
@@ -250,6 +253,10 @@ mod tests {
             assert_eq!(left, want);
             let again = wants(&mut exports, "east", &[CATALOG], now);
             assert_eq!(again, [subscribe(), publish("east", known)], "{is_here}");
+
+            exports.subscribed(&zone("east"), &[], &[CATALOG.to_owned()], now, |_| is_here);
+            exports.joined(&zone("west"));
+            assert!(exports.latest.is_empty(), "{is_here}");
         }
     }
 

@@ -139,6 +139,19 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_set_says_so_and_has_nothing_to_remove() {
+        let east = "east".parse().unwrap();
+        let changes = Changes {
+            whole: true,
+            records: vec![record("MeshFromTheFuture/default/global//hidden", 5, true)],
+            tombstones: vec![],
+            world: world(&[("global", 6)]),
+        };
+        let batch = batch(changes, &world(&[("global", 6)]), &east, vec![]).unwrap();
+        assert!(batch.whole && batch.entries.is_empty() && batch.removed.is_empty());
+    }
+
+    #[test]
     fn a_world_that_moved_is_told_and_one_that_did_not_is_not() {
         let east = "east".parse().unwrap();
         let nothing = |world| Changes { whole: false, records: vec![], tombstones: vec![], world };

@@ -12,7 +12,7 @@ use model::{Origin, Point, Version, World, ZoneName};
 use sync::session::AskError;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error};
 
 use crate::zones::{Line, Zones};
 
@@ -99,11 +99,13 @@ fn without_word(zone: &ZoneName, state: ZoneState, proxies: ProxyCounts) -> Revi
 
 pub(crate) struct GlobalProof {
     zones: Zones,
+    /// Nobody is kept waiting by a process that ends.
+    stopping: CancellationToken,
 }
 
 impl GlobalProof {
-    pub(crate) fn new(zones: Zones) -> Self {
-        Self { zones }
+    pub(crate) fn new(zones: Zones, stopping: CancellationToken) -> Self {
+        Self { zones, stopping }
     }
 
     async fn prove(&self, version: Version, wait: Duration) -> Result<RevisionState, NoSuchRevision> {
@@ -128,7 +130,7 @@ impl GlobalProof {
         };
         exists(&version, head.point, &head.world, |zone| documents.contains_key(zone))?;
 
-        let enough = CancellationToken::new();
+        let enough = self.stopping.child_token();
         let enabled = documents.into_iter().filter(|(_, document)| document.enabled).map(|(zone, _)| zone);
         let mut asked: FuturesUnordered<_> =
             enabled.map(|zone| self.zone(zone, &version, deadline, &enough)).collect();
@@ -166,7 +168,7 @@ impl GlobalProof {
                 Ok(answer) => (on_line(of_zone(&zone, answer), version, heard.line), false),
                 Err(AskError::Disconnected) => (without_word(&zone, ZoneState::Offline, heard.counts), true),
                 Err(error) => {
-                    warn!(%zone, %error, "the zone does not say who runs a revision");
+                    debug!(%zone, %error, "the zone does not say who runs a revision");
                     (without_word(&zone, ZoneState::Pending, heard.counts), false)
                 }
             };

@@ -57,7 +57,7 @@ impl GlobalCp {
         let config = ApiConfig {
             store: home.store.clone(),
             authority: Authority::Here,
-            proof: Arc::new(GlobalProof::new(zones.clone())),
+            proof: Arc::new(GlobalProof::new(zones.clone(), tasks.stopping())),
             auth: home.auth(),
             admission: Arc::new(GlobalAdmission::new(zones.clone())),
             hosts: hosts.into_iter().collect::<BTreeSet<_>>(),

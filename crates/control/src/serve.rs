@@ -188,3 +188,84 @@ impl Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use api::shapes::RevisionState;
+    use api::{AdmitAll, Authority, NoSuchRevision, Proof};
+    use futures::future::BoxFuture;
+    use identity::{ControlCa, ServerRole, api_client_config, api_server_config};
+    use model::{Origin, Version};
+    use store::MemoryStore;
+    use tokio::net::TcpStream;
+    use tokio::time;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    struct NoProof;
+
+    impl Proof for NoProof {
+        fn revision(
+            &self,
+            _version: Version,
+            _wait: Duration,
+        ) -> BoxFuture<'_, Result<RevisionState, NoSuchRevision>> {
+            Box::pin(async { Err(NoSuchRevision::NotHere) })
+        }
+    }
+
+    fn config() -> ApiConfig {
+        ApiConfig {
+            store: MemoryStore::new(Origin::Global),
+            authority: Authority::Here,
+            proof: Arc::new(NoProof),
+            auth: Arc::new(|_: &str| None),
+            admission: Arc::new(AdmitAll),
+            hosts: Default::default(),
+            extra: Default::default(),
+        }
+    }
+
+    /// The certificate that the API shows.
+    async fn shown(address: SocketAddr, ca: &ControlCa) -> Vec<u8> {
+        let tls = api_client_config(&ca.ca_pem(), Some(ServerRole::Global)).unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let stream = TlsConnector::from(tls).connect(ServerRole::Global.tls_name(), stream).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_new_certificate_is_shown_without_refusing_anyone_and_the_port_is_free_at_the_end() {
+        let now = SystemTime::now();
+        let ca = ControlCa::create(ServerRole::Global, now).unwrap();
+        let credentials = [0, 1].map(|_| ca.server_credential(&[], now).unwrap());
+        let tls = watch::Sender::new(api_server_config(&credentials[0]).unwrap());
+        let listeners = Listeners::bind(&Addresses::any_local()).await.unwrap();
+        let addresses = listeners.addresses().unwrap();
+        let mut tasks = Tasks::new();
+        rest(&mut tasks, listeners.api, tls.subscribe(), config());
+        let running = Running::start(addresses, tasks, ());
+
+        let leaves = credentials.each_ref().map(|credential| credential.chain()[0].to_vec());
+        assert_eq!(shown(addresses.api, &ca).await, leaves[0]);
+        tls.send_replace(api_server_config(&credentials[1]).unwrap());
+        let renewed = async { while shown(addresses.api, &ca).await != leaves[1] {} };
+        time::timeout(GRACE, renewed).await.unwrap();
+
+        running.shutdown().await.unwrap();
+        TcpListener::bind(addresses.api).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_part_that_fails_ends_it_all_and_is_named() {
+        let listeners = Listeners::bind(&Addresses::any_local()).await.unwrap();
+        let mut tasks = Tasks::new();
+        tasks.spawn("store", |_| async { bail!("the disk is full") });
+        let running = Running::start(listeners.addresses().unwrap(), tasks, ());
+        let error = time::timeout(GRACE, running.wait()).await.unwrap().unwrap_err();
+        assert_eq!(format!("{error:#}"), "store failed: the disk is full");
+    }
+}

@@ -53,13 +53,17 @@ impl Global {
 
     pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let url = format!("https://{}{path}", self.running.addresses.api);
-        let mut request = self.client.request(method.parse().unwrap(), url).bearer_auth(&self.admin);
+        let mut request = self.request(method, &url);
         if let Some(body) = body {
             request = request.json(&body);
         }
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
         (status, response.json().await.unwrap_or_default())
+    }
+
+    pub(crate) fn request(&self, method: &str, url: &str) -> reqwest::RequestBuilder {
+        self.client.request(method.parse().unwrap(), url).bearer_auth(&self.admin)
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {

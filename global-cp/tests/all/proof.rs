@@ -82,3 +82,19 @@ async fn revisions_that_cannot_be_are_told_apart_from_those_not_heard_of_yet() {
     assert_eq!(state["state"], "pending", "{state}");
     drop(zone);
 }
+
+#[tokio::test]
+async fn a_global_that_stops_keeps_nobody_waiting() {
+    let global = Global::start().await;
+    let mut east = global.zone("east").await;
+    east.disconnect().await;
+    let revision = global.permit("all").await;
+    let url = format!("https://{}/revisions/{revision}?wait=60s", global.running.addresses.api);
+    let request = global.request("GET", &url);
+    let waiting = tokio::spawn(async move { request.send().await });
+    // However far the question came: it is answered, or was never heard.
+    time::sleep(Duration::from_millis(50)).await;
+    let stopped = time::timeout(Duration::from_secs(4), global.stop()).await;
+    assert!(stopped.is_ok(), "a poll of a minute does not hold up the end");
+    let _ = time::timeout(LIMIT, waiting).await.unwrap();
+}
