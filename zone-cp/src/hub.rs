@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use api::shapes::{InspectDataplane, InspectPart, InspectSignal, ProxyCounts, ProxyState};
 use bytes::Bytes;
+use control::questions::exports_signal;
 use model::kinds::Dataplane;
 use model::kinds::mesh_identity::Provider;
 use model::{Origin, SpiffeId, Version, World, ZoneName};
@@ -133,12 +134,12 @@ impl Hub {
             }
             Output::Want(destination) => {
                 if let Some(upstream) = &state.upstream {
-                    upstream.subscribe([format!("exports/{destination}")]);
+                    upstream.subscribe([exports_signal(&destination)]);
                 }
             }
             Output::WantNoLonger(destination) => {
                 if let Some(upstream) = &state.upstream {
-                    upstream.unsubscribe([format!("exports/{destination}").as_str()]);
+                    upstream.unsubscribe([exports_signal(&destination).as_str()]);
                 }
             }
             Output::Export { name, value } => {
@@ -163,14 +164,17 @@ impl Hub {
         });
     }
 
-    /// Where the zone stands with a version: as soon as it is applied, else when the time is over.
+    /// Where the zone stands with a version: as soon as it is applied or refused, else when the time is over.
     pub async fn prove(&self, version: &Version, wait: Duration) -> Proof {
         let deadline = Instant::now() + wait;
         let mut ticks = self.ticks.subscribe();
         loop {
             ticks.mark_unchanged();
             let proof = self.state().planner.prove(version);
-            if proof.is_applied() || time::timeout_at(deadline, ticks.changed()).await.is_err() {
+            if proof.is_applied()
+                || proof.is_refused()
+                || time::timeout_at(deadline, ticks.changed()).await.is_err()
+            {
                 return proof;
             }
         }

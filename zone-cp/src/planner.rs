@@ -13,7 +13,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use model::kinds::Dataplane;
 use model::{DestinationId, DocumentKey, MeshName, Origin, ResourceName, World, ZoneName};
-use serde::Deserialize;
 use snapshot::endpoints::Exports;
 use snapshot::handle::Salt;
 use snapshot::parts::{PartName, SignalName};
@@ -22,10 +21,9 @@ use store::{Change, Commit, Listing};
 use tracing::warn;
 
 pub use proof::{Late, Proof, Reason, Report, Standing};
-pub use signals::exported;
 
 /// A sidecar, by its Dataplane.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct ProxyId {
     pub mesh: MeshName,
     pub name: ResourceName,

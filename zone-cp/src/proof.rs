@@ -6,10 +6,9 @@ use model::ZoneName;
 use crate::planner::{Proof, Reason, Standing};
 
 pub fn progress(zone: &ZoneName, proof: &Proof) -> ZoneProgress {
-    let refused = proof.late.iter().any(|late| late.reason == Reason::Refused);
     let state = match () {
         () if proof.is_applied() => ZoneState::Applied,
-        () if refused => ZoneState::Refused,
+        () if proof.is_refused() => ZoneState::Refused,
         () => ZoneState::Pending,
     };
     ZoneProgress { name: zone.clone(), state, proxies: counts(proof) }

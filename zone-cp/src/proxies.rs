@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use control::{Clock, Enroller};
+use control::{Clock, Enroller, questions};
 use identity::{Peer, ServerRole};
 use model::{World, ZoneName};
 use store::{Draft, Expect, Store};
@@ -167,7 +167,7 @@ impl Host for Session {
                 let issued = self.zone.authorities.issue(&proxy.mesh, &assigned.id, &body, assigned.lifetime);
                 issued.map_err(|error| format!("{error:#}"))?
             }
-            ("client-certificate", _) => {
+            (questions::CLIENT_CERTIFICATE, _) => {
                 let renewed = self.zone.enroller.renew(&self.peer, &body, self.zone.clock.now()).await;
                 identity::certificates_to_pem(&renewed.map_err(|error| error.to_string())?)
             }

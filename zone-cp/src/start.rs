@@ -8,7 +8,7 @@ use api::shapes::ProxyCounts;
 use api::{ApiConfig, Authority, routes};
 use bytes::Bytes;
 use control::{
-    Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, defaults, serve, server_tls,
+    Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, defaults, questions, serve, server_tls,
 };
 use identity::Peer;
 use joining::{Joining, Keep, Kept, Membership};
@@ -215,7 +215,7 @@ fn follow_counts(tasks: &mut Tasks, zone: ZoneName, hub: Arc<Hub>, upstream: Han
             if told != Some(counts) {
                 let value = serde_json::to_vec(&counts).map(Bytes::from)?;
                 let origin = Origin::Zone(zone.clone());
-                upstream.signal("summary", Signal { origin, age: Duration::ZERO, value });
+                upstream.signal(questions::SUMMARY, Signal { origin, age: Duration::ZERO, value });
                 told = Some(counts);
             }
             tokio::select! {

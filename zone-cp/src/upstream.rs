@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::shapes::{self, MOST_LATE};
+use api::shapes::MOST_LATE;
 use bytes::Bytes;
-use model::{Origin, Version, World, ZoneName};
-use serde::Deserialize;
+use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion, exported};
+use model::{Origin, World, ZoneName};
 use serde::de::DeserializeOwned;
 use store::{Filter, Store};
 use sync::frame::Signal;
@@ -16,19 +16,13 @@ use sync::session::Applied;
 use sync::{Base, Batch, Place, Topic};
 
 use crate::hub::Hub;
-use crate::planner::{Input, ProxyId, exported};
+use crate::planner::{Input, ProxyId};
 use crate::{proof, replica};
 
 pub struct Upstream {
     pub zone: ZoneName,
     pub store: Arc<dyn Store>,
     pub hub: Arc<Hub>,
-}
-
-#[derive(Deserialize)]
-struct RevisionQuestion {
-    revision: Version,
-    wait_ms: u64,
 }
 
 /// The longest that a question about a revision may wait here; its asker asks again.
@@ -73,15 +67,16 @@ impl Host for Upstream {
 
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
         match kind.as_str() {
-            "revision" => {
+            questions::REVISION => {
                 let RevisionQuestion { revision, wait_ms } = read(&body)?;
                 let wait = Duration::from_millis(wait_ms).min(LONGEST_WAIT);
                 let proof = self.hub.prove(&revision, wait).await;
-                let late: Vec<shapes::LateProxy> = proof::late(&self.zone, &proof).take(MOST_LATE).collect();
-                write(&serde_json::json!({ "zone": proof::progress(&self.zone, &proof), "late": late }))
+                let late = proof::late(&self.zone, &proof).take(MOST_LATE).collect();
+                write(&RevisionAnswer { zone: proof::progress(&self.zone, &proof), late })
             }
-            "inspect" => {
-                let proxy: ProxyId = read(&body)?;
+            questions::INSPECT => {
+                let InspectQuestion { mesh, name } = read(&body)?;
+                let proxy = ProxyId { mesh, name };
                 let inspected = self.hub.inspect(&proxy);
                 write(&inspected.ok_or_else(|| format!("zone {} has no proxy {proxy}", self.zone))?)
             }

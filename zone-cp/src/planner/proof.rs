@@ -48,6 +48,11 @@ impl Proof {
         self.known && self.late.is_empty()
     }
 
+    /// Some proxy keeps an older version of something, and will until it changes again.
+    pub fn is_refused(&self) -> bool {
+        self.known && self.late.iter().any(|late| late.reason == Reason::Refused)
+    }
+
     pub fn count(&self, standing: Standing) -> u64 {
         match standing {
             Standing::Current => self.current,

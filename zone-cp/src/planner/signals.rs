@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use control::questions::{exported, exports_signal};
 use model::kinds::{Dataplane, MeshIdentity, MeshService, MeshZoneAddress, ResourceSpec};
 use model::{DestinationId, ServiceKind};
 use serde::Serialize;
@@ -14,16 +15,6 @@ use super::{Client, Output, Planner, Presence, SessionNumber};
 /// The kinds that signals are made of.
 pub(super) const READS: [&str; 4] =
     [Dataplane::KIND.name, MeshService::KIND.name, MeshIdentity::KIND.name, MeshZoneAddress::KIND.name];
-
-/// The name under which zones speak of a destination through the global.
-fn export_name(destination: &DestinationId) -> String {
-    format!("exports/{destination}")
-}
-
-/// The reverse of [`export_name`].
-pub fn exported(name: &str) -> Option<DestinationId> {
-    name.strip_prefix("exports/")?.parse().ok()
-}
 
 impl Planner {
     /// Every new subscription is answered at once, with an empty value where nothing is known.
@@ -64,7 +55,7 @@ impl Planner {
             let value = self.export(&destination);
             if self.wanted.get(&destination) != Some(&value) {
                 self.wanted.insert(destination.clone(), value.clone());
-                out.push(Output::Export { name: export_name(&destination), value });
+                out.push(Output::Export { name: exports_signal(&destination), value });
             }
         }
     }
@@ -90,7 +81,7 @@ impl Planner {
         for destination in added.iter().filter_map(|name| exported(name)) {
             let value = self.export(&destination);
             self.wanted.insert(destination.clone(), value.clone());
-            out.push(Output::Export { name: export_name(&destination), value });
+            out.push(Output::Export { name: exports_signal(&destination), value });
         }
     }
 
