@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use snapshot::parts::Handles;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 use tracing::warn;
 use traffic::Counters;
+use traffic::connect::dial;
 use traffic::listen::Listeners;
 use traffic::relay::{Limits, Relay};
 use traffic::worker::{Shared, Worker};
@@ -151,10 +151,4 @@ async fn listen(
             .map(|bound| bound.address)
             .ok_or_else(|| io::Error::other("the listener is gone")),
     }
-}
-
-async fn dial(endpoint: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(endpoint).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }

@@ -23,6 +23,7 @@ use tokio::time;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::listen::keep_alive;
 use crate::standing::Watch;
 use crate::tls::agreed;
 use crate::transport::Transport;
@@ -126,15 +127,18 @@ pub struct Secured<T> {
     pub peer: WorkloadPeer,
 }
 
-/// The TCP connection to an endpoint.
-pub async fn dial(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
-    let address = endpoint.address;
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|source| ConnectError::Unreachable { endpoint: address, source })?;
-    // It fails only on a socket that is gone already.
-    let _ = stream.set_nodelay(true);
+/// A TCP connection, set up as all of ours are.
+pub async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    keep_alive(&stream)?;
     Ok(stream)
+}
+
+/// The TCP connection to an endpoint.
+pub(crate) async fn reach(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+    let address = endpoint.address;
+    dial(address).await.map_err(|source| ConnectError::Unreachable { endpoint: address, source })
 }
 
 /// The handshake with an endpoint, and whether the peer is the one that the destination lists and the

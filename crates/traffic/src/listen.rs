@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time;
@@ -117,16 +119,24 @@ impl<K: Clone + Ord + 'static> Listeners<K> {
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
+    // What is accepted inherits this, without a system call for each.
+    socket.set_nodelay(true)?;
+    keep_alive(&socket)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// A peer that vanished without a word is noticed after a minute and a half.
+pub(crate) fn keep_alive<S: AsFd>(socket: &S) -> io::Result<()> {
+    let probes =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
+    SockRef::from(socket).set_tcp_keepalive(&probes.with_retries(3))
 }
 
 async fn accept<K>(listener: TcpListener, purpose: K, take: Take<K>) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                // It fails only on a socket that is gone already.
-                let _ = stream.set_nodelay(true);
                 take(&purpose, stream, from);
             }
             Err(error) => {

@@ -10,9 +10,10 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{self, Instant};
+
+use crate::connect::dial;
 
 /// How long an application may take to accept a connection.
 pub(crate) const CONNECT: Duration = Duration::from_secs(5);
@@ -82,8 +83,7 @@ impl Application {
     }
 
     async fn connect(&self) -> io::Result<Connection> {
-        let stream = time::timeout(CONNECT, TcpStream::connect(self.address)).await??;
-        stream.set_nodelay(true)?;
+        let stream = time::timeout(CONNECT, dial(self.address)).await??;
         let (requests, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         // Owned by the connection's value: dropping that ends the task.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::HeaderValue;
+use http::header::{HOST, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -18,7 +18,7 @@ use tracing::debug;
 use super::application::{ApplicationError, Lease};
 use super::body::{Answer, BodyError, Keeper};
 use super::headers::{CLIENT_ID, DECISION_ID, join_cookies, set_host, strip_hop_by_hop};
-use super::pool::{CONNECTION_WINDOW, HEADER_LIST, KEEP_ALIVE, STREAM_WINDOW};
+use super::pool::{CONNECTION_WINDOW, HEADER_LIST, KEEP_ALIVE, SEND_BUFFER, STREAM_WINDOW};
 use super::problem::problem;
 use crate::access::Verdict;
 use crate::connect::Guarded;
@@ -61,6 +61,7 @@ pub(crate) async fn serve<T: Transport + 'static>(
             // When many clients of a peer vanish together it resets all their streams at once.
             .max_pending_accept_reset_streams(STREAMS as usize)
             .max_header_list_size(HEADER_LIST)
+            .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
         let mut connection = pin!(builder.serve_connection(stream, service));
@@ -122,6 +123,11 @@ async fn answer(
     if request.method() == Method::CONNECT {
         let detail = "CONNECT and upgrades are not carried";
         return Ok(problem(StatusCode::NOT_IMPLEMENTED, "connect", detail).map(Answer::ours));
+    }
+    // Two readers of it might take one each.
+    if request.headers().get_all(HOST).iter().count() > 1 {
+        let detail = "the request names more than one host";
+        return Ok(problem(StatusCode::BAD_REQUEST, "bad-request", detail).map(Answer::ours));
     }
     let request = to_application(request, client);
     let application = inbound.application();
@@ -185,4 +191,130 @@ fn to_application(request: Request<Incoming>, client: HeaderValue) -> Request<In
 /// As HTTP/2 says that nobody is interested any more; on HTTP/1.1 the connection ends.
 fn revoked() -> h2::Error {
     h2::Reason::CANCEL.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use model::Protocol;
+    use policy::access::{AccessRule, ClientMatch, Effect, RuleOrigin};
+    use rustls::ClientConfig;
+    use snapshot::parts::{self, Access};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::LocalSet;
+    use tokio::time;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::ProxyConfig;
+    use crate::fixture::{CATALOG, Pipe, WEB, World, nowhere};
+    use crate::inbound::Inbounds;
+    use crate::worker::Shared;
+
+    /// What the application reads, and the client gets, when the web sends these bytes to an HTTP inbound over
+    /// a connection for which it offered `alpn`.
+    async fn exchange(alpn: &[&[u8]], bytes: &[u8]) -> (String, String) {
+        let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = application.local_addr().unwrap();
+        let exchanged = async {
+            let world = World::new();
+            let (_shared, inbounds) = inbounds(&world, address);
+            let (near, far) = Pipe::pair(64 * 1024);
+            tokio::task::spawn_local(inbounds.inbound(8080).unwrap().serve(far));
+            let mut config = ClientConfig::clone(&world.credentials(&world.east, WEB).client_http);
+            config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+            let name = "catalog.west.tombolo.internal".try_into().unwrap();
+            let mut client = TlsConnector::from(Arc::new(config)).connect(name, near).await.unwrap();
+            client.write_all(bytes).await.unwrap();
+
+            let seen = tokio::task::spawn_local(async move {
+                let (mut stream, _) = application.accept().await.unwrap();
+                let mut seen = vec![0; 64 * 1024];
+                let read = stream.read(&mut seen).await.unwrap();
+                stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                String::from_utf8(seen[..read].to_vec()).unwrap()
+            });
+            let mut answer = vec![0; 64 * 1024];
+            let read = time::timeout(Duration::from_secs(5), client.read(&mut answer)).await;
+            let read = read.expect("no answer").unwrap_or_default();
+            seen.abort();
+            let seen = seen.await.unwrap_or_default();
+            (seen, String::from_utf8_lossy(&answer[..read]).into_owned())
+        };
+        LocalSet::new().run_until(Box::pin(exchanged)).await
+    }
+
+    fn inbounds(world: &World, application: SocketAddr) -> (Rc<Shared>, Inbounds) {
+        let rule = AccessRule {
+            effect: Effect::Allow,
+            clients: ClientMatch::Exactly(WEB.parse().unwrap()),
+            origin: RuleOrigin {
+                policy: "MeshTrafficPermission/default/global//allow".parse().unwrap(),
+                version: "global-1-1".parse().unwrap(),
+                path: "spec".into(),
+            },
+        };
+        let part = parts::Inbound {
+            listen: nowhere(),
+            application,
+            protocol: Protocol::Http,
+            access: Access { rules: vec![rule], ..Access::default() },
+        };
+        let credentials = world.credentials(&world.west, CATALOG);
+        let config = ProxyConfig {
+            outbound: Vec::new(),
+            inbounds: BTreeMap::from([(8080, Arc::new(part))]),
+            destinations: BTreeMap::new(),
+            credentials: credentials.clone(),
+        };
+        let shared = Rc::<Shared>::default();
+        shared.credentials.replace(Some(credentials));
+        let inbounds = Inbounds::new(shared.clone());
+        inbounds.apply(&config);
+        (shared, inbounds)
+    }
+
+    #[tokio::test]
+    async fn s17_whatever_a_peer_agreed_on_its_requests_are_parsed_and_its_id_is_ours_to_say() {
+        let request = b"GET /a HTTP/1.1\r\nHost: catalog\r\nTombolo-Client-Id: spiffe://td/forged\r\n\
+                        tombolo-client-id: spiffe://td/again\r\nConnection: tombolo-client-id\r\n\r\n";
+        for alpn in [&[][..], &[b"http/1.1".as_slice()]] {
+            let (seen, answer) = exchange(alpn, request).await;
+            assert!(seen.starts_with("GET /a HTTP/1.1\r\n"), "{seen}");
+            let ids: Vec<&str> = seen.lines().filter(|line| line.starts_with("tombolo-client-id")).collect();
+            assert_eq!(ids, [format!("tombolo-client-id: {WEB}")]);
+            assert!(!seen.contains("forged") && !seen.contains("again"), "{seen}");
+            assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn s08_what_two_readers_could_read_in_two_ways_does_not_reach_the_application() {
+        let cases: [(&str, &[u8]); 5] = [
+            ("two hosts", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+            ("a tunnel", b"CONNECT catalog:80 HTTP/1.1\r\nHost: catalog:80\r\n\r\n"),
+            (
+                "two lengths",
+                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+            ),
+            (
+                "a coding that is not chunked",
+                b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, x\r\n\r\n0\r\n\r\n",
+            ),
+            ("no HTTP", b"\x16\x03\x01 opaque bytes\r\n\r\n"),
+        ];
+        for (why, bytes) in cases {
+            let (seen, answer) = exchange(&[], bytes).await;
+            assert_eq!(seen, "", "{why}");
+            assert!(
+                answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 501"),
+                "{why}: {answer}"
+            );
+        }
+    }
 }

@@ -15,7 +15,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
-use crate::connect::{ConnectError, Guarded, Secured, dial, secure, within};
+use crate::connect::{ConnectError, Guarded, Secured, reach, secure, within};
 use crate::outbound::{Destination, Endpoint};
 use crate::standing::Standing;
 use crate::tls::Credentials;
@@ -28,6 +28,8 @@ const STREAMS_BEFORE_ANOTHER: u32 = 64;
 
 pub(crate) const STREAM_WINDOW: u32 = 1024 * 1024;
 pub(crate) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What a stream holds of a body that its peer does not take.
+pub(crate) const SEND_BUFFER: usize = 256 * 1024;
 pub(crate) const HEADER_LIST: u32 = 64 * 1024;
 /// A connection that says nothing for so long is asked whether it lives, and given up as long after.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -156,7 +158,7 @@ async fn open(
     destination: &Rc<Destination>,
     credentials: &Arc<Credentials>,
 ) -> Result<Rc<Connection>, ConnectError> {
-    let stream = dial(&endpoint.part).await?;
+    let stream = reach(&endpoint.part).await?;
     let part = destination.part();
     let secured = secure(stream, &endpoint.part, &part, &credentials.client_http, &credentials.trust).await?;
     establish(secured, endpoint, destination, credentials).await
@@ -185,6 +187,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADER_LIST)
         .max_concurrent_reset_streams(1024)
+        .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)

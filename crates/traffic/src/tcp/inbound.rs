@@ -1,17 +1,14 @@
 //! A connection of another proxy to the own application.
 
-use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use identity::Alpn;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time;
 use tracing::debug;
 
 use crate::access::Verdict;
-use crate::connect::Status;
+use crate::connect::{Status, dial};
 use crate::http::application::CONNECT;
 use crate::inbound::{Inbound, Peer};
 use crate::transport::{Transport, copy_both};
@@ -40,9 +37,9 @@ pub(crate) async fn serve(
     let dialled = tokio::select! {
         biased;
         () = watch.revoked() => return stream.reset_on_drop(),
-        dialled = dial(inbound.part().application) => dialled,
+        dialled = time::timeout(CONNECT, dial(inbound.part().application)) => dialled,
     };
-    let mut application = match dialled {
+    let mut application = match dialled.unwrap_or_else(|elapsed| Err(elapsed.into())) {
         Ok(application) => application,
         Err(error) => {
             shared.metrics.application_failures.add();
@@ -74,12 +71,6 @@ pub(crate) async fn serve(
     }
 }
 
-async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = time::timeout(CONNECT, TcpStream::connect(address)).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 async fn refuse(mut stream: impl Transport, wants_status: bool, status: Status) {
     if !wants_status {
         stream.reset_on_drop();
@@ -96,6 +87,8 @@ async fn refuse(mut stream: impl Transport, wants_status: bool, status: Status) 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::io;
+    use std::net::SocketAddr;
     use std::sync::Arc;
     use std::time::Duration;
 

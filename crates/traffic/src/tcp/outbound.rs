@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
-use crate::connect::{ConnectError, Secured, dial, read_status, secure, within};
+use crate::connect::{ConnectError, Secured, reach, read_status, secure, within};
 use crate::outbound::{ATTEMPTS, Destination, Endpoint};
 use crate::tls::Credentials;
 use crate::transport::{Transport, copy_both};
@@ -74,7 +74,7 @@ async fn open(
     destination: &Destination,
     credentials: &Arc<Credentials>,
 ) -> Result<Secured<TcpStream>, ConnectError> {
-    let stream = dial(&endpoint.part).await?;
+    let stream = reach(&endpoint.part).await?;
     let part = destination.part();
     let mut secured: Secured<TcpStream> =
         secure(stream, &endpoint.part, &part, &credentials.client_tcp, &credentials.trust).await?;
