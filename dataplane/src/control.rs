@@ -87,13 +87,14 @@ pub struct Running {
     readiness: Readiness,
     engine: mpsc::Sender<Command>,
     stop: CancellationToken,
+    ended: CancellationToken,
     task: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 /// How many things may wait for the engine; the session itself asks for a handful at a time.
 const QUEUE: usize = 64;
-/// What a zone may make a proxy hold.
-const LIMITS: Limits = Limits { staged_bytes: 64 << 20, subscriptions: 0 };
+/// What a zone may make a proxy hold, and what the proxy may ask for.
+const LIMITS: Limits = Limits { staged_bytes: 64 << 20, ..Limits::PROXY };
 
 /// Starts a sidecar. An error is one of its surroundings: a file, a folder, an address. Everything else is
 /// tried for ever.
@@ -145,7 +146,7 @@ pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
         }
     });
 
-    let stop = CancellationToken::new();
+    let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
     let task = {
         let (stop, readiness, grace) = (stop.clone(), readiness.clone(), options.drain_time);
         let drained = async move {
@@ -153,13 +154,21 @@ pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
             let _draining = readiness.guard("draining");
             engine_stop.cancel();
             // It is given back unless the engine failed, and then there is nothing to drain.
-            let Ok(proxy) = proxy.await else { return dial_stop.cancel() };
+            let Ok(proxy) = proxy.await else {
+                dial_stop.cancel();
+                return;
+            };
             // The listeners are closed before anything else is done.
             tokio::join!(proxy.shutdown(grace), joining::drain(&handle, &dial_stop));
         };
-        tokio::spawn(async move { tasks.run(drained, grace).await })
+        let ended = ended.clone().drop_guard();
+        tokio::spawn(async move {
+            let _ended = ended;
+            tasks.run(drained, grace).await
+        })
     };
-    Ok(Running { ready_address, metrics_address, readiness, engine: commands, stop, task: Some(task) })
+    let task = Some(task);
+    Ok(Running { ready_address, metrics_address, readiness, engine: commands, stop, ended, task })
 }
 
 impl Running {
@@ -183,16 +192,9 @@ impl Running {
         self.ask(Command::Counters).await
     }
 
-    /// Completes when it ends by itself, which it does not without an error.
-    pub async fn failed(&mut self) -> anyhow::Error {
-        match &mut self.task {
-            Some(task) => match task.await {
-                Ok(Ok(())) => anyhow::anyhow!("the sidecar ended on its own"),
-                Ok(Err(error)) => error,
-                Err(panic) => panic.into(),
-            },
-            None => std::future::pending().await,
-        }
+    /// Completes when it ended by itself; [`Self::shutdown`] then says why.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Stops accepting, says `drained` to the zone, lets what is open finish for the drain time, and ends.

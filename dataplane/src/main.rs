@@ -2,8 +2,8 @@
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use dataplane::options::Options;
-use dataplane::run_static;
+use dataplane::options::{Mode, Options};
+use dataplane::{run_control, run_static};
 use runtime::{logs, shutdown};
 
 #[global_allocator]
@@ -14,8 +14,9 @@ async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     logs::install(options.log_format, &options.log).context("logs cannot be set up")?;
     let stop = shutdown::requested()?;
-    match &options.static_file {
-        Some(file) => run_static(file, &options, stop).await,
-        None => bail!("no configuration: name a file with --static FILE"),
+    match options.mode() {
+        Some(Mode::Static(file)) => run_static(file, &options, stop).await,
+        Some(Mode::Control(control)) => run_control(control, stop).await,
+        None => bail!("no configuration: name a zone with --zone-cp, or a file with --static"),
     }
 }

@@ -1,10 +1,12 @@
 //! What can be set from outside.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
+
+use crate::control::ControlOptions;
 
 /// The sidecar: carries an application's traffic in and out under mutual TLS.
 #[derive(Clone, Debug, Parser)]
@@ -13,6 +15,29 @@ pub struct Options {
     /// Serve by this file instead of asking a zone control plane
     #[arg(long = "static", env = "TOMBOLO_STATIC", value_name = "FILE")]
     pub static_file: Option<PathBuf>,
+
+    /// The zone control plane, as HOST:PORT
+    #[arg(
+        long,
+        env = "TOMBOLO_ZONE_CP",
+        value_name = "HOST:PORT",
+        conflicts_with = "static_file",
+        required_unless_present = "static_file",
+        requires_all = ["token_file", "dataplane", "state_dir"]
+    )]
+    pub zone_cp: Option<String>,
+
+    /// A token of the zone; needed to join, and not after that
+    #[arg(long, env = "TOMBOLO_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// The Dataplane document of this proxy
+    #[arg(long, env = "TOMBOLO_DATAPLANE", value_name = "FILE")]
+    pub dataplane: Option<PathBuf>,
+
+    /// Where this proxy keeps what it needs to serve while its zone is away; secret, and its own
+    #[arg(long, env = "TOMBOLO_STATE_DIR", value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
 
     /// Where /healthz and /readyz are served
     #[arg(long, env = "TOMBOLO_READY_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:9902")]
@@ -39,8 +64,52 @@ pub struct Options {
     pub log: String,
 }
 
+/// By what the sidecar runs.
+pub enum Mode<'a> {
+    Static(&'a Path),
+    Control(ControlOptions),
+}
+
 impl Options {
+    /// None where the command line asks for neither.
+    pub fn mode(&self) -> Option<Mode<'_>> {
+        if let Some(file) = &self.static_file {
+            return Some(Mode::Static(file));
+        }
+        let Self { zone_cp, token_file, dataplane, state_dir, .. } = self;
+        let control = ControlOptions::new(
+            zone_cp.as_ref()?,
+            token_file.as_ref()?,
+            dataplane.as_ref()?,
+            state_dir.as_ref()?,
+        );
+        Some(Mode::Control(ControlOptions {
+            ready_address: self.ready_address,
+            metrics_address: self.metrics_address,
+            workers: self.workers,
+            drain_time: self.drain_time(),
+            ..control
+        }))
+    }
+
     pub fn drain_time(&self) -> Duration {
         Duration::from_secs(self.drain_time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecar_is_told_one_source_of_its_configuration_and_all_that_it_takes() {
+        let zone =
+            ["--zone-cp", "localhost:5678", "--token-file", "t", "--dataplane", "d", "--state-dir", "s"];
+        let parsed = |args: &[&str]| Options::try_parse_from([&["tombolo-dataplane"], args].concat());
+        assert!(matches!(parsed(&["--static", "f"]).unwrap().mode(), Some(Mode::Static(_))));
+        assert!(matches!(parsed(&zone).unwrap().mode(), Some(Mode::Control(_))));
+        assert!(parsed(&[]).is_err());
+        assert!(parsed(&zone[..6]).is_err(), "no state folder");
+        assert!(parsed(&[&zone[..], &["--static", "f"]].concat()).is_err());
     }
 }

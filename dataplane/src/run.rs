@@ -1,5 +1,6 @@
-//! Runs a sidecar by a static file.
+//! Runs a sidecar as a process: by its zone, or by a static file.
 
+use std::future;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -10,9 +11,37 @@ use tokio::net::TcpListener;
 use tracing::info;
 use traffic::ProxyConfig;
 
+use crate::control::{self, ControlOptions};
 use crate::options::Options;
 use crate::static_file::{self, Static};
 use crate::{Proxy, Purpose, proxy};
+
+/// Serves by a zone until `stop`, then drains. The ready line is written when the sidecar is ready for the first
+/// time.
+pub async fn run_control(options: ControlOptions, stop: impl Future) -> anyhow::Result<()> {
+    let running = control::start(options).await?;
+    let serving = async {
+        running.ready().await;
+        let listen = running.bound().await.into_iter().map(|bound| bound.address);
+        let line = ReadyLine::new("tombolo-dataplane")
+            .with("health", running.ready_address)
+            .with("metrics", running.metrics_address)
+            .with_all("listen", listen);
+        let announced = line.announce();
+        info!("serving");
+        match announced {
+            Ok(()) => future::pending().await,
+            Err(error) => error,
+        }
+    };
+    let failed = tokio::select! {
+        _ = stop => None,
+        () = running.ended() => None,
+        error = serving => Some(error),
+    };
+    running.shutdown().await?;
+    failed.map_or(Ok(()), |error| Err(error).context("the ready line cannot be written"))
+}
 
 /// Serves by a file until `stop`, then drains. A listener that cannot be opened is an error: there is nobody
 /// who would correct it while we run.

@@ -307,7 +307,7 @@ impl<K: Keep> Membership<K> {
             return Err(JoinError::AnotherPeer { found, wanted: wanted.clone() });
         }
         let credential = Credential::new(chain, key)?;
-        if credential.renew_at(PEER_RENEWAL, 0.0) <= self.joining.now() {
+        if credential.renew_at(PEER_RENEWAL, 1.0) <= self.joining.now() {
             return Err(JoinError::OutOfTime);
         }
         let kept = Kept::new(wanted.clone(), server.clone(), pin, token.to_owned(), credential)?;

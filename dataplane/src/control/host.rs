@@ -82,7 +82,7 @@ impl Host for ProxyHost {
     }
 
     fn connected(&self, hello: &Hello) -> Result<(), String> {
-        info!(peer = %self.membership.peer(), zone = hello.program, "connected");
+        info!(peer = %self.membership.peer(), version = hello.program, "connected");
         Ok(())
     }
 

@@ -154,7 +154,8 @@ mod tests {
         use Missing::{Certificate, Configuration, Destinations, Identity, Inbounds, Trust};
         let all = [IDENTITY, TRUST, INBOUND, LISTENERS, DESTINATION];
         // In force: inbounds and outbound listeners.
-        let cases: &[(&str, bool, &[(&str, &'static str)], &[Missing], (usize, usize))] = &[
+        type Case<'a> = (&'a str, bool, &'a [(&'a str, &'static str)], &'a [Missing], (usize, usize));
+        let cases: &[Case<'_>] = &[
             ("nothing", false, &[], &[Configuration, Identity, Trust, Certificate, Inbounds], (0, 0)),
             ("all", true, &all, &[], (1, 1)),
             ("all but the certificate", false, &all, &[Certificate], (0, 0)),

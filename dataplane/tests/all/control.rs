@@ -1,0 +1,479 @@
+//! A sidecar and its zone.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dataplane::{ControlOptions, Purpose, Running};
+use identity::Audience;
+use sync::session::Ended;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time;
+
+use crate::zone::{PATIENCE, Serving, Zone};
+
+const WEB: &str = "proxy/default/web-1";
+const CART: &str = "proxy/default/cart-1";
+const WEB_ID: &str = "spiffe://default.east.mesh.local/workload/web";
+const CART_ID: &str = "spiffe://default.east.mesh.local/workload/cart";
+const CART_HTTP: &str = "ms_default_east__cart_http";
+const CART_TCP: &str = "ms_default_east__cart_tcp";
+const SNI: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbb.tombolo.internal";
+
+/// A folder with what one sidecar needs.
+struct Folder {
+    dir: TempDir,
+    zone_cp: String,
+}
+
+impl Folder {
+    fn new(zone: &Zone, serving: &Serving, name: &str, inbounds: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Self { dir, zone_cp: serving.address.to_string() };
+        zone.write_token(Audience::Dataplane, &folder.path("token"));
+        let document = format!(
+            "type: Dataplane\nname: {name}\nnetworking: {{address: 127.0.0.1, inbound: [{inbounds}]}}\n"
+        );
+        std::fs::write(folder.path("dataplane.yaml"), document).unwrap();
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn options(&self) -> ControlOptions {
+        let options = ControlOptions::new(
+            self.zone_cp.clone(),
+            self.path("token"),
+            self.path("dataplane.yaml"),
+            self.path("state"),
+        );
+        ControlOptions { drain_time: Duration::from_secs(1), ..options }
+    }
+
+    async fn start(&self) -> Running {
+        dataplane::start(self.options()).await.unwrap()
+    }
+}
+
+async fn ready(running: &Running) {
+    if time::timeout(PATIENCE, running.ready()).await.is_err() {
+        panic!("not ready in time: waits for {:?}", running.pending());
+    }
+}
+
+async fn bound(running: &Running, purpose: Purpose) -> SocketAddr {
+    let bound = running.bound().await;
+    bound.iter().find(|bound| bound.purpose == purpose).unwrap_or_else(|| panic!("{bound:?}")).address
+}
+
+async fn outbound(running: &Running, destination: &str) -> SocketAddr {
+    bound(running, Purpose::Outbound(destination.parse().unwrap())).await
+}
+
+fn trust(zone: &Zone) -> String {
+    serde_json::json!({ "default.east.mesh.local": { "zone": "east", "bundle": zone.ca.bundle_pem() } })
+        .to_string()
+}
+
+fn inbound(protocol: &str, listen: SocketAddr, application: SocketAddr, effect: &str) -> String {
+    serde_json::json!({
+        "listen": listen,
+        "application": application,
+        "protocol": protocol,
+        "access": { "rules": [{
+            "effect": effect,
+            "clients": "anyone",
+            "origin": {
+                "policy": "MeshTrafficPermission/default/east//all",
+                "version": "east-1-1",
+                "path": "spec.rules[0]",
+            },
+        }]},
+    })
+    .to_string()
+}
+
+fn destination(protocol: &str) -> String {
+    serde_json::json!({ "protocol": protocol, "identities": [CART_ID], "connectionTimeout": 5000 })
+        .to_string()
+}
+
+fn endpoint(address: SocketAddr) -> String {
+    serde_json::json!([{ "address": address, "sni": SNI, "identity": CART_ID, "zone": "east" }]).to_string()
+}
+
+fn anywhere() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+/// Answers every request with the identity of the client.
+async fn http_application() -> SocketAddr {
+    let listener = TcpListener::bind(anywhere()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
+                    if request.ends_with(b"\r\n\r\n") {
+                        let text = String::from_utf8_lossy(&request).into_owned();
+                        let id = text.lines().find_map(|line| line.strip_prefix("tombolo-client-id: "));
+                        let body = id.unwrap_or("nobody");
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                        request.clear();
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Sends all that it reads back, and tells the test.
+async fn echo_application() -> (SocketAddr, mpsc::UnboundedReceiver<Vec<u8>>) {
+    let listener = TcpListener::bind(anywhere()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (heard, hears) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let heard = heard.clone();
+            tokio::spawn(async move {
+                let mut buffer = [0; 1024];
+                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                    let _ = heard.send(buffer[..read].to_vec());
+                    let _ = stream.write_all(&buffer[..read]).await;
+                }
+                let _ = heard.send(Vec::new());
+            });
+        }
+    });
+    (address, hears)
+}
+
+/// The first line and the body.
+async fn get(address: SocketAddr) -> (String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+/// Asks until the answer is the wanted one: endpoints are signals, which nobody acknowledges.
+async fn get_until(address: SocketAddr, status: &str) -> String {
+    let asking = async {
+        loop {
+            let (line, body) = get(address).await;
+            if line.contains(status) {
+                return body;
+            }
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    time::timeout(PATIENCE, asking).await.expect("the wanted answer in time")
+}
+
+/// Two sidecars in one zone: web uses cart, by HTTP and by TCP.
+struct Mesh {
+    zone: Arc<Zone>,
+    serving: Option<Serving>,
+    web_folder: Folder,
+    web: Option<Running>,
+    cart: Running,
+    _cart_folder: Folder,
+    http: SocketAddr,
+    tcp: SocketAddr,
+    heard: mpsc::UnboundedReceiver<Vec<u8>>,
+}
+
+impl Mesh {
+    async fn start() -> Self {
+        let zone = Zone::new();
+        let serving = zone.serve().await;
+        let http = http_application().await;
+        let (tcp, heard) = echo_application().await;
+        let cart_folder = Folder::new(
+            &zone,
+            &serving,
+            "cart-1",
+            "{port: 8080, servicePort: 80}, {port: 8081, servicePort: 81}",
+        );
+        let web_folder = Folder::new(&zone, &serving, "web-1", "");
+
+        zone.identify(CART, CART_ID);
+        zone.set(
+            CART,
+            &[
+                ("trust", Some(trust(&zone))),
+                ("listeners", Some(r#"{"outbound":[]}"#.into())),
+                ("inbound/8080", Some(inbound("http", anywhere(), http, "allow"))),
+                ("inbound/8081", Some(inbound("tcp", anywhere(), tcp, "allow"))),
+            ],
+        );
+        zone.identify(WEB, WEB_ID);
+        let listeners = serde_json::json!({ "outbound": [
+            { "address": anywhere(), "destination": CART_HTTP },
+            { "address": anywhere(), "destination": CART_TCP },
+        ]});
+        zone.set(
+            WEB,
+            &[
+                ("trust", Some(trust(&zone))),
+                ("listeners", Some(listeners.to_string())),
+                (&format!("destination/{CART_HTTP}"), Some(destination("http"))),
+                (&format!("destination/{CART_TCP}"), Some(destination("tcp"))),
+            ],
+        );
+        let cart = cart_folder.start().await;
+        ready(&cart).await;
+        for (id, port) in [(CART_HTTP, 8080), (CART_TCP, 8081)] {
+            let address = bound(&cart, Purpose::Inbound(port)).await;
+            zone.signal(WEB, &format!("endpoints/{id}"), endpoint(address));
+        }
+        let web = web_folder.start().await;
+        ready(&web).await;
+        Self {
+            zone,
+            serving: Some(serving),
+            web_folder,
+            web: Some(web),
+            cart,
+            _cart_folder: cart_folder,
+            http,
+            tcp,
+            heard,
+        }
+    }
+
+    fn web(&self) -> &Running {
+        self.web.as_ref().unwrap()
+    }
+
+    async fn stop_zone(&mut self) -> SocketAddr {
+        self.serving.take().unwrap().stop().await
+    }
+
+    async fn get_status(&self, status: &str) -> String {
+        get_until(outbound(self.web(), CART_HTTP).await, status).await
+    }
+
+    async fn hear(&mut self) -> Vec<u8> {
+        time::timeout(PATIENCE, self.heard.recv()).await.expect("heard in time").unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_sidecar_joins_and_carries_requests_as_who_its_zone_says_it_is() {
+    let mesh = Mesh::start().await;
+    assert_eq!(mesh.get_status(" 200 ").await, WEB_ID);
+    let state = mesh.zone.state(CART);
+    let (key, body) = state.registered.iter().next().unwrap();
+    assert_eq!(key, "Dataplane/default/east//cart-1");
+    let document: serde_json::Value = serde_json::from_slice(body).unwrap();
+    assert_eq!(document["networking"]["inbound"][1]["port"], 8081);
+    assert_eq!(state.certificates, 1);
+}
+
+#[tokio::test]
+async fn an_acknowledged_denial_is_in_force_on_open_connections_too() {
+    let mut mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let mut stream = TcpStream::connect(outbound(mesh.web(), CART_TCP).await).await.unwrap();
+    stream.write_all(b"before").await.unwrap();
+    assert_eq!(mesh.hear().await, b"before");
+
+    let changed = mesh.zone.set(
+        CART,
+        &[
+            ("inbound/8080", Some(inbound("http", anywhere(), mesh.http, "deny"))),
+            ("inbound/8081", Some(inbound("tcp", anywhere(), mesh.tcp, "deny"))),
+        ],
+    );
+    mesh.zone.acknowledged(CART, changed).await;
+    // The first request after it, and the first byte.
+    let (line, _) = get(outbound(mesh.web(), CART_HTTP).await).await;
+    assert!(line.contains(" 403 "), "{line}");
+    let _ = stream.write_all(b"after").await;
+    assert_eq!(mesh.hear().await, b"", "the end, and nothing before it");
+
+    let changed =
+        mesh.zone.set(CART, &[("inbound/8080", Some(inbound("http", anywhere(), mesh.http, "allow")))]);
+    mesh.zone.acknowledged(CART, changed).await;
+    let (line, _) = get(outbound(mesh.web(), CART_HTTP).await).await;
+    assert!(line.contains(" 200 "), "{line}");
+}
+
+#[tokio::test]
+async fn sidecars_serve_without_their_zone_and_hear_it_when_it_is_back() {
+    let mut mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let address = mesh.stop_zone().await;
+    assert_eq!(mesh.get_status(" 200 ").await, WEB_ID);
+
+    let changed =
+        mesh.zone.set(CART, &[("inbound/8080", Some(inbound("http", anywhere(), mesh.http, "deny")))]);
+    let _serving = mesh.zone.serve_at(address).await;
+    mesh.zone.acknowledged(CART, changed).await;
+    let (line, _) = get(outbound(mesh.web(), CART_HTTP).await).await;
+    assert!(line.contains(" 403 "), "{line}");
+}
+
+#[tokio::test]
+async fn a_sidecar_starts_from_its_folder_while_its_zone_is_away() {
+    let mut mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    // The last endpoints reach the folder within a second.
+    let kept = mesh.web_folder.path("state").join("endpoints.json");
+    let written = async {
+        while !std::fs::read_to_string(&kept)
+            .is_ok_and(|text| text.contains(CART_HTTP) && text.contains(CART_TCP))
+        {
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    time::timeout(PATIENCE, written).await.expect("endpoints are kept");
+    mesh.web.take().unwrap().shutdown().await.unwrap();
+    mesh.stop_zone().await;
+
+    std::fs::remove_file(mesh.web_folder.path("token")).unwrap();
+    let web = mesh.web_folder.start().await;
+    ready(&web).await;
+    let (line, body) = get(outbound(&web, CART_HTTP).await).await;
+    assert!(line.contains(" 200 "), "{line}");
+    assert_eq!(body, WEB_ID);
+    mesh.web = Some(web);
+}
+
+#[tokio::test]
+async fn a_silent_zone_does_not_hold_up_a_sidecar_that_has_a_folder() {
+    let mut mesh = Mesh::start().await;
+    mesh.web.take().unwrap().shutdown().await.unwrap();
+    let address = mesh.stop_zone().await;
+    // It accepts, and says nothing.
+    let _mute = TcpListener::bind(address).await.unwrap();
+    let web = mesh.web_folder.start().await;
+    ready(&web).await;
+}
+
+#[tokio::test]
+async fn an_ended_certificate_is_never_shown() {
+    let mut mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    mesh.web.take().unwrap().shutdown().await.unwrap();
+    let address = mesh.stop_zone().await;
+
+    let later = Arc::new(|| SystemTime::now() + Duration::from_secs(25 * 60 * 60));
+    let options = ControlOptions { clock: later, ..mesh.web_folder.options() };
+    let web = dataplane::start(options).await.unwrap();
+    let put_in_force = async {
+        while web.pending() != ["certificate"] {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    time::timeout(PATIENCE, put_in_force).await.expect("only the certificate is missing");
+    assert!(web.bound().await.is_empty());
+    web.shutdown().await.unwrap();
+
+    // By the right time it is as good as ever; without the zone, too.
+    let web = mesh.web_folder.start().await;
+    ready(&web).await;
+    let _serving = mesh.zone.serve_at(address).await;
+}
+
+#[tokio::test]
+async fn a_part_that_cannot_be_read_is_refused_and_the_rest_goes_in() {
+    let mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let changed = mesh.zone.set(
+        CART,
+        &[
+            ("inbound/8081", Some("{}".into())),
+            ("inbound/8080", Some(inbound("http", anywhere(), mesh.http, "deny"))),
+        ],
+    );
+    let state = mesh.zone.acknowledged(CART, changed).await;
+    let [refused] = &state.refused[..] else { panic!("{:?}", state.refused) };
+    assert_eq!(refused.key, "inbound/8081");
+    assert!(refused.reason.contains("missing field"), "{}", refused.reason);
+    let (line, _) = get(outbound(mesh.web(), CART_HTTP).await).await;
+    assert!(line.contains(" 403 "), "{line}");
+    bound(&mesh.cart, Purpose::Inbound(8081)).await;
+}
+
+#[tokio::test]
+async fn a_listener_that_cannot_be_opened_is_refused_and_opened_when_it_can_be() {
+    let mesh = Mesh::start().await;
+    let taken = TcpListener::bind(anywhere()).await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let changed =
+        mesh.zone.set(CART, &[("inbound/8080", Some(inbound("http", address, mesh.http, "allow")))]);
+    let state = mesh.zone.acknowledged(CART, changed).await;
+    let [refused] = &state.refused[..] else { panic!("{:?}", state.refused) };
+    assert_eq!(refused.key, "inbound/8080");
+    assert_eq!(mesh.cart.pending(), ["listeners"]);
+
+    drop(taken);
+    ready(&mesh.cart).await;
+    assert_eq!(bound(&mesh.cart, Purpose::Inbound(8080)).await, address);
+}
+
+#[tokio::test]
+async fn another_identity_is_certified_at_once_and_none_ends_all_service() {
+    let mesh = Mesh::start().await;
+    assert_eq!(mesh.get_status(" 200 ").await, WEB_ID);
+    let other = "spiffe://default.east.mesh.local/workload/frontend";
+    mesh.zone.identify(WEB, other);
+    mesh.zone.until(WEB, "another certificate", |state| state.certificates == 2).await;
+    let changed = async {
+        while get_until(outbound(mesh.web(), CART_HTTP).await, " 200 ").await != other {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    time::timeout(PATIENCE, changed).await.expect("the new identity in time");
+
+    let changed = mesh.zone.set(WEB, &[("identity", None)]);
+    mesh.zone.acknowledged(WEB, changed).await;
+    assert_eq!(mesh.web().pending(), ["identity"]);
+    assert!(mesh.web().bound().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_destination_that_is_gone_is_not_asked_for_any_more() {
+    let mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let listeners =
+        serde_json::json!({ "outbound": [{ "address": anywhere(), "destination": CART_TCP }] }).to_string();
+    mesh.zone.set(WEB, &[("listeners", Some(listeners))]);
+    let wanted = format!("destination/{CART_HTTP}");
+    let unwanted = mesh.zone.until(WEB, "an end of interest", |state| !state.is_subscribed(&wanted)).await;
+    assert!(!unwanted.is_subscribed(&format!("endpoints/{CART_HTTP}")));
+    assert!(unwanted.is_subscribed(&format!("endpoints/{CART_TCP}")));
+    assert_eq!(mesh.web().bound().await.len(), 1);
+}
+
+#[tokio::test]
+async fn who_shuts_down_says_drained() {
+    let mut mesh = Mesh::start().await;
+    mesh.web.take().unwrap().shutdown().await.unwrap();
+    let state = mesh.zone.until(WEB, "the end", |state| !state.ended.is_empty()).await;
+    assert_eq!(state.ended, [Ended::ByPeer("drained".into())]);
+}
+
+#[tokio::test]
+async fn a_document_with_mistakes_is_an_error_with_their_places() {
+    let zone = Zone::new();
+    let serving = zone.serve().await;
+    let folder = Folder::new(&zone, &serving, "web-1", "{port: 0}, {prot: 1}");
+    let error = dataplane::start(folder.options()).await.err().unwrap().to_string();
+    assert_eq!(error.lines().count(), 3, "{error}");
+    assert!(error.contains("dataplane.yaml:3:"), "{error}");
+}
