@@ -3,8 +3,8 @@
 use anyhow::{Context, bail};
 use clap::Parser;
 use runtime::{logs, shutdown};
-use zone_ingress::options::Options;
-use zone_ingress::run_static;
+use zone_ingress::options::{Mode, Options};
+use zone_ingress::{run_control, run_static};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,8 +14,9 @@ async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     logs::install(options.log_format, &options.log).context("logs cannot be set up")?;
     let stop = shutdown::requested()?;
-    match &options.static_file {
-        Some(file) => run_static(file, &options, stop).await,
-        None => bail!("no configuration: name a file with --static FILE"),
+    match options.mode() {
+        Some(Mode::Static(file)) => run_static(file, &options, stop).await,
+        Some(Mode::Control(control)) => run_control(*control, stop).await,
+        None => bail!("no configuration: name a zone with --zone-cp, or a file with --static"),
     }
 }

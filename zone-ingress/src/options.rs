@@ -1,10 +1,14 @@
 //! What can be set from outside.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
+use model::ResourceName;
+use traffic::relay::Limits;
+
+use crate::control::ControlOptions;
 
 /// The door of a zone: relays mutually authenticated traffic by SNI, and never decrypts it.
 #[derive(Clone, Debug, Parser)]
@@ -13,6 +17,33 @@ pub struct Options {
     /// Relay by this file instead of asking a zone control plane
     #[arg(long = "static", env = "TOMBOLO_STATIC", value_name = "FILE")]
     pub static_file: Option<PathBuf>,
+
+    /// The zone control plane, as HOST:PORT
+    #[arg(
+        long,
+        env = "TOMBOLO_ZONE_CP",
+        value_name = "HOST:PORT",
+        conflicts_with = "static_file",
+        required_unless_present = "static_file",
+        requires_all = ["name", "token_file", "state_dir"]
+    )]
+    pub zone_cp: Option<String>,
+
+    /// The name of this ingress in its zone
+    #[arg(long, env = "TOMBOLO_NAME", value_name = "NAME")]
+    pub name: Option<ResourceName>,
+
+    /// A token of the zone; needed to join, and not after that
+    #[arg(long, env = "TOMBOLO_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Where this ingress keeps what it needs to relay while its zone is away; secret, and its own
+    #[arg(long, env = "TOMBOLO_STATE_DIR", value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Where other zones reach this ingress, if not where it listens
+    #[arg(long, env = "TOMBOLO_ADVERTISE", value_name = "ADDRESS")]
+    pub advertise: Option<SocketAddr>,
 
     /// Where other zones connect
     #[arg(long, env = "TOMBOLO_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:10001")]
@@ -47,8 +78,58 @@ pub struct Options {
     pub log: String,
 }
 
+/// By what the ingress runs.
+pub enum Mode<'a> {
+    Static(&'a Path),
+    Control(Box<ControlOptions>),
+}
+
 impl Options {
+    /// None where the command line asks for neither.
+    pub fn mode(&self) -> Option<Mode<'_>> {
+        if let Some(file) = &self.static_file {
+            return Some(Mode::Static(file));
+        }
+        let Self { zone_cp, name, token_file, state_dir, .. } = self;
+        let control =
+            ControlOptions::new(name.clone()?, zone_cp.as_ref()?, token_file.as_ref()?, state_dir.as_ref()?);
+        Some(Mode::Control(Box::new(ControlOptions {
+            listen: self.listen,
+            advertise: self.advertise,
+            limits: self.limits(),
+            ready_address: self.ready_address,
+            metrics_address: self.metrics_address,
+            drain_time: self.drain_time(),
+            ..control
+        })))
+    }
+
+    pub fn limits(&self) -> Limits {
+        Limits {
+            connections: self.max_connections,
+            connections_per_peer: self.max_connections_per_peer,
+            ..Limits::default()
+        }
+    }
+
     pub fn drain_time(&self) -> Duration {
         Duration::from_secs(self.drain_time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ingress_is_told_one_source_of_its_table_and_all_that_it_takes() {
+        let zone =
+            ["--zone-cp", "localhost:5678", "--name", "east-1", "--token-file", "t", "--state-dir", "s"];
+        let parsed = |args: &[&str]| Options::try_parse_from([&["tombolo-zone-ingress"], args].concat());
+        assert!(matches!(parsed(&["--static", "f"]).unwrap().mode(), Some(Mode::Static(_))));
+        assert!(matches!(parsed(&zone).unwrap().mode(), Some(Mode::Control(_))));
+        assert!(parsed(&[]).is_err());
+        assert!(parsed(&zone[..6]).is_err(), "no state folder");
+        assert!(parsed(&[&zone[..], &["--static", "f"]].concat()).is_err());
     }
 }

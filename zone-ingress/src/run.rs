@@ -1,5 +1,6 @@
-//! Runs an ingress by a static file.
+//! Runs an ingress as a process: by its zone, or by a static file.
 
+use std::future;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -8,10 +9,36 @@ use runtime::admin::{self, AdminPages};
 use runtime::{Readiness, ReadyLine, Tasks};
 use tokio::net::TcpListener;
 use tracing::info;
-use traffic::relay::Limits;
 
+use crate::control::{self, ControlOptions};
 use crate::options::Options;
 use crate::{Ingress, ingress, static_file};
+
+/// Relays by a zone's table until `stop`, then drains. The ready line is written when the ingress is ready for
+/// the first time.
+pub async fn run_control(options: ControlOptions, stop: impl Future) -> anyhow::Result<()> {
+    let running = control::start(options).await?;
+    let serving = async {
+        running.ready().await;
+        let line = ReadyLine::new("tombolo-zone-ingress")
+            .with("health", running.ready_address)
+            .with("metrics", running.metrics_address)
+            .with("listen", running.listen);
+        let announced = line.announce();
+        info!(listen = %running.listen, advertise = %running.advertise, "relaying");
+        match announced {
+            Ok(()) => future::pending().await,
+            Err(error) => error,
+        }
+    };
+    let failed = tokio::select! {
+        _ = stop => None,
+        () = running.ended() => None,
+        error = serving => Some(error),
+    };
+    running.shutdown().await?;
+    failed.map_or(Ok(()), |error| Err(error).context("the ready line cannot be written"))
+}
 
 /// Relays by a file until `stop`, then drains.
 pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> anyhow::Result<()> {
@@ -29,12 +56,7 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
     tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));
     tasks.spawn("metrics page", |stop| admin::serve(metrics, AdminPages::default(), stop));
 
-    let limits = Limits {
-        connections: options.max_connections,
-        connections_per_peer: options.max_connections_per_peer,
-        ..Limits::default()
-    };
-    let ingress = Ingress::start(ingress::Options { listen: options.listen, limits })
+    let ingress = Ingress::start(ingress::Options { listen: options.listen, limits: options.limits() })
         .await
         .with_context(|| format!("cannot listen on {}", options.listen))?;
     ingress.handles(handles).await?;
