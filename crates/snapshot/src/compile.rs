@@ -29,14 +29,15 @@ pub fn compile(view: &View, proxy: &Proxy<'_>, part: &PartName) -> Option<Bytes>
     }
 }
 
-/// The kinds whose documents [`compile`] reads for a part: a change of any other leaves it as it is.
+/// The kinds whose documents [`compile`] reads for a part: a change of any other leaves it as it is. Each part
+/// is for a proxy, so each depends on that proxy's Dataplane.
 pub fn reads(part: &PartName) -> &'static [&'static str] {
     match part {
         PartName::Identity => &[Dataplane::KIND.name, MeshIdentity::KIND.name],
-        PartName::Trust => &[MeshTrust::KIND.name],
+        PartName::Trust => &[Dataplane::KIND.name, MeshTrust::KIND.name],
         PartName::Listeners => &[Dataplane::KIND.name, MeshService::KIND.name],
         PartName::Inbound(_) => &[Dataplane::KIND.name, MeshTrafficPermission::KIND.name, Mesh::KIND.name],
-        PartName::Destination(_) => &[MeshService::KIND.name],
+        PartName::Destination(_) => &[Dataplane::KIND.name, MeshService::KIND.name],
     }
 }
 

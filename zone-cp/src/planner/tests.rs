@@ -108,6 +108,16 @@ fn a_proxy_is_told_the_parts_it_subscribed_to_and_no_others() {
 }
 
 #[test]
+fn a_proxy_that_subscribes_before_it_is_registered_gets_everything_once_it_is() {
+    let mut planner = planner(vec![dataplane(2, "cart"), service(3, "cart"), identity()]);
+    let names = ["identity", "trust", "listeners", "inbound/8080", "destination/ms_default_east__cart_http"];
+    let (_, out) = connect(&mut planner, "web", &names);
+    assert!(plans(&out)[0].parts.is_empty());
+    let out = planner.on_input(commit(world(10, 11), vec![Change::Put(dataplane(11, "web"))]));
+    assert_eq!(plans(&out)[0].parts.len(), names.len());
+}
+
+#[test]
 fn a_policy_changes_the_inbound_and_a_change_that_concerns_nobody_moves_the_world_alone() {
     let mut planner = planner(vec![dataplane(1, "web"), identity()]);
     let (_, out) = connect(&mut planner, "web", &["inbound/8080"]);
