@@ -12,7 +12,7 @@ mod trust;
 
 mod apply;
 mod delete;
-mod demo;
+mod demo_command;
 mod get;
 mod inspect;
 mod token;
@@ -133,7 +133,7 @@ impl Command {
             Self::Inspect(command) => inspect::run(command, client()?, out).await,
             Self::Zone(command) => zone::run(command, client()?, out).await,
             Self::Token(command) => token::run(command, client()?, out).await,
-            Self::Demo(args) => demo::run(args).await.map_err(Failure::Demo),
+            Self::Demo(args) => demo_command::run(args, out).await,
         }
     }
 }

@@ -1,3 +1,5 @@
 //! A mesh in one process: one module per promise.
 
+mod architecture;
+mod promises;
 mod static_path;

@@ -8,6 +8,7 @@ use api::shapes::{InspectDataplane, MOST_LATE, Problem, Progress, RevisionState,
 use api::{Admission, Change, NoSuchRevision, Proof};
 use control::Enroller;
 use futures::future::BoxFuture;
+use identity::Peer;
 use model::kinds::{Dataplane, ResourceSpec};
 use model::{MeshName, Origin, ResourceName, Version, ZoneName};
 use tracing::warn;
@@ -88,7 +89,8 @@ impl Admission for Gatekeeper {
         Box::pin(async move {
             let Change::Delete { held, .. } = change else { return Ok(Vec::new()) };
             if let (true, Some(mesh)) = (held.key.kind.as_str() == Dataplane::KIND.name, &held.key.mesh) {
-                if let Err(error) = self.enroller.forget(mesh, &held.key.name).await {
+                let peer = Peer::Proxy { mesh: mesh.clone(), name: held.key.name.clone() };
+                if let Err(error) = self.enroller.forget(&peer).await {
                     warn!(document = %held.key, %error, "its grant could not be taken away");
                     return Err(Problem::unavailable("the zone cannot write its store now: try again"));
                 }

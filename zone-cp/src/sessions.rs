@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use control::Grant;
 use identity::{Peer, peer_from_certificate};
 use rustls::pki_types::CertificateDer;
 use sync::link::{self, Handle};
@@ -28,18 +29,16 @@ impl Handler for Sessions {
         let from = peer.address.ip().to_canonical();
         let peer = peer_from_certificate(&peer.certificates[0], &self.zone.role())
             .map_err(|error| Refusal::Unauthenticated(error.to_string()))?;
-        let (client, granted) = match &peer {
-            Peer::Proxy { mesh, name } => {
-                // Whose grant is gone, because its Dataplane was deleted, has to enrol again.
-                let grant = self.zone.enroller.grant(mesh, name).await?.ok_or_else(|| {
-                    Refusal::Denied(format!("{peer} was removed from this zone: enrol again with a token"))
-                })?;
-                let granted = Granted { workload: Some(grant.workload), addresses: grant.addresses };
-                (Client::Proxy(ProxyId { mesh: mesh.clone(), name: name.clone() }), granted)
-            }
-            Peer::Ingress(name) => (Client::Ingress(name.clone()), Granted::default()),
+        let client = match &peer {
+            Peer::Proxy { mesh, name } => Client::Proxy(ProxyId { mesh: mesh.clone(), name: name.clone() }),
+            Peer::Ingress(name) => Client::Ingress(name.clone()),
             Peer::Zone(_) => return Err(Refusal::Denied("zones join the global control plane".into())),
         };
+        // Whose grant is gone, because its Dataplane was deleted, has to enrol again.
+        let Grant { workload, addresses, .. } = self.zone.enroller.grant(&peer).await?.ok_or_else(|| {
+            Refusal::Denied(format!("{peer} was removed from this zone: enrol again with a token"))
+        })?;
+        let granted = Granted { workload, addresses };
         let attachment = self.zone.hub.attach(client.clone(), handle);
         Ok(Arc::new(Session::new(self.zone.clone(), client, peer, attachment, from, granted)))
     }

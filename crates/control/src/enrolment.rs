@@ -19,13 +19,11 @@ use tracing::info;
 
 use crate::home::Home;
 
-/// What a sidecar may register.
+/// What a sidecar or an ingress may register.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Grant {
-    pub mesh: MeshName,
-    pub name: ResourceName,
-    /// The Dataplane must carry exactly this one.
-    pub workload: WorkloadName,
+    /// The Dataplane of a sidecar must carry exactly this one; an ingress has none.
+    pub workload: Option<WorkloadName>,
     /// Addresses that it may register beside the one its session comes from.
     pub addresses: Vec<IpAddr>,
     /// When the last certificate that stands on it ends, in seconds since 1970.
@@ -109,7 +107,7 @@ pub fn joins(peer: &Peer, server: &ServerRole) -> Result<(), Denied> {
 }
 
 /// Whether the bearer of a token, whose signature, issuer, audience and times were found right, may become
-/// `peer`; with the grant to remember, for a sidecar.
+/// `peer`; with the grant to remember, for a sidecar or an ingress.
 pub fn decide(
     claims: &TokenClaims,
     peer: &Peer,
@@ -129,7 +127,7 @@ pub fn decide(
         (Peer::Ingress(name), _) => {
             of_this_zone(claims, server)?;
             named(claims, name)?;
-            None
+            Some(Grant { workload: None, addresses: claims.addresses.clone(), until: 0 })
         }
         (Peer::Proxy { mesh, name }, _) => {
             of_this_zone(claims, server)?;
@@ -138,16 +136,16 @@ pub fn decide(
             }
             named(claims, name)?;
             let workload = claims.workload.clone().ok_or(Denied::NoWorkload)?;
-            let (mesh, name, addresses) = (mesh.clone(), name.clone(), claims.addresses.clone());
-            Some(Grant { mesh, name, workload, addresses, until: 0 })
+            Some(Grant { workload: Some(workload), addresses: claims.addresses.clone(), until: 0 })
         }
     };
-    if let (Some(wanted), Some(held)) = (&grant, past.grant)
-        && held.workload != wanted.workload
-        && held.until > seconds(now)
+    if let (Some(Grant { workload: Some(wanted), .. }), Some(Grant { workload: Some(held), until, .. })) =
+        (&grant, past.grant)
+        && held != wanted
+        && *until > seconds(now)
     {
         // Else a token for one workload, whatever its names, could push another off its proxy.
-        let (held, wanted) = (held.workload.clone(), wanted.workload.clone());
+        let (held, wanted) = (held.clone(), wanted.clone());
         return Err(Denied::OtherWorkload { peer: peer.clone(), held, wanted });
     }
     match claims.uses {
@@ -240,7 +238,7 @@ impl Enroller {
         joins(peer, self.home.role())?;
         let _turn = self.turn.lock().await;
         let chain = self.issue(peer, csr_der, now)?;
-        if let Peer::Proxy { .. } = peer {
+        if let Peer::Proxy { .. } | Peer::Ingress(_) = peer {
             let grant = self.read_grant(peer).await?.ok_or(EnrolError::NoGrant)?;
             self.write_grant(peer, grant, now).await?;
         }
@@ -248,17 +246,16 @@ impl Enroller {
         Ok(chain)
     }
 
-    /// What a sidecar was granted when it joined.
-    pub async fn grant(&self, mesh: &MeshName, name: &ResourceName) -> Result<Option<Grant>, EnrolError> {
-        self.read_grant(&Peer::Proxy { mesh: mesh.clone(), name: name.clone() }).await
+    /// What a sidecar or an ingress was granted when it joined.
+    pub async fn grant(&self, peer: &Peer) -> Result<Option<Grant>, EnrolError> {
+        self.read_grant(peer).await
     }
 
     /// Forgets a sidecar's grant, such as when its Dataplane is deleted: it cannot renew its certificate,
     /// and its name is free for another workload.
-    pub async fn forget(&self, mesh: &MeshName, name: &ResourceName) -> Result<(), EnrolError> {
+    pub async fn forget(&self, peer: &Peer) -> Result<(), EnrolError> {
         let _turn = self.turn.lock().await;
-        let peer = Peer::Proxy { mesh: mesh.clone(), name: name.clone() };
-        Ok(self.home.store.secret_put(&grant_name(&peer), Vec::new().into()).await?)
+        Ok(self.home.store.secret_put(&grant_name(peer), Vec::new().into()).await?)
     }
 
     fn issue(
@@ -290,7 +287,7 @@ impl Enroller {
     }
 }
 
-/// Of a sidecar's client certificate.
+/// Of the client certificate of a sidecar or an ingress.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 fn grant_name(peer: &Peer) -> String {
@@ -422,9 +419,7 @@ mod tests {
         let east = ServerRole::Zone("east".parse().unwrap());
         let peer: Peer = "proxy/default/web-1".parse().unwrap();
         let held = |workload: &str, until: u64| Grant {
-            mesh: "default".parse().unwrap(),
-            name: "web-1".parse().unwrap(),
-            workload: workload.parse().unwrap(),
+            workload: Some(workload.parse().unwrap()),
             addresses: Vec::new(),
             until,
         };
@@ -468,19 +463,18 @@ mod tests {
             assert_eq!(enrolled.is_ok(), fits, "{why}: {enrolled:?}");
         }
         let enroller = Enroller::new(Home::on(store, now()).await.unwrap());
-        let (mesh, name) = ("default".parse().unwrap(), "web-1".parse().unwrap());
-        let grant = enroller.grant(&mesh, &name).await.unwrap().unwrap();
-        assert_eq!((grant.workload.as_str(), grant.addresses.len()), ("web", 1));
-
         let peer = peer.parse().unwrap();
+        let grant = enroller.grant(&peer).await.unwrap().unwrap();
+        assert_eq!((grant.workload.as_deref(), grant.addresses.len()), (Some("web"), 1));
+
         let later = now() + Duration::from_secs(24 * HOUR);
         let chain = enroller.renew(&peer, csr.der(), later).await.unwrap();
         let known = identity::peer_from_certificate(&chain[0], &ServerRole::Zone("east".parse().unwrap()));
         assert_eq!(known, Ok(peer.clone()));
-        assert!(enroller.grant(&mesh, &name).await.unwrap().unwrap().until > grant.until);
+        assert!(enroller.grant(&peer).await.unwrap().unwrap().until > grant.until);
 
-        enroller.forget(&mesh, &name).await.unwrap();
-        assert!(enroller.grant(&mesh, &name).await.unwrap().is_none());
+        enroller.forget(&peer).await.unwrap();
+        assert!(enroller.grant(&peer).await.unwrap().is_none());
         assert!(matches!(enroller.renew(&peer, csr.der(), later).await, Err(EnrolError::NoGrant)));
     }
 

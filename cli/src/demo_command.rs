@@ -1,0 +1,22 @@
+//! `tombolo demo`: a whole mesh on one machine.
+
+use std::io::{IsTerminal, stdout};
+use std::process::ExitCode;
+
+use crate::DemoArgs;
+use crate::failure::Failure;
+use crate::output::Out;
+
+pub(crate) async fn run(args: DemoArgs, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
+    let terminal = stdout().is_terminal();
+    if args.check {
+        let kept = demo::check(out.out, terminal).await.map_err(Failure::Demo)?;
+        return Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    // As it was called, so that the commands it shows can be typed in another terminal.
+    let tombolo =
+        std::env::current_exe().map_or_else(|_| "tombolo".into(), |path| path.display().to_string());
+    let stop = runtime::shutdown::requested()?;
+    demo::watch(out.out, terminal, &tombolo, stop).await.map_err(Failure::Demo)?;
+    Ok(ExitCode::SUCCESS)
+}

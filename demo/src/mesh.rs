@@ -1,0 +1,369 @@
+//! Starts the demo mesh: a global control plane, the zones `east` and `west`, and the shop.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use api::shapes::{TokenKind, TokenRequest};
+use control::{Addresses, Running};
+use global_cp::GlobalCp;
+use identity::ServerRole;
+use model::{Name, ZoneName};
+use tempfile::TempDir;
+use tokio::time;
+use zone_cp::ZoneCp;
+
+use crate::api_client::ApiClient;
+use crate::relay::Relay;
+use crate::shop::App;
+use crate::traffic::{Pair, Traffic};
+
+pub const ZONES: [&str; 2] = ["east", "west"];
+
+/// One application of the shop with its sidecar.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    pub service: &'static str,
+    pub zone: &'static str,
+    /// The last byte of its address.
+    host: u8,
+}
+
+const FRONTEND: Member = Member { service: "frontend", zone: "east", host: 11 };
+const CATALOG_EAST: Member = Member { service: "catalog", zone: "east", host: 12 };
+const CATALOG_WEST: Member = Member { service: "catalog", zone: "west", host: 22 };
+const CART: Member = Member { service: "cart", zone: "west", host: 23 };
+const MEMBERS: [Member; 4] = [FRONTEND, CATALOG_EAST, CATALOG_WEST, CART];
+
+/// Who calls whom, and at which port of its own sidecar.
+const CALLS: [(Member, Member, u16); 4] = [
+    (FRONTEND, CATALOG_EAST, 10_001),
+    (FRONTEND, CATALOG_WEST, 10_002),
+    (FRONTEND, CART, 10_003),
+    (CART, CATALOG_EAST, 10_001),
+];
+/// Where the frontend reaches the bytes of the cart that are no HTTP.
+const CART_EVENTS: u16 = 10_004;
+
+const HTTP: u16 = 8080;
+const EVENTS: u16 = 9000;
+/// Where the applications themselves listen.
+const APP_HTTP: u16 = 3000;
+const APP_EVENTS: u16 = 3001;
+
+/// The permission under which the shop runs.
+pub const PERMISSION: &str = "/meshes/default/meshtrafficpermissions/shop";
+pub const ALLOW_SHOP: &str = "\
+type: MeshTrafficPermission
+mesh: default
+name: shop
+spec:
+  rules:
+  - default:
+      allow:
+      - source: {workload: frontend}
+      - source: {workload: cart}
+";
+
+/// How long what is open may go on when the mesh ends.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long anything may take that is not promised to be fast.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Everything that runs. Dropping it stops it, but [`Mesh::shutdown`] waits for the end.
+pub struct Mesh {
+    dir: TempDir,
+    /// The first three bytes of every address: each mesh has a piece of 127.0.0.0/8 of its own, so that
+    /// ports can be written into documents before anyone listens on them.
+    net: [u8; 3],
+    global: Option<Running>,
+    global_addresses: Addresses,
+    zones: BTreeMap<&'static str, Zone>,
+    sidecars: Vec<(Member, dataplane::Running)>,
+    apps: Vec<(Member, App)>,
+    traffic: Traffic,
+}
+
+struct Zone {
+    running: Running,
+    ingress: zone_ingress::Running,
+    relay: Relay,
+}
+
+impl Mesh {
+    /// Everything is up and has answered once when this returns; `tell` hears what happens.
+    pub async fn start(tell: &mut dyn FnMut(String)) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("tombolo-demo-").tempdir()?;
+        let net = [127, rand::random_range(1..=254), rand::random()];
+        let global_dir = dir.path().join("global");
+        let global = start_global(&global_dir, Addresses::any_local()).await?;
+        let global_addresses = global.addresses;
+        tell(format!("global control plane   API https://{}", global_addresses.api));
+        let mut mesh = Self {
+            dir,
+            net,
+            global: Some(global),
+            global_addresses,
+            zones: BTreeMap::new(),
+            sidecars: Vec::new(),
+            apps: Vec::new(),
+            traffic: Traffic::default(),
+        };
+        for zone in ZONES {
+            let started = mesh.start_zone(zone).await.with_context(|| format!("starting zone {zone}"))?;
+            tell(format!(
+                "zone {zone:<17} API https://{}, ingress {} (through a relay that listens in)",
+                started.running.addresses.api, started.relay.address
+            ));
+            mesh.zones.insert(zone, started);
+        }
+        mesh.api()?.put(PERMISSION, ALLOW_SHOP).await?;
+        for member in MEMBERS {
+            mesh.start_member(member)
+                .await
+                .with_context(|| format!("starting {} in {}", member.service, member.zone))?;
+            tell(format!("{:<22} in {}, its sidecar at {}", member.service, member.zone, mesh.ip(member)));
+        }
+        for (caller, called, port) in CALLS {
+            let pair =
+                Pair { caller: caller.service, from: caller.zone, called: called.service, to: called.zone };
+            mesh.traffic.add(pair, SocketAddr::new(mesh.ip(caller), port));
+        }
+        match time::timeout(LIMIT, mesh.traffic.all_answered()).await {
+            Ok(answered) => answered?,
+            Err(_) => bail!("the shop does not answer: {}", mesh.traffic.silent().join("; ")),
+        }
+        Ok(mesh)
+    }
+
+    async fn start_zone(&self, zone: &'static str) -> anyhow::Result<Zone> {
+        let name: ZoneName = zone.parse()?;
+        let request = TokenRequest { zone: Some(name.clone()), ..TokenRequest::default() };
+        let token_file =
+            self.write(&format!("{zone}.token"), &self.api()?.token(TokenKind::Zone, &request).await?)?;
+        let options = zone_cp::Options {
+            global: Some(self.global_addresses.sync.to_string()),
+            token_file: Some(token_file),
+            ..zone_cp::Options::local(name, self.zone_dir(zone))
+        };
+        let running = ZoneCp::start(options).await?;
+        let relay = Relay::start(self.any_port(30 + zone.len() as u8)).await?;
+        let request = TokenRequest { addresses: vec![relay.address.ip()], ..TokenRequest::default() };
+        let api = self.zone_api_at(zone, &running.addresses)?;
+        let token = api.token(TokenKind::Ingress, &request).await?;
+        let joined = zone_ingress::ControlOptions::new(
+            format!("{zone}-1").parse()?,
+            running.addresses.sync.to_string(),
+            self.write(&format!("{zone}-ingress.token"), &token)?,
+            self.dir.path().join(format!("{zone}-ingress")),
+        );
+        let ingress = zone_ingress::start(zone_ingress::ControlOptions {
+            advertise: Some(relay.address),
+            drain_time: DRAIN,
+            ..joined
+        })
+        .await?;
+        relay.lead_to(ingress.listen);
+        Ok(Zone { running, ingress, relay })
+    }
+
+    async fn start_member(&mut self, member: Member) -> anyhow::Result<()> {
+        let Member { service, zone, .. } = member;
+        let at = |port| SocketAddr::new(self.ip(member), port);
+        let app = App::start(service, zone, at(APP_HTTP), at(APP_EVENTS)).await?;
+        let workload: Name = service.parse()?;
+        let request = TokenRequest {
+            mesh: Some("default".parse()?),
+            workload: Some(workload),
+            addresses: vec![self.ip(member)],
+            ..TokenRequest::default()
+        };
+        let token = self.zone_api(zone)?.token(TokenKind::Dataplane, &request).await?;
+        let id = format!("{zone}-{service}");
+        let joined = dataplane::ControlOptions::new(
+            self.zones[zone].running.addresses.sync.to_string(),
+            self.write(&format!("{id}.token"), &token)?,
+            self.write(&format!("{id}.yaml"), &self.dataplane(member))?,
+            self.dir.path().join(id),
+        );
+        let sidecar = dataplane::start(dataplane::ControlOptions { drain_time: DRAIN, ..joined }).await?;
+        self.sidecars.push((member, sidecar));
+        self.apps.push((member, app));
+        Ok(())
+    }
+
+    /// The document that a sidecar joins with.
+    fn dataplane(&self, member: Member) -> String {
+        let ip = self.ip(member);
+        let mut yaml = format!(
+            "type: Dataplane\nmesh: default\nname: {service}-1\nnetworking:\n  address: {ip}\n  inbound:\n  \
+             - {{name: http, port: {HTTP}, servicePort: {APP_HTTP}, serviceAddress: {ip}, protocol: http}}\n  \
+             - {{name: events, port: {EVENTS}, servicePort: {APP_EVENTS}, serviceAddress: {ip}, protocol: tcp}}\n",
+            service = member.service,
+        );
+        let calls = CALLS.iter().filter(|(caller, ..)| caller.host == member.host);
+        let mut outbounds: Vec<(u16, Member, u16)> =
+            calls.map(|(_, called, port)| (*port, *called, HTTP)).collect();
+        if member.host == FRONTEND.host {
+            outbounds.push((CART_EVENTS, CART, EVENTS));
+        }
+        if !outbounds.is_empty() {
+            yaml += "  outbound:\n";
+        }
+        for (port, called, at) in outbounds {
+            yaml += &format!(
+                "  - address: {ip}\n    port: {port}\n    backendRef:\n      kind: MeshService\n      port: {at}\n      \
+                 labels: {{tombolo.io/display-name: {}, tombolo.io/zone: {}}}\n",
+                called.service, called.zone
+            );
+        }
+        yaml
+    }
+
+    /// The API of the global control plane.
+    pub fn api(&self) -> anyhow::Result<ApiClient> {
+        ApiClient::new(self.global_addresses.api, &self.global_dir(), ServerRole::Global)
+    }
+
+    pub fn zone_api(&self, zone: &str) -> anyhow::Result<ApiClient> {
+        self.zone_api_at(zone, &self.zones[zone].running.addresses)
+    }
+
+    fn zone_api_at(&self, zone: &str, addresses: &Addresses) -> anyhow::Result<ApiClient> {
+        ApiClient::new(addresses.api, &self.zone_dir(zone), ServerRole::Zone(zone.parse()?))
+    }
+
+    pub fn global_addresses(&self) -> &Addresses {
+        &self.global_addresses
+    }
+
+    pub fn global_dir(&self) -> PathBuf {
+        self.dir.path().join("global")
+    }
+
+    pub fn zone_dir(&self, zone: &str) -> PathBuf {
+        self.dir.path().join(zone)
+    }
+
+    /// Stops the global control plane, and waits until it is gone.
+    pub async fn stop_global(&mut self) -> anyhow::Result<()> {
+        match self.global.take() {
+            Some(global) => global.shutdown().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts it again, with the same data at the same addresses.
+    pub async fn restart_global(&mut self) -> anyhow::Result<()> {
+        self.global = Some(start_global(&self.global_dir(), self.global_addresses).await?);
+        Ok(())
+    }
+
+    pub fn zone_addresses(&self, zone: &str) -> &Addresses {
+        &self.zones[zone].running.addresses
+    }
+
+    /// The relay before a zone's ingress.
+    pub fn relay(&self, zone: &str) -> &Relay {
+        &self.zones[zone].relay
+    }
+
+    /// Where a zone's ingress really listens.
+    pub fn ingress(&self, zone: &str) -> SocketAddr {
+        self.zones[zone].ingress.listen
+    }
+
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    pub fn app(&self, service: &str, zone: &str) -> Option<&App> {
+        let found = self.apps.iter().find(|(member, _)| member.service == service && member.zone == zone);
+        found.map(|(_, app)| app)
+    }
+
+    /// Where the sidecar of a service takes requests from other proxies.
+    pub fn inbound(&self, service: &str, zone: &str) -> Option<SocketAddr> {
+        let found = MEMBERS.iter().find(|member| member.service == service && member.zone == zone);
+        found.map(|member| SocketAddr::new(self.ip(*member), HTTP))
+    }
+
+    /// Where the frontend finds the cart's port that is no HTTP.
+    pub fn cart_events(&self) -> SocketAddr {
+        SocketAddr::new(self.ip(FRONTEND), CART_EVENTS)
+    }
+
+    /// Every port on which a program of the mesh takes what comes.
+    pub fn ports(&self) -> Vec<(String, SocketAddr)> {
+        let planes = [("global", &self.global_addresses)];
+        let zones = self.zones.iter().map(|(name, zone)| (*name, &zone.running.addresses));
+        let mut ports = Vec::new();
+        for (name, Addresses { api, sync, health }) in planes.into_iter().chain(zones) {
+            ports.push((format!("{name} API"), *api));
+            ports.push((format!("{name} sync"), *sync));
+            ports.push((format!("{name} health"), *health));
+        }
+        ports.extend(self.zones.iter().map(|(name, zone)| (format!("{name} ingress"), zone.ingress.listen)));
+        for (member, _) in &self.sidecars {
+            let Member { service, zone, .. } = member;
+            let ip = self.ip(*member);
+            ports.push((format!("{zone} {service} inbound http"), SocketAddr::new(ip, HTTP)));
+            ports.push((format!("{zone} {service} inbound tcp"), SocketAddr::new(ip, EVENTS)));
+        }
+        ports
+    }
+
+    /// Keeps a file in the mesh's own folder.
+    pub fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.dir.path().join(name);
+        runtime::files::write_private(&path, text.as_bytes())?;
+        Ok(path)
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn ip(&self, member: Member) -> IpAddr {
+        self.any_port(member.host).ip()
+    }
+
+    fn any_port(&self, host: u8) -> SocketAddr {
+        let [a, b, c] = self.net;
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(a, b, c, host)), 0)
+    }
+
+    /// Drains and ends everything, callers before called.
+    pub async fn shutdown(self) -> anyhow::Result<()> {
+        self.traffic.shutdown().await;
+        for (_, sidecar) in self.sidecars {
+            sidecar.shutdown().await?;
+        }
+        for zone in self.zones.into_values() {
+            zone.ingress.shutdown().await?;
+            zone.relay.shutdown().await;
+            zone.running.shutdown().await?;
+        }
+        for (_, app) in self.apps {
+            app.shutdown().await;
+        }
+        match self.global {
+            Some(global) => global.shutdown().await,
+            None => Ok(()),
+        }
+    }
+}
+
+async fn start_global(data_dir: &Path, addresses: Addresses) -> anyhow::Result<Running> {
+    let Addresses { api, sync, health } = addresses;
+    let options = global_cp::Options {
+        api_address: api,
+        sync_address: sync,
+        health_address: health,
+        ..global_cp::Options::local(data_dir)
+    };
+    GlobalCp::start(options).await.context("starting the global control plane")
+}

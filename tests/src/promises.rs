@@ -1,0 +1,52 @@
+//! The promises of the demo, each proven against a mesh of its own. Tests run side by side, so they allow
+//! five times the time that is promised.
+
+use demo::Mesh;
+use demo::promises::{ALL, Patience};
+
+const SIDE_BY_SIDE: Patience = Patience(5);
+
+async fn keep(number: u32) {
+    let promise = ALL.iter().find(|promise| promise.number == number).expect("a promise of that number");
+    let mut mesh = Mesh::start(&mut |_| {}).await.expect("the mesh starts");
+    if let Err(error) = (promise.keep)(&mut mesh, SIDE_BY_SIDE).await {
+        panic!("{}: {error:#}", promise.says);
+    }
+    mesh.shutdown().await.expect("everything ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_crosses_zones_and_the_application_sees_who_called() {
+    keep(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_zones_there_is_tls_and_a_wrong_identity_is_not_spoken_to() {
+    keep(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permissions_decide_at_once_on_open_connections_too() {
+    keep(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s35_one_zones_authority_cannot_speak_for_anothers_services() {
+    keep(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_global_no_request_fails() {
+    keep(5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_input_gets_a_clear_answer_and_everything_runs_on() {
+    keep(6).await;
+}
+
+#[test]
+fn every_promise_has_a_test() {
+    let numbers: Vec<u32> = ALL.iter().map(|promise| promise.number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
+}
