@@ -92,6 +92,7 @@ fn of_the_mechanisms_only_traffic_and_sync_may_know_identities() {
 
 #[test]
 fn runtime_knows_none_of_ours() {
-    let ours: Vec<String> = dependencies()["runtime"].iter().filter(|name| layer(name).is_some()).cloned().collect();
+    let ours: Vec<String> =
+        dependencies()["runtime"].iter().filter(|name| layer(name).is_some()).cloned().collect();
     assert!(ours.is_empty(), "runtime depends on {ours:?}");
 }

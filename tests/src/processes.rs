@@ -1,0 +1,228 @@
+//! The mesh as people run it: seven processes of their own, joined by nothing but sockets and tokens.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use demo::api_client::ApiClient;
+use demo::mesh::{ALLOW_SHOP, PERMISSION};
+use demo::shop::App;
+use demo::traffic::{Outcome, Pair, Traffic};
+use http::Method;
+use identity::ServerRole;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Where cargo put the programs; built here, so that the test never runs old ones.
+async fn programs() -> PathBuf {
+    // target/<profile>/deps/mesh-<hash>
+    let folder = std::env::current_exe().expect("this test is a file");
+    let folder = folder.ancestors().nth(2).expect("in a folder of cargo's").to_owned();
+    let profile = folder.file_name().and_then(|name| name.to_str()).expect("named after the profile");
+    let profile = if profile == "debug" { "dev" } else { profile };
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--workspace", "--bins", "--profile", profile])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .status()
+        .await
+        .expect("cargo runs");
+    assert!(built.success(), "the programs do not build");
+    folder
+}
+
+/// One running program; killed by its id when dropped.
+struct Process {
+    name: String,
+    child: Child,
+    ready: Value,
+    /// Kept open, so that the program can write.
+    _out: BufReader<ChildStdout>,
+}
+
+impl Process {
+    async fn start(programs: &Path, program: &str, name: &str, dir: &Path, flags: &[&str]) -> Self {
+        let log = std::fs::File::create(dir.join(format!("{name}.log"))).expect("a log");
+        let mut child = Command::new(programs.join(program))
+            .args(flags)
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program starts");
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        let read = time::timeout(LIMIT, out.read_line(&mut line)).await;
+        let log = || std::fs::read_to_string(dir.join(format!("{name}.log"))).unwrap_or_default();
+        assert!(matches!(read, Ok(Ok(1..))), "{name} is not ready: {}", log());
+        let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
+        assert_eq!(ready["ready"], program, "{line}");
+        Self { name: name.into(), child, ready, _out: out }
+    }
+
+    fn address(&self, what: &str) -> SocketAddr {
+        let text = self.ready[what].as_str().expect("an address");
+        text.trim_start_matches("https://").parse().expect("an address")
+    }
+
+    /// As an init system does; it must end by itself, and say that all is well.
+    async fn terminate(mut self) {
+        let id = self.child.id().expect("it still runs").to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill runs");
+        assert!(sent.success());
+        let ended = time::timeout(LIMIT, self.child.wait())
+            .await
+            .expect("it ends in time")
+            .expect("it can be waited for");
+        assert!(ended.success(), "{} ended with {ended}", self.name);
+    }
+}
+
+struct ZoneProcesses {
+    zone_cp: Process,
+    ingress: Process,
+    api: ApiClient,
+}
+
+const ANY: &str = "127.0.0.1:0";
+
+async fn zone(programs: &Path, dir: &Path, zone: &str, global: &Process, api: &ApiClient) -> ZoneProcesses {
+    let request = serde_json::from_value(serde_json::json!({ "zone": zone })).unwrap();
+    let token = api.token(::api::shapes::TokenKind::Zone, &request).await.unwrap();
+    std::fs::write(dir.join(format!("{zone}.token")), token).unwrap();
+    let (sync, token) = (global.address("sync").to_string(), format!("{zone}.token"));
+    let flags = [
+        "--zone",
+        zone,
+        "--data-dir",
+        zone,
+        "--global",
+        &sync,
+        "--token-file",
+        &token,
+        "--api-address",
+        ANY,
+        "--sync-address",
+        ANY,
+        "--health-address",
+        ANY,
+    ];
+    let zone_cp = Process::start(programs, "tombolo-zone-cp", zone, dir, &flags).await;
+    let role = ServerRole::Zone(zone.parse().unwrap());
+    let api = ApiClient::new(zone_cp.address("api"), &dir.join(zone), role).unwrap();
+
+    let token = api.token(::api::shapes::TokenKind::Ingress, &Default::default()).await.unwrap();
+    let name = format!("{zone}-ingress");
+    std::fs::write(dir.join(format!("{name}.token")), token).unwrap();
+    let (sync, token) = (zone_cp.address("sync").to_string(), format!("{name}.token"));
+    let flags = [
+        "--name",
+        &name,
+        "--zone-cp",
+        &sync,
+        "--token-file",
+        &token,
+        "--state-dir",
+        &name,
+        "--listen",
+        ANY,
+        "--ready-address",
+        ANY,
+        "--metrics-address",
+        ANY,
+    ];
+    let ingress = Process::start(programs, "tombolo-zone-ingress", &name, dir, &flags).await;
+    ZoneProcesses { zone_cp, ingress, api }
+}
+
+async fn sidecar(
+    programs: &Path,
+    dir: &Path,
+    workload: &str,
+    ip: IpAddr,
+    zone: &ZoneProcesses,
+    yaml: &str,
+) -> Process {
+    let request = serde_json::json!({ "mesh": "default", "workload": workload, "addresses": [ip] });
+    let request = serde_json::from_value(request).unwrap();
+    let token = zone.api.token(::api::shapes::TokenKind::Dataplane, &request).await.unwrap();
+    std::fs::write(dir.join(format!("{workload}.token")), token).unwrap();
+    std::fs::write(dir.join(format!("{workload}.yaml")), yaml).unwrap();
+    let (sync, token) = (zone.zone_cp.address("sync").to_string(), format!("{workload}.token"));
+    let document = format!("{workload}.yaml");
+    let flags = [
+        "--zone-cp",
+        &sync,
+        "--token-file",
+        &token,
+        "--dataplane",
+        &document,
+        "--state-dir",
+        workload,
+        "--ready-address",
+        ANY,
+        "--metrics-address",
+        ANY,
+        "--drain-time",
+        "5",
+    ];
+    Process::start(programs, "tombolo-dataplane", workload, dir, &flags).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seven_processes_carry_a_request_across_zones_and_end_when_they_are_told_to() {
+    let programs = programs().await;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    // Its own piece of loopback, so that ports can stand in documents before anyone listens on them.
+    let ip = |host| IpAddr::from([127, rand::random_range(1..=254), rand::random(), host]);
+    let (client, cart) = (ip(1), ip(2));
+
+    let flags =
+        ["--data-dir", "global", "--api-address", ANY, "--sync-address", ANY, "--health-address", ANY];
+    let global = Process::start(&programs, "tombolo-global-cp", "global", dir, &flags).await;
+    let api = ApiClient::new(global.address("api"), &dir.join("global"), ServerRole::Global).unwrap();
+    let east = zone(&programs, dir, "east", &global, &api).await;
+    let west = zone(&programs, dir, "west", &global, &api).await;
+    let app =
+        App::start("cart", "west", SocketAddr::new(cart, 3000), SocketAddr::new(cart, 3001)).await.unwrap();
+    let yaml = format!(
+        "type: Dataplane\nmesh: default\nname: cart-1\nnetworking:\n  address: {cart}\n  inbound:\n  \
+         - {{name: http, port: 8080, servicePort: 3000, serviceAddress: {cart}, protocol: http}}\n"
+    );
+    let cart = sidecar(&programs, dir, "cart", cart, &west, &yaml).await;
+    let yaml = format!(
+        "type: Dataplane\nmesh: default\nname: frontend-1\nnetworking:\n  address: {client}\n  outbound:\n  \
+         - address: {client}\n    port: 10001\n    backendRef:\n      kind: MeshService\n      port: 8080\n      \
+         labels: {{tombolo.io/display-name: cart, tombolo.io/zone: west}}\n"
+    );
+    let frontend = sidecar(&programs, dir, "frontend", client, &east, &yaml).await;
+
+    let revision = api.put(PERMISSION, ALLOW_SHOP).await.unwrap();
+    api.applied(&revision, LIMIT).await.unwrap();
+    let mut traffic = Traffic::default();
+    let pair = Pair { caller: "frontend", from: "east", called: "cart", to: "west" };
+    traffic.add(pair, SocketAddr::new(client, 10001));
+    time::timeout(LIMIT, traffic.all_answered())
+        .await
+        .unwrap_or_else(|_| panic!("no answer: {:?}", traffic.silent()))
+        .unwrap();
+    let call = traffic.call("frontend", "cart", "west").unwrap();
+    let Outcome::Answered(answer) = call.once(Method::GET, "/crossed", Bytes::new()).await.unwrap() else {
+        panic!("the request was denied");
+    };
+    assert_eq!(answer.client, Some(pair.client_id()));
+    traffic.shutdown().await;
+
+    for process in [frontend, cart, east.ingress, west.ingress, east.zone_cp, west.zone_cp, global] {
+        process.terminate().await;
+    }
+    app.shutdown().await;
+}
