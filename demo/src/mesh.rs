@@ -68,7 +68,7 @@ spec:
 ";
 
 /// How long what is open may go on when the mesh ends.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// How long anything may take that is not promised to be fast.
 pub const LIMIT: Duration = Duration::from_secs(30);

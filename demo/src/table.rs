@@ -10,8 +10,8 @@ use crate::traffic::{Tally, Traffic};
 /// One line a pair. `color` is for terminals alone.
 pub fn render(traffic: &Traffic, color: bool) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_BORDERS_ONLY);
-    table.set_header(["from", "to", "zones", "requests/s", "p50", "p99", "access", "the server saw"]);
+    table.load_style(presets::NOTHING);
+    table.set_header(["from", "to", "zones", "req/s", "p50", "p99", "access", "the server saw"]);
     for call in traffic.calls() {
         let (pair, tally) = (call.pair, call.tally());
         let (rate, p50, p99) = tally.recent();

@@ -26,7 +26,7 @@ spec:
 ";
 
 /// Starts the mesh and shows it until `stop`, then drains and ends everything. `tombolo` is how this command
-/// is called, for the commands to try. On a terminal the table is drawn in place and in color.
+/// is called, for the commands to try. On a terminal everything is drawn in place and in color.
 pub async fn watch(
     out: &mut (dyn Write + Send),
     terminal: bool,
@@ -35,23 +35,21 @@ pub async fn watch(
 ) -> anyhow::Result<()> {
     let start = Instant::now();
     writeln!(out, "Starting a mesh of two zones on this machine ...")?;
-    let mut lines = Vec::new();
-    let mesh = Mesh::start(&mut |line| lines.push(line)).await?;
-    for line in lines {
-        writeln!(out, "  {line}")?;
-    }
-    writeln!(
-        out,
-        "Ready after {:.1?}. Every sidecar asks through real sockets, with mutual TLS.\n",
-        start.elapsed()
-    )?;
-    writeln!(out, "{}", commands(&mesh, tombolo)?)?;
     out.flush()?;
+    let mut parts = Vec::new();
+    let mesh = Mesh::start(&mut |part| parts.push(format!("  {part}\n"))).await?;
+    let head = format!(
+        "A mesh of two zones, up after {:.1?}: real sockets, and mutual TLS from sidecar to sidecar.\n\n{}\n{}",
+        start.elapsed(),
+        parts.concat(),
+        commands(&mesh, tombolo)?
+    );
     tokio::select! {
-        shown = show(out, terminal, &mesh) => shown?,
+        shown = show(out, terminal, &head, &mesh) => shown?,
         () = stop => {}
     }
     writeln!(out, "\nDraining ...")?;
+    out.flush()?;
     mesh.shutdown().await?;
     writeln!(out, "Everything has ended.")?;
     Ok(())
@@ -63,31 +61,34 @@ fn commands(mesh: &Mesh, tombolo: &str) -> anyhow::Result<String> {
     let dir = mesh.global_dir();
     Ok(format!(
         "In another terminal:\n\n  \
-         export TOMBOLO_ADDRESS=https://{api}\n  \
-         export TOMBOLO_TOKEN_FILE={dir}/admin.token TOMBOLO_CA={dir}/ca.crt\n\n  \
-         {tombolo} zone list\n  \
-         {tombolo} apply -f {deny} --wait      # nobody in the frontend reaches the cart any more\n  \
-         {tombolo} delete MeshTrafficPermission deny-cart      # and now again\n  \
-         {tombolo} inspect dataplane cart-1 --zone west\n\n\
-         Ctrl-C ends the demo.\n",
+         export TOMBOLO_ADDRESS=https://{api} TOMBOLO_TOKEN_FILE={dir}/admin.token TOMBOLO_CA={dir}/ca.crt\n  \
+         alias tombolo={tombolo}\n  \
+         tombolo apply -f {deny} --wait   # deny the cart to the frontend, and watch it stop\n  \
+         tombolo delete MeshTrafficPermission deny-cart --wait   # allow it again\n  \
+         tombolo zone list\n  \
+         tombolo inspect dataplane cart-1 --zone west\n\n\
+         Ctrl-C drains and ends everything.\n",
         api = mesh.global_addresses().api,
         dir = dir.display(),
         deny = deny.display(),
     ))
 }
 
-/// Draws the table in place on a terminal, and one below the other elsewhere.
-async fn show(out: &mut (dyn Write + Send), terminal: bool, mesh: &Mesh) -> anyhow::Result<()> {
-    let mut drawn = 0;
+/// Draws everything in place on a terminal; elsewhere the tables follow each other.
+async fn show(out: &mut (dyn Write + Send), terminal: bool, head: &str, mesh: &Mesh) -> anyhow::Result<()> {
+    if !terminal {
+        writeln!(out, "{head}")?;
+    }
     loop {
         let table = table::render(mesh.traffic(), terminal);
-        if terminal && drawn > 0 {
-            // Up by as many lines as were drawn, and clear from there.
-            write!(out, "\x1b[{drawn}A\x1b[J")?;
+        if terminal {
+            // From the top, each line over the old one, and nothing of the old below.
+            let screen = format!("{head}\n{table}\n").replace('\n', "\x1b[K\n");
+            write!(out, "\x1b[H{screen}\x1b[J")?;
+        } else {
+            writeln!(out, "{table}")?;
         }
-        writeln!(out, "{table}")?;
         out.flush()?;
-        drawn = table.lines().count();
         time::sleep(EVERY).await;
     }
 }
