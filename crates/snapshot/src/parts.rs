@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use model::{DestinationId, Protocol, SpiffeId, TrustDomain, ZoneName};
-use policy::access::AccessRule;
+use policy::access::{AccessRule, ClientMatch};
 use serde::{Deserialize, Serialize};
 
 /// The name of a part: what a proxy subscribes to.
@@ -62,6 +62,7 @@ pub struct OutboundListener {
 
 /// `inbound/<port>`: one port of the application, and who may reach it.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Inbound {
     /// Where other proxies reach this inbound.
     pub listen: SocketAddr,
@@ -69,6 +70,13 @@ pub struct Inbound {
     pub application: SocketAddr,
     pub protocol: Protocol,
     pub access: Access,
+    /// For every client. `connect` is for the way to the application.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// For some clients, broad before narrow: all entries that cover a client apply to its requests, and of
+    /// two that set the same the later counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub client_timeouts: Vec<ClientTimeouts>,
 }
 
 #[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
@@ -96,12 +104,52 @@ pub struct Destination {
     pub identities: BTreeSet<SpiffeId>,
     /// From the first packet until the peer has accepted the connection: TCP, TLS and its first word.
     pub connection_timeout: Millis,
+    /// The others; `connect` is `connection_timeout` again, where a zone compiled it.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// How long things may take. Nothing, or 0, is for ever.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Timeouts {
+    /// Until a new connection can be used.
+    pub connect: Millis,
+    /// A connection on which nothing happens: no byte in either direction, and for HTTP no request open.
+    pub idle: Millis,
+    /// From the last byte of a request to the last of its answer.
+    pub request: Millis,
+    /// A request or its answer of which no byte moves, in either direction.
+    pub stream_idle: Millis,
+    /// A request with its answer, from the first byte to the last.
+    pub max_stream: Millis,
+    /// A connection, from when it can be used; then it takes no more requests and ends after its last.
+    pub max_connection: Millis,
+    /// From the first byte of a request's head to its last.
+    pub request_headers: Millis,
+}
+
+/// What differs for some clients of an inbound. What is not given is as for every client.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientTimeouts {
+    pub clients: ClientMatch,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Millis>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_idle: Option<Millis>,
 }
 
 /// A duration in whole milliseconds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Millis(pub u64);
+
+impl From<Duration> for Millis {
+    fn from(duration: Duration) -> Self {
+        Self(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+}
 
 impl From<Millis> for Duration {
     fn from(Millis(millis): Millis) -> Self {
@@ -245,6 +293,18 @@ impl From<SignalName> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_without_timeouts_are_read_and_wait_for_ever() {
+        let destination = r#"{"protocol":"http","identities":[],"connectionTimeout":5000}"#;
+        let read: Destination = serde_json::from_str(destination).unwrap();
+        assert_eq!((read.connection_timeout, read.timeouts), (Millis(5_000), Timeouts::default()));
+        let inbound = r#"{"listen":"127.0.0.1:1","application":"127.0.0.1:2","protocol":"tcp","access":{"rules":[]},
+            "timeouts":{"idle":7200000}}"#;
+        let read: Inbound = serde_json::from_str(inbound).unwrap();
+        let idle = Timeouts { idle: Millis(7_200_000), ..Timeouts::default() };
+        assert_eq!((read.timeouts, read.client_timeouts), (idle, vec![]));
+    }
 
     #[test]
     fn part_and_signal_names_round_trip_as_text() {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use identity::{PrivateKey, SVID_LIFETIME, Svid, TrustStore, ZoneCa};
 use model::{Protocol, SpiffeId};
-use snapshot::parts::{Destination, Endpoint, Millis};
+use snapshot::parts::{Destination, Endpoint, Timeouts};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 use crate::tls::Credentials;
@@ -57,7 +57,8 @@ pub(crate) fn destination(protocol: Protocol, identities: &[&str], timeout: Dura
     Destination {
         protocol,
         identities: identities.iter().map(|id| id.parse().unwrap()).collect(),
-        connection_timeout: Millis(timeout.as_millis() as u64),
+        connection_timeout: timeout.into(),
+        timeouts: Timeouts::default(),
     }
 }
 

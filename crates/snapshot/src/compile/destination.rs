@@ -2,7 +2,7 @@
 
 use model::{DestinationId, ServiceKind};
 
-use crate::parts::{Destination, Millis};
+use crate::parts::{Destination, Millis, Timeouts};
 use crate::view::View;
 
 /// As `mesh-timeout-to-all` gives it.
@@ -16,5 +16,6 @@ pub(super) fn destination(view: &View, id: &DestinationId) -> Option<Destination
         protocol: port.protocol,
         identities: service.identities.iter().cloned().collect(),
         connection_timeout: CONNECTION_TIMEOUT,
+        timeouts: Timeouts { connect: CONNECTION_TIMEOUT, ..Timeouts::default() },
     })
 }

@@ -31,5 +31,7 @@ pub(super) fn inbound(view: &View, proxy: &Proxy<'_>, port: u16) -> Option<Inbou
             },
             rules: rules_for(permissions, &proxy.as_policy_target(), &inbound.section()),
         },
+        timeouts: parts::Timeouts::default(),
+        client_timeouts: Vec::new(),
     })
 }

@@ -264,6 +264,8 @@ mod tests {
             application,
             protocol: Protocol::Http,
             access: Access { rules: vec![rule], ..Access::default() },
+            timeouts: parts::Timeouts::default(),
+            client_timeouts: Vec::new(),
         };
         let credentials = world.credentials(&world.west, CATALOG);
         let config = ProxyConfig {

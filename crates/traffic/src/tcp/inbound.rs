@@ -128,6 +128,8 @@ mod tests {
                 application,
                 protocol: Protocol::Tcp,
                 access: access(allowed),
+                timeouts: parts::Timeouts::default(),
+                client_timeouts: Vec::new(),
             };
             let config = ProxyConfig {
                 outbound: Vec::new(),
