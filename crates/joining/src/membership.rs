@@ -151,9 +151,11 @@ impl<K: Keep> Membership<K> {
         let mut failures = 0;
         let mut last = String::new();
         while !stop.is_cancelled() {
+            let token = self.token().await;
+            let shown = token.as_ref().ok().map(|token| token.digest.clone());
             let entered = tokio::select! {
                 () = stop.cancelled() => break,
-                entered = Box::pin(self.enter(&mut experience)) => entered,
+                entered = Box::pin(self.enter(token, &mut experience)) => entered,
             };
             let error = match entered {
                 Ok(kept) => {
@@ -172,13 +174,16 @@ impl<K: Keep> Membership<K> {
                 host.unreachable(error);
             }
             failures += 1;
-            let _ = stop.run_until_cancelled(self.pause(&error, failures)).await;
+            let _ = stop.run_until_cancelled(self.pause(&error, failures, shown.as_ref())).await;
         }
     }
 
     /// Has a certificate in the end, or says why not.
-    async fn enter(&self, experience: &mut Experience) -> Result<Arc<Kept>, JoinError> {
-        let token = self.token().await;
+    async fn enter(
+        &self,
+        token: Result<Token, NoToken>,
+        experience: &mut Experience,
+    ) -> Result<Arc<Kept>, JoinError> {
         let kept = self.kept();
         match (self.step(kept.as_deref(), token.as_ref().ok(), experience), kept, token) {
             (Step::Dial, Some(kept), _) => Ok(kept),
@@ -336,7 +341,7 @@ impl<K: Keep> Membership<K> {
     }
 
     /// Before the next attempt. A token that was refused stays refused, but the file may get another.
-    async fn pause(&self, error: &JoinError, failures: u32) {
+    async fn pause(&self, error: &JoinError, failures: u32, refused: Option<&String>) {
         if matches!(error, JoinError::NoWay(_)) {
             return time::sleep(LOOK).await;
         }
@@ -344,10 +349,8 @@ impl<K: Keep> Membership<K> {
             let doubled = SHORTEST_PAUSE * 2_u32.pow(failures.saturating_sub(1).min(8));
             return time::sleep(doubled.min(LONGEST_PAUSE).mul_f64(rand::random_range(0.5..=1.0))).await;
         }
-        let digest = async || self.token().await.ok().map(|token| token.digest);
-        let refused = digest().await;
         let replaced = async {
-            while digest().await == refused {
+            while self.token().await.ok().map(|token| token.digest).as_ref() == refused {
                 time::sleep(LOOK).await;
             }
         };

@@ -372,8 +372,8 @@ async fn the_certificate_is_renewed_over_the_session_with_a_new_key() {
     let first = running.membership.kept().unwrap();
     running.stop().await;
 
-    // Not a third of its 30 days, then a little more than that, for as long as the first one is held.
-    let days = Arc::new(AtomicU64::new(8));
+    // Some time before a third of its 30 days, then a little after it, for as long as the first one is held.
+    let days = Arc::new(AtomicU64::new(6));
     let asked = days.clone();
     let clock = move || {
         let ahead = Duration::from_secs(asked.load(SeqCst) * 24 * 60 * 60);

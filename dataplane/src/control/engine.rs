@@ -231,22 +231,30 @@ impl Engine {
         self.world = batch.world.clone();
         self.resumes = None;
 
-        let text = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
-        let parts = self.parts.bodies().map(|(name, body)| (name.to_string(), text(body)));
-        let set = Set { world: self.world.clone(), parts: parts.collect() };
-        let saved = self.folder.save_set(set).await;
+        // That nothing changed need not be written.
+        let saved = if batch.is_empty() { Ok(()) } else { self.folder.save_set(self.set()).await };
         // A denial must not wait for a disk that is full.
         self.put_in_force().await?;
         if let Err(error) = saved {
             warn!(%error, "the parts cannot be stored, so they are not acknowledged");
             return Ok(Err(error.into()));
         }
-        self.stored = Place { have: self.world.clone(), held: self.parts.held(), ..Place::default() };
+        self.stored.have.clone_from(&self.world);
+        if !batch.is_empty() {
+            self.stored.held = self.parts.held();
+        }
         let refused: Vec<Refused> = self.parts.refused().chain(self.problems.iter().map(refusal)).collect();
         for Refused { key, reason, .. } in &refused {
             warn!(part = key, reason, "refused");
         }
         Ok(Ok(Applied::Stored { world: batch.world.clone(), refused }))
+    }
+
+    /// What a restart needs.
+    fn set(&self) -> Set {
+        let text = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
+        let parts = self.parts.bodies().map(|(name, body)| (name.to_string(), text(body)));
+        Set { world: self.world.clone(), parts: parts.collect() }
     }
 
     /// Takes in the latest word about something. None at all, and one that cannot be read, takes nothing away.

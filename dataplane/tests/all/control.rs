@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,8 +10,9 @@ use dataplane::{ControlOptions, Purpose, Running};
 use identity::Audience;
 use sync::session::Ended;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time;
 
@@ -465,6 +467,55 @@ async fn who_shuts_down_says_drained() {
     let mut mesh = Mesh::start().await;
     mesh.web.take().unwrap().shutdown().await.unwrap();
     let state = mesh.zone.until(WEB, "the end", |state| !state.ended.is_empty()).await;
+    assert_eq!(state.ended, [Ended::ByPeer("drained".into())]);
+}
+
+#[tokio::test]
+async fn the_program_says_when_it_is_ready_and_drains_when_it_is_asked_to_stop() {
+    let mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let folder = Folder::new(&mesh.zone, mesh.serving.as_ref().unwrap(), "web-2", "");
+    let web_2 = "proxy/default/web-2";
+    mesh.zone.identify(web_2, WEB_ID);
+    let listeners =
+        serde_json::json!({ "outbound": [{ "address": anywhere(), "destination": CART_HTTP }] }).to_string();
+    mesh.zone.set(
+        web_2,
+        &[
+            ("trust", Some(trust(&mesh.zone))),
+            ("listeners", Some(listeners)),
+            (&format!("destination/{CART_HTTP}"), Some(destination("http"))),
+        ],
+    );
+    let cart = bound(&mesh.cart, Purpose::Inbound(8080)).await;
+    mesh.zone.signal(web_2, &format!("endpoints/{CART_HTTP}"), endpoint(cart));
+
+    let options = folder.options();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_tombolo-dataplane"))
+        .args(["--zone-cp", &options.zone_cp, "--ready-address", "127.0.0.1:0"])
+        .args(["--metrics-address", "127.0.0.1:0", "--drain-time", "1"])
+        .arg("--token-file")
+        .arg(options.token_file)
+        .arg("--dataplane")
+        .arg(options.dataplane)
+        .arg("--state-dir")
+        .arg(options.state_dir)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let line = time::timeout(PATIENCE, lines.next_line()).await.expect("ready in time").unwrap().unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["ready"], "tombolo-dataplane");
+    let listen = line["listen"][0].as_str().unwrap().parse().unwrap();
+    assert_eq!(get_until(listen, " 200 ").await, WEB_ID);
+
+    let id = program.id().unwrap().to_string();
+    Command::new("kill").args(["-TERM", &id]).status().await.unwrap();
+    let ended = time::timeout(PATIENCE, program.wait()).await.expect("an end in time").unwrap();
+    assert!(ended.success());
+    let state = mesh.zone.until(web_2, "the end", |state| !state.ended.is_empty()).await;
     assert_eq!(state.ended, [Ended::ByPeer("drained".into())]);
 }
 
