@@ -1,6 +1,9 @@
 //! A mesh in one process: one module per promise.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the answer")]
+
 mod architecture;
 mod processes;
 mod promises;
+mod protocols;
 mod static_path;
