@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["model", "runtime"],
     &["policy"],
     &["snapshot"],
-    &["proto", "identity"],
+    &["proto", "identity", "telemetry"],
     // The mechanisms.
     &["store", "sync", "traffic"],
     // What several programs are made of.
