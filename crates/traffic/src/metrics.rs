@@ -71,8 +71,23 @@ counters! {
     application_failures,
     /// Connections that an ingress relayed.
     relayed,
-    /// Connections that an ingress ended without a byte.
+    /// Connections that an ingress ended without a byte: the sum of those by cause below.
     relay_refusals,
+    /// More than the limit of the peer, or of all together.
+    relay_over_limit,
+    /// No whole ClientHello in time.
+    relay_slow_openings,
+    /// A ClientHello larger than any of ours.
+    relay_large_openings,
+    relay_not_tls,
+    /// A ClientHello without a name.
+    relay_nameless,
+    /// The connection ended or broke before its ClientHello was whole.
+    relay_ended_openings,
+    /// A name that leads nowhere, or was taken away meanwhile.
+    relay_unknown_names,
+    /// The endpoint of the name could not be reached.
+    relay_unreachable,
 }
 
 /// Counts up, on one thread.

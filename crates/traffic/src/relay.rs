@@ -3,9 +3,13 @@
 //! A handle is a capability: who knows it reaches a handshake, and nothing more. Whoever does not know one is
 //! told nothing, not even that there is something: every other opening ends in a reset without a byte.
 
+mod carry;
+mod pipes;
+mod refusal;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,15 +18,19 @@ use tokio::io::AsyncWriteExt;
 use tokio::time;
 use tracing::debug;
 
+use self::carry::{Means, carry};
+use self::pipes::Pipes;
+use self::refusal::Refusal;
 use crate::opening::read_client_hello;
 use crate::standing::{Registry, Standing};
-use crate::transport::{Transport, copy_both};
+use crate::transport::Transport;
 use crate::worker::Shared;
 
 /// What an ingress takes on at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub connections: usize,
+    /// Of one IPv4 address, or of the 64 bits of an IPv6 network that one machine has for itself.
     pub connections_per_peer: usize,
     /// From the connection's start until its ClientHello is whole.
     pub opening: Duration,
@@ -44,6 +52,7 @@ impl Default for Limits {
 pub struct Relay {
     shared: Rc<Shared>,
     limits: Limits,
+    means: Means,
     handles: RefCell<Handles>,
     flows: Registry<Flow>,
     connections: Cell<usize>,
@@ -59,9 +68,11 @@ struct Flow {
 
 impl Relay {
     pub fn new(shared: Rc<Shared>, limits: Limits) -> Self {
+        let means = Means { scratch: shared.scratch.clone(), pipes: Pipes::default() };
         Self {
             shared,
             limits,
+            means,
             handles: RefCell::default(),
             flows: Registry::default(),
             connections: Cell::default(),
@@ -96,15 +107,15 @@ impl Relay {
     {
         let opened = match self.admit(from) {
             Some(place) => self.open(&mut stream, dial).await.map(|opened| (place, opened)),
-            None => Err("too many connections".into()),
+            None => Err(Refusal::OverLimit),
         };
         let (_place, (opening, flow, mut endpoint)) = match opened {
             Ok(opened) => opened,
-            Err(reason) => {
+            Err(refusal) => {
                 // Whatever it was, it looks the same from outside.
                 stream.reset_on_drop();
-                self.shared.metrics.relay_refusals.add();
-                debug!(%from, reason, "a connection was ended");
+                refusal.count(&self.shared.metrics);
+                debug!(%from, why = &refusal as &dyn std::error::Error, "a connection was ended");
                 return;
             }
         };
@@ -114,7 +125,7 @@ impl Relay {
         let carried = async {
             endpoint.write_all(&opening).await?;
             drop(opening);
-            copy_both(&mut stream, &mut endpoint, &self.shared.scratch).await
+            carry(&mut stream, &mut endpoint, &self.means).await
         };
         let copied = tokio::select! {
             biased;
@@ -134,29 +145,29 @@ impl Relay {
         &self,
         stream: &mut I,
         dial: impl FnOnce(SocketAddr) -> F,
-    ) -> Result<(Vec<u8>, Rc<Flow>, O), String>
+    ) -> Result<(Vec<u8>, Rc<Flow>, O), Refusal>
     where
         I: Transport,
         O: Transport,
         F: Future<Output = std::io::Result<O>>,
     {
-        let opening =
-            read_client_hello(stream, self.limits.opening).await.map_err(|error| error.to_string())?;
+        let opening = read_client_hello(stream, self.limits.opening).await?;
         let handle = opening.server_name;
         let endpoint = self.handles.borrow().0.get(&handle).copied();
-        let endpoint = endpoint.ok_or("unknown name")?;
+        let endpoint = endpoint.ok_or(Refusal::UnknownName)?;
         let connected = time::timeout(self.limits.connect, dial(endpoint)).await;
-        let connected = connected.map_err(|_| "the endpoint did not answer in time")?;
-        let connected = connected.map_err(|error| format!("the endpoint cannot be reached: {error}"))?;
+        let connected = connected.map_err(|_| Refusal::NoAnswer(self.limits.connect))?;
+        let connected = connected.map_err(Refusal::Unreachable)?;
         // It may have been taken away while we dialled.
         if self.handles.borrow().0.get(&handle) != Some(&endpoint) {
-            return Err("the name was taken away".into());
+            return Err(Refusal::TakenAway);
         }
         let flow = Rc::new(Flow { handle, endpoint, standing: Standing::new() });
         Ok((opening.bytes, flow, connected))
     }
 
     fn admit(self: &Rc<Self>, from: IpAddr) -> Option<Place> {
+        let from = peer(from);
         let mut peers = self.peers.borrow_mut();
         let of_peer = peers.get(&from).copied().unwrap_or_default();
         if self.connections.get() >= self.limits.connections || of_peer >= self.limits.connections_per_peer {
@@ -165,6 +176,14 @@ impl Relay {
         self.connections.set(self.connections.get() + 1);
         peers.insert(from, of_peer + 1);
         Some(Place { relay: self.clone(), from })
+    }
+}
+
+/// Whom an address stands for.
+fn peer(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 
@@ -257,14 +276,15 @@ mod tests {
         let unknown = hello("catalogue.west.tombolo.internal");
         // A name is looked up whole.
         let below = hello("x.catalog.west.tombolo.internal");
-        let cases: [(&str, &[u8]); 5] = [
-            ("an unknown name", &unknown),
-            ("a name below a known one", &below),
-            ("plain HTTP", b"GET / HTTP/1.1\r\nhost: catalog.west.tombolo.internal\r\n\r\n"),
-            ("half a hello", &unknown[..100]),
-            ("nothing at all", b""),
+        let http = b"GET / HTTP/1.1\r\nhost: catalog.west.tombolo.internal\r\n\r\n";
+        let cases: [(&str, &[u8], &str); 5] = [
+            ("an unknown name", &unknown, "relay_unknown_names"),
+            ("a name below a known one", &below, "relay_unknown_names"),
+            ("plain HTTP", http, "relay_not_tls"),
+            ("half a hello", &unknown[..100], "relay_slow_openings"),
+            ("nothing at all", b"", "relay_slow_openings"),
         ];
-        for (why, bytes) in cases {
+        for (why, bytes, cause) in cases {
             let relay = relay(Limits::default());
             let (mut client, near) = Pipe::pair(64 * 1024);
             let reset = near.reset.clone();
@@ -274,9 +294,15 @@ mod tests {
             let mut answer = Vec::new();
             client.read_to_end(&mut answer).await.unwrap();
             assert!(answer.is_empty(), "{why}: {answer:?}");
-            let counters = relay.shared.metrics.read();
-            assert_eq!((counters.relayed, counters.relay_refusals), (0, 1), "{why}");
+            assert_eq!(counted(&relay), ["relay_refusals", cause], "{why}");
         }
+    }
+
+    /// The counters that have counted one.
+    fn counted(relay: &Relay) -> Vec<&'static str> {
+        let counters = relay.shared.metrics.read();
+        let counted = counters.iter().filter(|(_, count)| *count > 0);
+        counted.inspect(|(name, count)| assert_eq!(*count, 1, "{name}")).map(|(name, _)| name).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -286,9 +312,10 @@ mod tests {
         let reset = near.reset.clone();
         client.write_all(&hello(HANDLE)).await.unwrap();
         let start = Instant::now();
-        relay.serve(near, PEER, |_| std::future::pending::<io::Result<Pipe>>()).await;
+        relay.clone().serve(near, PEER, |_| std::future::pending::<io::Result<Pipe>>()).await;
         assert_eq!(start.elapsed(), Limits::default().connect);
         assert!(reset.get());
+        assert_eq!(counted(&relay), ["relay_refusals", "relay_unreachable"]);
     }
 
     #[tokio::test]
@@ -344,7 +371,26 @@ mod tests {
         assert!(relay.admit(other).is_none(), "of all");
         drop(first);
         let fourth = relay.admit(other).unwrap();
+        let (_client, near) = Pipe::pair(64);
+        let reset = near.reset.clone();
+        relay.clone().serve(near, other, never).await;
+        assert!(reset.get());
+        assert_eq!(counted(&relay), ["relay_refusals", "relay_over_limit"]);
         drop((second, third, fourth));
         assert!(relay.peers.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_peer_is_an_address_or_the_network_of_one_machine() {
+        let cases = [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:0:1::7", "2001:db8:0:1::"),
+            ("2001:db8:0:1:ffff::8", "2001:db8:0:1::"),
+            ("2001:db8:0:2::7", "2001:db8:0:2::"),
+        ];
+        for (address, want) in cases {
+            assert_eq!(peer(address.parse().unwrap()).to_string(), want, "{address}");
+        }
     }
 }

@@ -14,12 +14,21 @@ use tokio::net::TcpStream;
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// When this is dropped the peer sees a reset.
     fn reset_on_drop(&self);
+
+    /// The socket, where bytes pass it as they are: the kernel can then move them by itself.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl Transport for TcpStream {
     fn reset_on_drop(&self) {
         // It fails only on a socket that is gone already.
         let _ = self.set_zero_linger();
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
     }
 }
 
@@ -71,11 +80,13 @@ pub(crate) async fn copy_both(
 
 /// One direction.
 #[derive(Default)]
-struct Half {
+pub(crate) struct Half {
     /// What the writer has not taken yet.
     rest: Vec<u8>,
     written: usize,
     moved: u64,
+    /// Once so many bytes were moved, others take over.
+    pauses_at: Option<u64>,
     unflushed: bool,
     state: HalfState,
 }
@@ -89,7 +100,26 @@ enum HalfState {
 }
 
 impl Half {
-    fn poll<R, W>(
+    /// The next poll that has moved so many bytes more, and has passed them all on, is ready.
+    pub(crate) fn pause_after(&mut self, bytes: u64) {
+        self.pauses_at = Some(self.moved + bytes);
+    }
+
+    /// What somebody else moved meanwhile was the last.
+    pub(crate) fn end(&mut self) {
+        self.state = HalfState::Ended;
+    }
+
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state == HalfState::Closed
+    }
+
+    /// Ready when the end was passed on, or at the pause that was asked for.
+    pub(crate) fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
@@ -117,10 +147,12 @@ impl Half {
                 HalfState::Ended => {
                     ready!(Pin::new(&mut *writer).poll_shutdown(cx))?;
                     self.state = HalfState::Closed;
+                    return Poll::Ready(Ok(()));
                 }
                 HalfState::Closed => return Poll::Ready(Ok(())),
             }
-            if self.state == HalfState::Closed {
+            if self.pauses_at.is_some_and(|at| self.moved >= at) {
+                self.pauses_at = None;
                 return Poll::Ready(Ok(()));
             }
 
