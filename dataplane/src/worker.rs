@@ -146,11 +146,10 @@ fn wanted(config: &ProxyConfig) -> (BTreeSet<(Purpose, SocketAddr)>, Vec<ListenP
     let (mut want, mut problems) = (BTreeSet::new(), Vec::new());
     for (purpose, address, protocol) in outbound.chain(inbound) {
         let cause = match protocol {
-            Some(model::Protocol::Tcp | model::Protocol::Http) => {
+            Some(_) => {
                 want.insert((purpose, address));
                 continue;
             }
-            Some(_) => "HTTP/2 of applications is not carried yet",
             None => "its destination is not part of the configuration",
         };
         let cause = std::io::Error::other(cause);

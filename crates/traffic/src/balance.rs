@@ -1,8 +1,9 @@
 //! Which endpoint is tried next.
 //!
-//! Of those that are ready and in good standing, the less busy of two picked at random by weight. Where all
-//! are ejected, they are tried all the same: an ejection is a guess, and a certain failure is no better than
-//! a likely one. Only who showed a wrong identity stays out until its time is over.
+//! Of those that are ready and in good standing, the less busy of two picked at random by weight. Those of our
+//! own zone come first; others only where ours has none in good standing. Where all are ejected, they are tried
+//! all the same: an ejection is a guess, and a certain failure is no better than a likely one. Only who showed
+//! a wrong identity stays out until its time is over.
 
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Candidate {
     pub fitness: Fitness,
+    /// Whether it is in our own zone.
+    pub is_near: bool,
     /// Requests and connections that it has now.
     pub in_flight: u32,
     pub weight: u32,
@@ -29,11 +32,15 @@ pub enum Fitness {
 
 /// Picks one of `count` candidates, or none where all are out. `dice` are two random numbers.
 pub fn pick(count: usize, candidate: impl Fn(usize) -> Candidate, dice: [u64; 2]) -> Option<usize> {
-    let best = (0..count).map(|index| candidate(index).fitness).max()?;
-    if best == Fitness::Out {
+    let rank = |index: usize| {
+        let candidate = candidate(index);
+        (candidate.fitness, candidate.is_near)
+    };
+    let best = (0..count).map(rank).max()?;
+    if best.0 == Fitness::Out {
         return None;
     }
-    let eligible = |index: &usize| candidate(*index).fitness == best;
+    let eligible = |index: &usize| rank(*index) == best;
     // A weight of nothing counts only beside others.
     let total: u64 = (0..count).filter(eligible).map(|index| u64::from(candidate(index).weight)).sum();
     let weight = |index: usize| if total == 0 { 1 } else { u64::from(candidate(index).weight) };
@@ -79,6 +86,11 @@ impl Record {
         }
     }
 
+    /// Whether it failed since it last succeeded.
+    pub fn is_spotless(&self) -> bool {
+        self.failures == 0
+    }
+
     pub fn succeeded(&mut self) {
         *self = Self::default();
     }
@@ -99,7 +111,11 @@ mod tests {
     use super::*;
 
     fn candidate(fitness: Fitness, in_flight: u32, weight: u32) -> Candidate {
-        Candidate { fitness, in_flight, weight }
+        Candidate { fitness, is_near: false, in_flight, weight }
+    }
+
+    fn near(fitness: Fitness, in_flight: u32) -> Candidate {
+        Candidate { is_near: true, ..candidate(fitness, in_flight, 1) }
     }
 
     /// How often each is picked over all pairs of dice.
@@ -127,6 +143,24 @@ mod tests {
             ),
             ("no weight", vec![candidate(Good, 0, 0), candidate(Good, 0, 1)], vec![0, 3600]),
             ("no weight at all", vec![candidate(Good, 0, 0), candidate(Good, 0, 0)], vec![1800, 1800]),
+        ];
+        for (why, candidates, want) in cases {
+            assert_eq!(picks(&candidates), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn another_zone_is_picked_only_where_ours_has_nobody_in_good_standing() {
+        use Fitness::*;
+        let far = |fitness| candidate(fitness, 0, 1);
+        let cases = [
+            ("however busy", vec![near(Good, 9), far(Good)], vec![3600, 0]),
+            ("among ours the less busy", vec![near(Good, 9), near(Good, 1), far(Good)], vec![0, 3600, 0]),
+            ("one of ours is left", vec![near(Ejected, 0), near(Good, 9), far(Good)], vec![0, 3600, 0]),
+            ("ours are ejected", vec![near(Ejected, 0), near(Out, 0), far(Good)], vec![0, 0, 3600]),
+            ("ours are out", vec![near(Out, 0), far(Good), far(Good)], vec![0, 1800, 1800]),
+            ("everybody is ejected", vec![far(Ejected), near(Ejected, 0)], vec![0, 3600]),
+            ("the others are out", vec![near(Ejected, 0), far(Out)], vec![3600, 0]),
         ];
         for (why, candidates, want) in cases {
             assert_eq!(picks(&candidates), want, "{why}");

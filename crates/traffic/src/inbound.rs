@@ -96,7 +96,7 @@ impl Inbound {
             name,
             closing: shared.draining.child_token(),
             shared,
-            application: RefCell::new(Rc::new(Application::new(part.application))),
+            application: RefCell::new(Rc::new(Application::new(part.application, part.protocol))),
             part: RefCell::new(part),
             peers: Registry::default(),
             denials,
@@ -171,7 +171,7 @@ impl Inbound {
 
     fn replace(&self, part: &Arc<parts::Inbound>, trust: &TrustStore) -> Vec<Rc<Standing>> {
         if self.part.borrow().application != part.application {
-            self.application.replace(Rc::new(Application::new(part.application)));
+            self.application.replace(Rc::new(Application::new(part.application, part.protocol)));
         }
         self.part.replace(part.clone());
         let peers = self.peers.open().into_iter();

@@ -22,6 +22,7 @@ pub mod tcp;
 pub mod route;
 
 pub mod balance;
+pub mod budget;
 
 pub mod connect;
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use model::{DestinationId, SpiffeId};
+use model::{DestinationId, SpiffeId, ZoneName};
 use snapshot::parts::{self, Endpoints};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,7 @@ use tracing::debug;
 
 use crate::ProxyConfig;
 use crate::balance::{self, Candidate, Fitness, Record};
+use crate::budget::Budget;
 use crate::connect::ConnectError;
 use crate::http::pool::Pool;
 use crate::standing::{Entry, Registry, Standing};
@@ -63,15 +64,19 @@ impl Outbound {
             }
             stays
         });
+        let credentials = &config.credentials;
+        let home = credentials.trust.zone_of(&credentials.id.trust_domain());
         for (id, part) in &config.destinations {
             let destination = destinations.entry(id.clone()).or_insert_with(|| {
                 let new = Destination::new(id.clone(), part.clone(), self.shared.clone());
+                new.settle(home);
                 if let Some(endpoints) = signals.get(id) {
                     new.set_endpoints(endpoints);
                 }
                 Rc::new(new)
             });
             destination.part.replace(part.clone());
+            destination.settle(home);
         }
 
         leaving.retain(|destination| destination.strong_count() > 0);
@@ -97,7 +102,11 @@ pub struct Destination {
     pub id: DestinationId,
     shared: Rc<Shared>,
     part: RefCell<Arc<parts::Destination>>,
+    /// The zone that we are in, as far as that is known.
+    home: RefCell<Option<ZoneName>>,
     endpoints: RefCell<Rc<[Rc<Endpoint>]>>,
+    /// For requests that an application may have seen.
+    pub budget: Budget,
     /// Cancelled when connections of the application should come to their end.
     pub(crate) closing: CancellationToken,
     /// Connections to other proxies, by whom they lead to.
@@ -117,7 +126,9 @@ impl Destination {
             closing: shared.draining.child_token(),
             shared,
             part: RefCell::new(part),
+            home: RefCell::default(),
             endpoints: RefCell::new(Rc::new([])),
+            budget: Budget::default(),
             open: Registry::default(),
         }
     }
@@ -144,6 +155,7 @@ impl Destination {
                 || !part.identities.contains(&endpoint.part.identity);
             Candidate {
                 fitness: if out { Fitness::Out } else { endpoint.record.get().fitness(now) },
+                is_near: endpoint.is_near.get(),
                 in_flight: endpoint.in_flight.get(),
                 weight: endpoint.weight.get(),
             }
@@ -176,7 +188,19 @@ impl Destination {
         &self.shared
     }
 
+    /// Learns in which zone we are, by the trust domain of our own identity.
+    fn settle(&self, home: Option<&ZoneName>) {
+        if self.home.borrow().as_ref() == home {
+            return;
+        }
+        self.home.replace(home.cloned());
+        for endpoint in self.endpoints.borrow().iter() {
+            endpoint.is_near.set(home == Some(&endpoint.part.zone));
+        }
+    }
+
     fn set_endpoints(&self, endpoints: &Endpoints) {
+        let home = self.home.borrow();
         let old = self.endpoints.borrow().clone();
         let new = endpoints.0.iter().map(|part| match old.iter().find(|endpoint| endpoint.is_at(part)) {
             Some(endpoint) => {
@@ -184,7 +208,7 @@ impl Destination {
                 endpoint.weight.set(part.weight);
                 endpoint.clone()
             }
-            None => Rc::new(Endpoint::new(part.clone())),
+            None => Rc::new(Endpoint::new(part.clone(), home.as_ref() == Some(&part.zone))),
         });
         // Connections to an endpoint that is gone end when the last of their streams does.
         let new = new.collect();
@@ -214,16 +238,19 @@ pub(crate) struct Endpoint {
     pub(crate) part: parts::Endpoint,
     ready: Cell<bool>,
     weight: Cell<u32>,
+    /// Whether it is in our own zone.
+    is_near: Cell<bool>,
     in_flight: Cell<u32>,
     record: Cell<Record>,
     pub(crate) pool: Pool,
 }
 
 impl Endpoint {
-    fn new(part: parts::Endpoint) -> Self {
+    fn new(part: parts::Endpoint, is_near: bool) -> Self {
         Self {
             ready: Cell::new(part.ready),
             weight: Cell::new(part.weight),
+            is_near: Cell::new(is_near),
             in_flight: Cell::default(),
             record: Cell::default(),
             pool: Pool::default(),
@@ -232,7 +259,10 @@ impl Endpoint {
     }
 
     fn is_at(&self, part: &parts::Endpoint) -> bool {
-        self.part.address == part.address && self.part.sni == part.sni && self.part.identity == part.identity
+        self.part.address == part.address
+            && self.part.sni == part.sni
+            && self.part.identity == part.identity
+            && self.part.zone == part.zone
     }
 
     /// Counts the outcome of a connection attempt, and ejects the endpoint where it failed.
@@ -257,6 +287,25 @@ impl Endpoint {
             }
         }
         self.record.set(record);
+    }
+
+    /// A request was answered.
+    pub(crate) fn answered(&self) {
+        if !self.record.get().is_spotless() {
+            self.record.set(Record::default());
+        }
+    }
+
+    /// A request was refused unseen, as by a proxy that does not reach its application: ejects the endpoint,
+    /// once for all the requests that were on their way.
+    pub(crate) fn refused(&self, shared: &Shared) {
+        let mut record = self.record.get();
+        let now = Instant::now();
+        if record.fitness(now) == Fitness::Good {
+            shared.metrics.ejections.add();
+            record.failed(false, now);
+            self.record.set(record);
+        }
     }
 
     /// One more request or connection, until the guard is dropped.

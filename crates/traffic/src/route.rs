@@ -2,7 +2,7 @@
 
 use http::header::{HOST, HeaderMap};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Uri, request};
+use http::{Method, Uri, Version, request};
 
 /// What to do with a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -17,11 +17,13 @@ pub enum Plan {
 pub enum Refusal {
     #[error("the request names no host, or more than one")]
     NoHost,
+    #[error("the request names one host as its authority, and another in a header")]
+    TwoHosts,
     #[error("the host of the request cannot be read")]
     BadHost,
     #[error("the path of the request cannot be read")]
     BadPath,
-    #[error("CONNECT and upgrades are not carried")]
+    #[error("CONNECT is not carried")]
     Connect,
 }
 
@@ -39,6 +41,11 @@ fn target(request: &request::Parts) -> Result<Uri, Refusal> {
         return Err(Refusal::Connect);
     }
     let authority = match request.uri.authority() {
+        // On HTTP/2 the two are one, and who says them differently means to be read in two ways
+        // (RFC 9113 section 8.3.1).
+        Some(authority) if request.version == Version::HTTP_2 && !agrees(&request.headers, authority) => {
+            return Err(Refusal::TwoHosts);
+        }
         Some(authority) => authority.clone(),
         None => host(&request.headers)?,
     };
@@ -51,6 +58,14 @@ fn target(request: &request::Parts) -> Result<Uri, Refusal> {
     target.authority = Some(authority);
     target.path_and_query = Some(path);
     Uri::from_parts(target).map_err(|_| Refusal::BadPath)
+}
+
+/// Whether the `Host` header, if there is one, says the same as the authority.
+pub(crate) fn agrees(headers: &HeaderMap, authority: &Authority) -> bool {
+    headers
+        .get_all(HOST)
+        .iter()
+        .all(|host| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
 }
 
 fn host(headers: &HeaderMap) -> Result<Authority, Refusal> {
@@ -97,5 +112,21 @@ mod tests {
         for (method, uri, hosts, want) in cases {
             assert_eq!(planned(method, uri, hosts), want.map(str::to_owned), "{method} {uri} {hosts:?}");
         }
+    }
+
+    #[test]
+    fn s08_on_http2_the_host_may_not_be_said_in_two_ways() {
+        let planned = |hosts: &[&str]| {
+            let mut request = Request::builder().version(Version::HTTP_2).uri("http://shop/a");
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            plan(&request.body(()).unwrap().into_parts().0)
+        };
+        let forward = Plan::Forward("http://shop/a".parse().unwrap());
+        assert_eq!(planned(&[]), forward);
+        assert_eq!(planned(&["Shop"]), forward);
+        assert_eq!(planned(&["other"]), Plan::Refuse(Refusal::TwoHosts));
+        assert_eq!(planned(&["shop", "other"]), Plan::Refuse(Refusal::TwoHosts));
     }
 }

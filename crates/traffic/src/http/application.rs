@@ -1,19 +1,29 @@
-//! The HTTP/1.1 connections to the own application, of one inbound on one worker.
+//! The connections to the own application, of one inbound on one worker.
+//!
+//! One that speaks HTTP/1.1 gets a connection for each request that is open; one that speaks HTTP/2 gets few,
+//! and more by streams in flight.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, Shared as SharedFuture};
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use model::Protocol;
+use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{self, Instant};
 
+use super::edge::{CONNECTION_WINDOW, HEADER_LIST, KEEP_ALIVE, SEND_BUFFER, STREAM_WINDOW};
+use super::pool::{CONNECTIONS, STREAMS_BEFORE_ANOTHER, never_processed};
 use crate::connect::dial;
+use crate::worker::Local;
 
 /// How long an application may take to accept a connection.
 pub(crate) const CONNECT: Duration = Duration::from_secs(5);
@@ -24,13 +34,18 @@ const KEPT: usize = 256;
 
 pub struct Application {
     address: SocketAddr,
-    idle: RefCell<Vec<Connection>>,
+    speaks: Speaks,
+}
+
+enum Speaks {
+    Http1(Idle),
+    Http2(Few),
 }
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApplicationError {
-    /// The application has not seen the request.
+    /// The application has not seen the request, or says that it did not look at it.
     #[error("the application does not accept connections")]
     Unreachable(#[source] io::Error),
     #[error("the application ended the connection before it answered")]
@@ -38,30 +53,86 @@ pub(crate) enum ApplicationError {
 }
 
 impl Application {
-    pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, idle: RefCell::default() }
+    pub(crate) fn new(address: SocketAddr, protocol: Protocol) -> Self {
+        let speaks = match protocol {
+            Protocol::Http2 | Protocol::Grpc => Speaks::Http2(Few::default()),
+            Protocol::Tcp | Protocol::Http => Speaks::Http1(Idle::default()),
+        };
+        Self { address, speaks }
     }
 
-    /// Sends a request over a connection that is idle, or a new one. The lease goes with the answer's body.
+    pub(crate) fn speaks_http2(&self) -> bool {
+        matches!(self.speaks, Speaks::Http2(_))
+    }
+
+    /// Sends a request, which is in the form of the protocol that the application speaks. The lease goes with
+    /// the answer's body.
     pub(crate) async fn send(
         self: &Rc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<(Response<Incoming>, Lease), ApplicationError> {
+        match &self.speaks {
+            Speaks::Http1(idle) => self.send_http1(idle, request).await,
+            Speaks::Http2(few) => self.send_http2(few, request).await,
+        }
+    }
+
+    pub(crate) fn sweep(&self, now: Instant) {
+        match &self.speaks {
+            Speaks::Http1(idle) => idle.sweep(now),
+            Speaks::Http2(few) => few.sweep(now),
+        }
+    }
+
+    /// Over a connection that is idle, or a new one.
+    async fn send_http1(
+        self: &Rc<Self>,
+        idle: &Idle,
         mut request: Request<Incoming>,
     ) -> Result<(Response<Incoming>, Lease), ApplicationError> {
         loop {
-            let (connection, is_new) = match self.take() {
+            let (connection, is_new) = match idle.take() {
                 Some(connection) => (connection, false),
-                None => (self.connect().await.map_err(ApplicationError::Unreachable)?, true),
+                None => (self.connect_http1().await.map_err(ApplicationError::Unreachable)?, true),
             };
-            let mut lease =
-                Lease { application: self.clone(), connection: Some(connection), completed: false };
-            let Some(connection) = &mut lease.connection else { continue };
+            let mut leased =
+                Leased { application: self.clone(), connection: Some(connection), completed: false };
+            let Some(connection) = &mut leased.connection else { continue };
             match connection.requests.try_send_request(request).await {
-                Ok(response) => return Ok((response, lease)),
+                Ok(response) => return Ok((response, Lease::Http1(leased))),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if !is_new => request = unsent,
-                    Some(_) => {
-                        let closed = io::Error::other(error.into_error());
-                        return Err(ApplicationError::Unreachable(closed));
+                    Some(_) => return Err(unreachable(error.into_error())),
+                    None => return Err(ApplicationError::Broken(error.into_error())),
+                },
+            }
+        }
+    }
+
+    /// Over the connection with the fewest streams, or a new one.
+    async fn send_http2(
+        &self,
+        few: &Few,
+        mut request: Request<Incoming>,
+    ) -> Result<(Response<Incoming>, Lease), ApplicationError> {
+        loop {
+            let (connection, is_new) = match few.least_busy() {
+                Some((connection, crowded)) => {
+                    if crowded {
+                        few.more(self.address);
+                    }
+                    (connection, false)
+                }
+                None => (few.connect(self.address).await.map_err(ApplicationError::Unreachable)?, true),
+            };
+            let stream = Stream::new(connection.clone());
+            match connection.requests.clone().try_send_request(request).await {
+                Ok(response) => return Ok((response, Lease::Http2 { _stream: stream })),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if !is_new => request = unsent,
+                    Some(_) => return Err(unreachable(error.into_error())),
+                    None if never_processed(error.error()).is_some() => {
+                        return Err(unreachable(error.into_error()));
                     }
                     None => return Err(ApplicationError::Broken(error.into_error())),
                 },
@@ -69,21 +140,8 @@ impl Application {
         }
     }
 
-    pub(crate) fn sweep(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|connection| {
-            !connection.requests.is_closed() && now.saturating_duration_since(connection.since) < IDLE
-        });
-    }
-
-    /// The one that was used last, so that those that are not needed become idle.
-    fn take(&self) -> Option<Connection> {
-        let mut idle = self.idle.borrow_mut();
-        let ready = idle.iter().rposition(|connection| connection.requests.is_ready())?;
-        Some(idle.swap_remove(ready))
-    }
-
-    async fn connect(&self) -> io::Result<Connection> {
-        let stream = time::timeout(CONNECT, dial(self.address)).await??;
+    async fn connect_http1(&self) -> io::Result<Connection> {
+        let stream = reach(self.address).await?;
         let (requests, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         // Owned by the connection's value: dropping that ends the task.
@@ -95,8 +153,43 @@ impl Application {
     }
 }
 
+async fn reach(address: SocketAddr) -> io::Result<TcpStream> {
+    time::timeout(CONNECT, dial(address)).await?
+}
+
+fn unreachable(error: hyper::Error) -> ApplicationError {
+    ApplicationError::Unreachable(io::Error::other(error))
+}
+
+/// The connections of HTTP/1.1 that no request needs now.
+#[derive(Default)]
+struct Idle(RefCell<Vec<Connection>>);
+
+impl Idle {
+    /// The one that was used last, so that those that are not needed become idle.
+    fn take(&self) -> Option<Connection> {
+        let mut idle = self.0.borrow_mut();
+        let ready = idle.iter().rposition(|connection| connection.requests.is_ready())?;
+        Some(idle.swap_remove(ready))
+    }
+
+    fn put(&self, mut connection: Connection) {
+        let mut idle = self.0.borrow_mut();
+        if idle.len() < KEPT {
+            connection.since = Instant::now();
+            idle.push(connection);
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.0.borrow_mut().retain(|connection| {
+            !connection.requests.is_closed() && now.saturating_duration_since(connection.since) < IDLE
+        });
+    }
+}
+
 struct Connection {
-    requests: SendRequest<Incoming>,
+    requests: http1::SendRequest<Incoming>,
     since: Instant,
     task: AbortHandle,
 }
@@ -107,31 +200,153 @@ impl Drop for Connection {
     }
 }
 
+/// The connections of HTTP/2.
+#[derive(Default)]
+struct Few {
+    open: Rc<RefCell<Vec<Rc<Shared>>>>,
+    /// The attempt that is going on: everyone who has no connection waits for the same one.
+    connecting: Rc<RefCell<Option<Attempt>>>,
+}
+
+type Attempt = SharedFuture<LocalBoxFuture<'static, Result<Rc<Shared>, Rc<io::Error>>>>;
+
+/// A connection that many requests share.
+struct Shared {
+    requests: http2::SendRequest<Incoming>,
+    streams: Cell<u32>,
+    since: Cell<Instant>,
+    task: AbortHandle,
+}
+
+impl Few {
+    /// Also says whether another connection would help.
+    fn least_busy(&self) -> Option<(Rc<Shared>, bool)> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|connection| !connection.requests.is_closed());
+        let least = open.iter().min_by_key(|connection| connection.streams.get())?;
+        let crowded = least.streams.get() >= STREAMS_BEFORE_ANOTHER && open.len() < CONNECTIONS;
+        Some((least.clone(), crowded))
+    }
+
+    /// Connects beside what goes on.
+    fn more(&self, address: SocketAddr) {
+        if self.connecting.borrow().is_none() {
+            let attempt = self.attempt(address);
+            tokio::task::spawn_local(async move {
+                // Whoever needs it finds out.
+                let _ = attempt.await;
+            });
+        }
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<Rc<Shared>> {
+        let going_on = self.connecting.borrow().clone();
+        let attempt = going_on.unwrap_or_else(|| self.attempt(address));
+        attempt.await.map_err(|error| io::Error::new(error.kind(), error.to_string()))
+    }
+
+    fn attempt(&self, address: SocketAddr) -> Attempt {
+        let (open, connecting) = (self.open.clone(), self.connecting.clone());
+        let attempt: LocalBoxFuture<'static, _> = Box::pin(async move {
+            let outcome = Shared::connect(address).await.map(Rc::new).map_err(Rc::new);
+            connecting.borrow_mut().take();
+            if let Ok(connection) = &outcome {
+                open.borrow_mut().push(connection.clone());
+            }
+            outcome
+        });
+        let attempt = attempt.shared();
+        self.connecting.replace(Some(attempt.clone()));
+        attempt
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.open.borrow_mut().retain(|connection| {
+            let idle = now.saturating_duration_since(connection.since.get());
+            !connection.requests.is_closed() && (connection.streams.get() > 0 || idle < IDLE)
+        });
+    }
+}
+
+impl Shared {
+    async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = reach(address).await?;
+        let mut builder = http2::Builder::new(Local);
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADER_LIST)
+            .max_concurrent_reset_streams(1024)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE);
+        let (requests, connection) =
+            builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        // Owned by the connection's value: dropping that ends the task.
+        let task = tokio::task::spawn_local(async move {
+            // Whatever ends it, every request on it is told.
+            let _ = connection.await;
+        });
+        let (streams, since) = (Cell::default(), Cell::new(Instant::now()));
+        Ok(Self { requests, streams, since, task: task.abort_handle() })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What an answer's body holds on to.
+pub(crate) enum Lease {
+    Http1(Leased),
+    Http2 { _stream: Stream },
+}
+
+impl Lease {
+    pub(crate) fn completed(&mut self) {
+        if let Self::Http1(leased) = self {
+            leased.completed = true;
+        }
+    }
+}
+
 /// A connection in use. It goes back when the exchange is complete; otherwise it is closed, which is how an
 /// application on HTTP/1.1 learns that nobody waits for its answer any more.
-pub(crate) struct Lease {
+pub(crate) struct Leased {
     application: Rc<Application>,
     connection: Option<Connection>,
     completed: bool,
 }
 
-impl Lease {
-    pub(crate) fn completed(&mut self) {
-        self.completed = true;
+impl Drop for Leased {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && self.completed
+            && !connection.requests.is_closed()
+            && let Speaks::Http1(idle) = &self.application.speaks
+        {
+            idle.put(connection);
+        }
     }
 }
 
-impl Drop for Lease {
+/// A stream of a shared connection, while it is open.
+pub(crate) struct Stream(Rc<Shared>);
+
+impl Stream {
+    fn new(connection: Rc<Shared>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self(connection)
+    }
+}
+
+impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(mut connection) = self.connection.take()
-            && self.completed
-            && !connection.requests.is_closed()
-        {
-            let mut idle = self.application.idle.borrow_mut();
-            if idle.len() < KEPT {
-                connection.since = Instant::now();
-                idle.push(connection);
-            }
-        }
+        let connection = &self.0;
+        connection.streams.set(connection.streams.get() - 1);
+        connection.since.set(Instant::now());
     }
 }

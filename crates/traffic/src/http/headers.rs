@@ -14,7 +14,8 @@ pub const DECISION_ID: HeaderName = HeaderName::from_static("tombolo-decision-id
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Removes what is meant for the next hop alone (RFC 9110 section 7.6.1).
+/// Removes what is meant for the next hop alone (RFC 9110 section 7.6.1). That trailers are welcome is true of
+/// every hop, so that stays.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -24,7 +25,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             .flat_map(|value| value.split(','))
             // Who names one of these would have it taken off, and with it what it protects.
             .filter_map(|name| name.trim().parse().ok())
-            .filter(|name| *name != HOST && *name != CLIENT_ID && *name != DECISION_ID)
+            .filter(|name| ![HOST, TE, CLIENT_ID, DECISION_ID].contains(name))
             .collect();
         for name in named {
             headers.remove(name);
@@ -35,10 +36,24 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(PROXY_CONNECTION);
     headers.remove(TRANSFER_ENCODING);
     headers.remove(UPGRADE);
-    let only_trailers =
-        headers.get(TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    if !only_trailers {
-        headers.remove(TE);
+    if headers.contains_key(TE) {
+        if takes_trailers(headers) {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(TE);
+        }
+    }
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    codings.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// On HTTP/1.1 that trailers are welcome is said hop by hop.
+pub(crate) fn name_te(headers: &mut HeaderMap) {
+    if headers.contains_key(TE) {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
 }
 
@@ -94,9 +109,13 @@ mod tests {
             headers(&[("host", "shop"), ("tombolo-client-id", "spiffe://td/a"), ("x-kept", "2")])
         );
 
-        let mut trailers = headers(&[("te", "Trailers")]);
-        strip_hop_by_hop(&mut trailers);
-        assert_eq!(trailers, headers(&[("te", "Trailers")]));
+        for (te, connection) in [("Trailers", "te"), ("gzip;q=0.5, trailers", "keep-alive, TE")] {
+            let mut trailers = headers(&[("te", te), ("connection", connection)]);
+            strip_hop_by_hop(&mut trailers);
+            assert_eq!(trailers, headers(&[("te", "trailers")]));
+            name_te(&mut trailers);
+            assert_eq!(trailers, headers(&[("te", "trailers"), ("connection", "te")]));
+        }
     }
 
     #[test]

@@ -5,11 +5,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue};
-use http::uri::PathAndQuery;
+use http::header::{EXPECT, HOST, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::Alpn;
@@ -17,18 +16,15 @@ use tracing::debug;
 
 use super::application::{ApplicationError, Lease};
 use super::body::{Answer, BodyError, Keeper};
-use super::headers::{CLIENT_ID, DECISION_ID, join_cookies, set_host, strip_hop_by_hop};
-use super::pool::{CONNECTION_WINDOW, HEADER_LIST, KEEP_ALIVE, SEND_BUFFER, STREAM_WINDOW};
+use super::edge;
+use super::headers::{CLIENT_ID, DECISION_ID, join_cookies, name_te, set_host, strip_hop_by_hop};
 use super::problem::problem;
 use crate::access::Verdict;
 use crate::connect::Guarded;
 use crate::inbound::{Inbound, Peer};
+use crate::route::agrees;
 use crate::standing::{Standing, Watch};
 use crate::transport::Transport;
-use crate::worker::Local;
-
-/// How many requests a peer may have open on one connection; it opens another long before.
-const STREAMS: u32 = 1024;
 
 /// Serves one connection of a peer until it ends, or until the worker drains.
 ///
@@ -52,19 +48,7 @@ pub(crate) async fn serve<T: Transport + 'static>(
         async move { answer(request, &inbound, &peer, client, is_h2).await }
     });
     let ended = if is_h2 {
-        let mut builder = http2::Builder::new(Local);
-        builder
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(STREAMS)
-            // When many clients of a peer vanish together it resets all their streams at once.
-            .max_pending_accept_reset_streams(STREAMS as usize)
-            .max_header_list_size(HEADER_LIST)
-            .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE);
-        let mut connection = pin!(builder.serve_connection(stream, service));
+        let mut connection = pin!(edge::http2().serve_connection(stream, service));
         tokio::select! {
             ended = connection.as_mut() => ended,
             () = closing.cancelled() => {
@@ -73,7 +57,7 @@ pub(crate) async fn serve<T: Transport + 'static>(
             }
         }
     } else {
-        let mut builder = http1::Builder::new();
+        let mut builder = edge::http1();
         builder.timer(TokioTimer::new());
         let mut connection = pin!(builder.serve_connection(stream, service));
         tokio::select! {
@@ -121,7 +105,7 @@ async fn answer(
     }
     let watch = peer.standing().watch();
     if request.method() == Method::CONNECT {
-        let detail = "CONNECT and upgrades are not carried";
+        let detail = "CONNECT is not carried";
         return Ok(problem(StatusCode::NOT_IMPLEMENTED, "connect", detail).map(Answer::ours));
     }
     // Two readers of it might take one each.
@@ -129,8 +113,21 @@ async fn answer(
         let detail = "the request names more than one host";
         return Ok(problem(StatusCode::BAD_REQUEST, "bad-request", detail).map(Answer::ours));
     }
-    let request = to_application(request, client);
+    if let Some(authority) = request.uri().authority()
+        && is_h2
+        && !agrees(request.headers(), authority)
+    {
+        let detail = "the request names one host as its authority, and another in a header";
+        return Ok(problem(StatusCode::BAD_REQUEST, "bad-request", detail).map(Answer::ours));
+    }
     let application = inbound.application();
+    let request = match to_application(request, client, application.speaks_http2()) {
+        Some(request) => request,
+        None => {
+            let detail = "the request names no host, or one that cannot be read";
+            return Ok(problem(StatusCode::BAD_REQUEST, "bad-request", detail).map(Answer::ours));
+        }
+    };
     let sent = tokio::select! {
         biased;
         () = watch.revoked() => return Err(revoked()),
@@ -172,20 +169,40 @@ fn denied(inbound: &Inbound, peer: &Peer) -> Response<Answer<Held>> {
     response.map(Answer::ours)
 }
 
-/// The request as an application on HTTP/1.1 expects it.
-fn to_application(request: Request<Incoming>, client: HeaderValue) -> Request<Incoming> {
+/// The request in the form of the protocol that the application speaks; none if it lacks what that needs.
+fn to_application(
+    request: Request<Incoming>,
+    client: HeaderValue,
+    speaks_http2: bool,
+) -> Option<Request<Incoming>> {
     let (mut head, body) = request.into_parts();
     strip_hop_by_hop(&mut head.headers);
-    join_cookies(&mut head.headers);
+    head.headers.remove(EXPECT);
     // Takes the place of whatever came under this name.
     head.headers.insert(CLIENT_ID, client);
     let uri = std::mem::take(&mut head.uri).into_parts();
-    if let Some(authority) = &uri.authority {
-        set_host(&mut head.headers, authority);
+    let path = uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if speaks_http2 {
+        let authority = match (uri.authority, head.headers.remove(HOST)) {
+            (Some(authority), _) => authority,
+            (None, host) => Authority::try_from(host?.as_bytes()).ok()?,
+        };
+        let mut target = http::uri::Parts::default();
+        target.scheme = Some(Scheme::HTTP);
+        target.authority = Some(authority);
+        target.path_and_query = Some(path);
+        head.uri = Uri::from_parts(target).ok()?;
+        head.version = Version::HTTP_2;
+    } else {
+        join_cookies(&mut head.headers);
+        name_te(&mut head.headers);
+        if let Some(authority) = &uri.authority {
+            set_host(&mut head.headers, authority);
+        }
+        head.uri = Uri::from(path);
+        head.version = Version::HTTP_11;
     }
-    head.uri = Uri::from(uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    head.version = Version::HTTP_11;
-    Request::from_parts(head, body)
+    Some(Request::from_parts(head, body))
 }
 
 /// As HTTP/2 says that nobody is interested any more; on HTTP/1.1 the connection ends.

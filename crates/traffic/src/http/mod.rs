@@ -1,15 +1,18 @@
 //! HTTP, request by request.
 //!
-//! The outbound takes HTTP/1.1 from its application and sends HTTP/2 to other proxies; the inbound takes
-//! either from other proxies and sends HTTP/1.1 to its application. Bodies stream, and whoever reads slowly
-//! slows down who writes.
+//! The outbound takes from its application what the destination's protocol says, HTTP/1.1 or HTTP/2 without
+//! TLS, and sends HTTP/2 to other proxies; the inbound takes either from other proxies and sends its
+//! application what the inbound's protocol says. Bodies stream, trailers go with them, and whoever reads
+//! slowly slows down who writes.
 
 pub mod application;
 pub mod body;
+mod edge;
 mod headers;
 pub mod inbound;
 pub mod outbound;
 pub(crate) mod pool;
 mod problem;
+mod upload;
 
 pub use headers::{CLIENT_ID, DECISION_ID};

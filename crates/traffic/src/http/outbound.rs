@@ -1,4 +1,8 @@
-//! Requests of the own application: taken as HTTP/1.1, planned, and sent to an endpoint over HTTP/2.
+//! Requests of the own application: taken as the destination's protocol says, planned, and sent to an endpoint
+//! over HTTP/2.
+//!
+//! A request that nobody looked at goes to another endpoint. That is safe, whatever it asks for, and not a
+//! retry: it is the first time that an application sees it.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -6,36 +10,51 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::HOST;
-use http::{Request, Response, StatusCode, Version};
+use http::header::{EXPECT, HOST};
+use http::{Request, Response, StatusCode, Version, request};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use model::Protocol;
 use tracing::debug;
 
 use super::body::{Answer, BodyError, Keeper};
+use super::edge;
 use super::headers::{CLIENT_ID, strip_hop_by_hop};
-use super::pool::{Pool, Stream};
+use super::pool::{Pool, Stream, Unprocessed, never_processed};
 use super::problem::problem;
+use super::upload::Source;
 use crate::connect::ConnectError;
 use crate::outbound::{ATTEMPTS, Destination, InFlight};
 use crate::route::{Plan, plan};
+use crate::transport::Transport;
 
 /// Serves one connection of the application until it ends, or until the worker drains.
-pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, destination: Rc<Destination>) {
+pub async fn serve(stream: impl Transport + 'static, destination: Rc<Destination>) {
+    let is_h2 = matches!(destination.part().protocol, Protocol::Http2 | Protocol::Grpc);
     let closing = destination.closing.clone();
     let service = service_fn(|request| {
         let destination = destination.clone();
         async move { Ok::<_, Infallible>(answer(request, &destination).await) }
     });
-    let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let stream = TokioIo::new(stream);
+    let ended = if is_h2 {
+        let mut connection = pin!(edge::http2().serve_connection(stream, service));
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let mut connection = pin!(edge::http1().serve_connection(stream, service));
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
     if let Err(error) = ended {
@@ -67,16 +86,19 @@ async fn answer(request: Request<Incoming>, destination: &Rc<Destination>) -> Re
             return ours(problem(StatusCode::BAD_REQUEST, "bad-request", &refusal.to_string()));
         }
     }
-    head.version = Version::HTTP_2;
+    let version = std::mem::replace(&mut head.version, Version::HTTP_2);
     strip_hop_by_hop(&mut head.headers);
     head.headers.remove(HOST);
     head.headers.remove(CLIENT_ID);
 
-    match send(Request::from_parts(head, body), destination).await {
+    // Who asks for it is told to go on as soon as the body can be taken.
+    head.headers.remove(EXPECT);
+
+    match send(head, body, destination).await {
         Ok(mut response) => {
             metrics.outbound_requests.add();
             strip_hop_by_hop(response.headers_mut());
-            *response.version_mut() = Version::HTTP_11;
+            *response.version_mut() = if version == Version::HTTP_2 { version } else { Version::HTTP_11 };
             response
         }
         Err(failure) => {
@@ -107,19 +129,21 @@ async fn answer(request: Request<Incoming>, destination: &Rc<Destination>) -> Re
 enum Failure {
     /// It was never sent.
     Connect(Rc<ConnectError>),
-    /// It was sent, and no application saw it.
+    /// It was sent, and nobody looked at it.
     Refused,
     /// An application may have seen it.
     Broken(hyper::Error),
 }
 
-/// Sends a request to one endpoint after the other until it leaves the proxy.
+/// Sends a request to one endpoint after the other until one of them looks at it.
 async fn send(
-    mut request: Request<Incoming>,
+    head: request::Parts,
+    body: Incoming,
     destination: &Rc<Destination>,
 ) -> Result<Response<Answer<Held>>, Failure> {
     let failed = |error| Failure::Connect(Rc::new(error));
     let credentials = destination.credentials().map_err(failed)?;
+    let source = Source::new(body);
     let mut tried = Vec::new();
     let mut last = None;
     // A connection that closed under a request says nothing against its endpoint: the next may be a new one.
@@ -128,53 +152,59 @@ async fn send(
         let endpoint = match destination.pick(&tried) {
             Ok(endpoint) => endpoint,
             // Why the endpoints that there are failed says more than that none is left.
-            Err(none) => return Err(Failure::Connect(last.unwrap_or_else(|| Rc::new(none)))),
+            Err(none) => return Err(last.unwrap_or_else(|| failed(none))),
         };
         let connection = match Pool::connection(&endpoint, destination, &credentials).await {
             Ok(connection) => connection,
             Err(error) if error.may_retry() => {
-                last = Some(error);
+                last = Some(Failure::Connect(error));
                 tried.push(endpoint);
                 continue;
             }
             Err(error) => return Err(Failure::Connect(error)),
         };
         let in_flight = endpoint.occupy();
-        let (sent, stream) = connection.send(request);
+        // It is not refused for its own sake: the last endpoint's answer stands.
+        let Some(upload) = source.upload() else { break };
+        let (sent, stream) = connection.send(Request::from_parts(copy(&head), upload));
         let mut error = match sent.await {
             Ok(response) => {
+                endpoint.answered();
                 let keeper = Held { _stream: stream, _in_flight: in_flight };
                 return Ok(response.map(|stream| Answer::Theirs { stream, keeper }));
             }
             Err(error) => error,
         };
-        match error.take_message() {
-            Some(unsent) => {
-                request = unsent;
-                closed_under_us += 1;
-                last = Some(Rc::new(ConnectError::GivenUp { endpoint: endpoint.part.address }));
+        let never_left = error.take_message().is_some();
+        match never_processed(error.error()) {
+            Some(Unprocessed::Refused) => {
+                endpoint.refused(destination.shared());
+                last = Some(Failure::Refused);
+                tried.push(endpoint);
             }
-            None => return Err(error.into_error().into()),
+            Some(Unprocessed::GoneAway) => {
+                closed_under_us += 1;
+                last = Some(Failure::Refused);
+            }
+            None if never_left => {
+                closed_under_us += 1;
+                last = Some(failed(ConnectError::GivenUp { endpoint: endpoint.part.address }));
+            }
+            None => return Err(Failure::Broken(error.into_error())),
         }
     }
-    let none = || Rc::new(ConnectError::NoEndpoint { destination: destination.id.clone() });
-    Err(Failure::Connect(last.unwrap_or_else(none)))
+    let none = || failed(ConnectError::NoEndpoint { destination: destination.id.clone() });
+    Err(last.unwrap_or_else(none))
 }
 
-impl From<hyper::Error> for Failure {
-    fn from(error: hyper::Error) -> Self {
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            if let Some(h2) = cause.downcast_ref::<h2::Error>()
-                && h2.is_remote()
-                && h2.reason() == Some(h2::Reason::REFUSED_STREAM)
-            {
-                return Self::Refused;
-            }
-            source = cause.source();
-        }
-        Self::Broken(error)
-    }
+/// The head as it is sent, so that it can be sent again.
+fn copy(head: &request::Parts) -> request::Parts {
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method = head.method.clone();
+    copy.uri = head.uri.clone();
+    copy.version = head.version;
+    copy.headers = head.headers.clone();
+    copy
 }
 
 fn ours(response: Response<Bytes>) -> Response<Answer<Held>> {

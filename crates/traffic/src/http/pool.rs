@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::Shared as SharedFuture;
@@ -15,6 +14,8 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
+use super::edge::{CONNECTION_WINDOW, HEADER_LIST, KEEP_ALIVE, SEND_BUFFER, STREAM_WINDOW};
+use super::upload::Upload;
 use crate::connect::{ConnectError, Guarded, Secured, reach, secure, within};
 use crate::outbound::{Destination, Endpoint};
 use crate::standing::Standing;
@@ -23,16 +24,8 @@ use crate::transport::Transport;
 use crate::worker::Local;
 
 /// Measured: with 128 streams in flight, four connections cost a fifth less per request than one.
-const CONNECTIONS: usize = 4;
-const STREAMS_BEFORE_ANOTHER: u32 = 64;
-
-pub(crate) const STREAM_WINDOW: u32 = 1024 * 1024;
-pub(crate) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// What a stream holds of a body that its peer does not take.
-pub(crate) const SEND_BUFFER: usize = 256 * 1024;
-pub(crate) const HEADER_LIST: u32 = 64 * 1024;
-/// A connection that says nothing for so long is asked whether it lives, and given up as long after.
-pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(crate) const CONNECTIONS: usize = 4;
+pub(crate) const STREAMS_BEFORE_ANOTHER: u32 = 64;
 
 #[derive(Default)]
 pub(crate) struct Pool {
@@ -46,7 +39,7 @@ type Attempt = SharedFuture<oneshot::Receiver<Outcome>>;
 
 /// An established connection.
 pub(crate) struct Connection {
-    requests: SendRequest<Incoming>,
+    requests: SendRequest<Upload>,
     streams: Cell<u32>,
     /// Whom it was made as.
     credentials: Arc<Credentials>,
@@ -61,8 +54,8 @@ impl Connection {
     /// back in the error.
     pub(crate) fn send(
         self: &Rc<Self>,
-        request: Request<Incoming>,
-    ) -> (impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Incoming>>>> + use<>, Stream)
+        request: Request<Upload>,
+    ) -> (impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> + use<>, Stream)
     {
         self.streams.set(self.streams.get() + 1);
         (self.requests.clone().try_send_request(request), Stream(self.clone()))
@@ -204,6 +197,32 @@ where
     Ok(Rc::new(Connection { requests, streams: Cell::default(), credentials: credentials.clone() }))
 }
 
+/// Why nobody looked at a request, though it was sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Unprocessed {
+    /// The other side said so of this request (RFC 9113 section 8.7).
+    Refused,
+    /// It came after the last one that the other side took from the connection (RFC 9113 section 6.8).
+    GoneAway,
+}
+
+pub(crate) fn never_processed(error: &hyper::Error) -> Option<Unprocessed> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            // Streams that a GOAWAY did take end in another error, if they do.
+            return match h2.reason() {
+                _ if !h2.is_remote() => None,
+                _ if h2.is_go_away() => Some(Unprocessed::GoneAway),
+                Some(h2::Reason::REFUSED_STREAM) => Some(Unprocessed::Refused),
+                _ => None,
+            };
+        }
+        source = cause.source();
+    }
+    None
+}
+
 /// Cuts a connection off unless it is established: whoever waited may be gone.
 struct Tentative(Option<Rc<Standing>>);
 
@@ -224,6 +243,7 @@ impl Drop for Tentative {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use model::{DestinationId, Protocol};
     use snapshot::parts::{self, Endpoints};

@@ -1,0 +1,131 @@
+//! A sidecar in the east, and one in the west for each application: told directly, with nothing between them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dataplane::{Proxy, Purpose, proxy};
+use identity::{PrivateKey, SVID_LIFETIME, Svid, TrustStore, ZoneCa};
+use model::{DestinationId, Protocol, SpiffeId};
+use policy::access::{AccessRule, ClientMatch, Effect, RuleOrigin};
+use snapshot::parts::{
+    Access, Destination, Endpoint, Endpoints, Inbound, Millis, OutboundListener, Timeouts,
+};
+use traffic::{Counters, Credentials, ProxyConfig};
+
+pub(super) const WEB: &str = "spiffe://default.east.mesh.local/workload/web";
+const CATALOG: &str = "spiffe://default.west.mesh.local/workload/catalog";
+const HANDLE: &str = "catalog.west.tombolo.internal";
+const INBOUND: u16 = 8080;
+
+pub(super) struct Mesh {
+    pub(super) east: Proxy,
+    pub(super) west: Vec<Proxy>,
+    /// Where the application of the east finds the catalog.
+    pub(super) outbound: SocketAddr,
+}
+
+impl Mesh {
+    /// A catalog with these applications, each said to be in a zone.
+    pub(super) async fn start(protocol: Protocol, applications: &[(&str, SocketAddr)]) -> Self {
+        let ca = |domain: &str| {
+            ZoneCa::create(domain.parse().unwrap(), 30 * SVID_LIFETIME, SystemTime::now()).unwrap()
+        };
+        let (east_ca, west_ca) = (ca("default.east.mesh.local"), ca("default.west.mesh.local"));
+        let bundles = [("east", &east_ca), ("west", &west_ca)]
+            .map(|(zone, ca)| (ca.trust_domain().clone(), zone.parse().unwrap(), ca.bundle_pem()));
+        let (trust, problems) = TrustStore::from_bundles(bundles);
+        assert!(problems.is_empty());
+        let trust = Arc::new(trust);
+        let credentials = |ca: &ZoneCa, id: &str| {
+            let key = PrivateKey::generate();
+            let id: SpiffeId = id.parse().unwrap();
+            let chain = ca.issue(key.request().der(), &id, SVID_LIFETIME, SystemTime::now()).unwrap();
+            Arc::new(Credentials::new(&Svid::new(chain, &key).unwrap(), trust.clone()).unwrap())
+        };
+
+        let (mut west, mut endpoints) = (Vec::new(), Vec::new());
+        for (zone, application) in applications {
+            let inbound = Inbound {
+                listen: "127.0.0.1:0".parse().unwrap(),
+                application: *application,
+                protocol,
+                access: allow(WEB),
+                timeouts: Timeouts::default(),
+                client_timeouts: Vec::new(),
+            };
+            let sidecar = Proxy::start(proxy::Options::default()).unwrap();
+            let config = ProxyConfig {
+                outbound: Vec::new(),
+                inbounds: BTreeMap::from([(INBOUND, Arc::new(inbound))]),
+                destinations: BTreeMap::new(),
+                credentials: credentials(&west_ca, CATALOG),
+            };
+            apply(&sidecar, config).await;
+            endpoints.push(Endpoint {
+                address: bound(&sidecar, &Purpose::Inbound(INBOUND)),
+                sni: HANDLE.into(),
+                identity: CATALOG.parse().unwrap(),
+                zone: zone.parse().unwrap(),
+                ready: true,
+                weight: 1,
+            });
+            west.push(sidecar);
+        }
+
+        let id: DestinationId = "ms_default_west__catalog_http".parse().unwrap();
+        let destination = Destination {
+            protocol,
+            identities: [CATALOG.parse().unwrap()].into(),
+            connection_timeout: Millis(5000),
+            timeouts: Timeouts::default(),
+        };
+        let listener = OutboundListener { address: "127.0.0.1:0".parse().unwrap(), destination: id.clone() };
+        let east = Proxy::start(proxy::Options::default()).unwrap();
+        east.endpoints(id.clone(), Endpoints(endpoints)).await.unwrap();
+        let config = ProxyConfig {
+            outbound: vec![listener],
+            inbounds: BTreeMap::new(),
+            destinations: BTreeMap::from([(id.clone(), Arc::new(destination))]),
+            credentials: credentials(&east_ca, WEB),
+        };
+        apply(&east, config).await;
+        let outbound = bound(&east, &Purpose::Outbound(id));
+        Self { east, west, outbound }
+    }
+
+    pub(super) async fn counters(&self) -> Counters {
+        self.east.counters().await.unwrap()
+    }
+
+    pub(super) async fn stop(self) {
+        self.east.shutdown(Duration::ZERO).await;
+        for sidecar in self.west {
+            sidecar.shutdown(Duration::ZERO).await;
+        }
+    }
+}
+
+fn allow(id: &str) -> Access {
+    let rule = AccessRule {
+        effect: Effect::Allow,
+        clients: ClientMatch::Exactly(id.parse().unwrap()),
+        origin: RuleOrigin {
+            policy: "MeshTrafficPermission/default/global//allow".parse().unwrap(),
+            version: "global-1-1".parse().unwrap(),
+            path: "spec".into(),
+        },
+    };
+    Access { rules: vec![rule], ..Access::default() }
+}
+
+async fn apply(proxy: &Proxy, config: ProxyConfig) {
+    let applied = proxy.apply(config).await.unwrap();
+    assert!(applied.problems.is_empty(), "{:?}", applied.problems);
+}
+
+fn bound(proxy: &Proxy, purpose: &Purpose) -> SocketAddr {
+    let found = proxy.bound().into_iter().find(|bound| bound.purpose == *purpose);
+    found.expect("it listens").address
+}
