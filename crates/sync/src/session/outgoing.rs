@@ -37,7 +37,6 @@ enum State {
     Sending(Sending),
     Waiting {
         unsendable: Vec<Refused>,
-        by_host: bool,
     },
     /// The peer takes nothing more until it opens the topic anew.
     Held,
@@ -51,8 +50,6 @@ struct Sending {
     last: Last,
     index: u32,
     unsendable: Vec<Refused>,
-    /// The host made it, and is told when it is acknowledged.
-    by_host: bool,
 }
 
 impl Outgoing {
@@ -102,7 +99,6 @@ impl Outgoing {
             return self.collect();
         }
         let first = self.batch == 0;
-        let by_host = batch.is_some();
         let batch = match batch {
             Some(batch) if first || !batch.is_empty() || batch.world != *self.base.world() => batch,
             // The copy must learn that it is complete, also when there is nothing to add.
@@ -110,7 +106,7 @@ impl Outgoing {
             _ => return self.collect(),
         };
         self.batch += 1;
-        self.state = State::Sending(Sending::new(batch, by_host));
+        self.state = State::Sending(Sending::new(batch));
         None
     }
 
@@ -127,8 +123,8 @@ impl Outgoing {
             last,
         };
         if chunk.last.is_some() {
-            let (unsendable, by_host) = (mem::take(&mut sending.unsendable), sending.by_host);
-            self.state = State::Waiting { unsendable, by_host };
+            let unsendable = mem::take(&mut sending.unsendable);
+            self.state = State::Waiting { unsendable };
         }
         Some(chunk)
     }
@@ -144,17 +140,16 @@ impl Outgoing {
         world: World,
         mut refused: Vec<Refused>,
     ) -> Vec<Action> {
-        let State::Waiting { unsendable, by_host } = &mut self.state else { return Vec::new() };
+        let State::Waiting { unsendable } = &mut self.state else { return Vec::new() };
         if (opening, batch) != (self.opening, self.batch) {
             return Vec::new();
         }
         refused.append(unsendable);
-        let by_host = *by_host;
         self.fruitless = 0;
         self.base = Base::Acknowledged(world.clone());
         self.state = State::Idle;
         let told = Action::Acknowledged { topic: self.topic.clone(), world, refused };
-        [by_host.then_some(told), self.collect()].into_iter().flatten().collect()
+        [Some(told), self.collect()].into_iter().flatten().collect()
     }
 
     pub(super) fn held(&mut self, opening: u64, reason: String) -> Option<Action> {
@@ -192,7 +187,7 @@ impl Outgoing {
 }
 
 impl Sending {
-    fn new(batch: Batch, by_host: bool) -> Self {
+    fn new(batch: Batch) -> Self {
         let (entries, oversize): (Vec<_>, Vec<_>) = batch
             .entries
             .into_iter()
@@ -203,7 +198,6 @@ impl Sending {
             last: Last { whole: batch.whole, world: batch.world, hash: batch.hash },
             index: 0,
             unsendable: oversize.iter().map(|entry| entry.refused("it is too large to be sent")).collect(),
-            by_host,
         }
     }
 

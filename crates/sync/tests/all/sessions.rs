@@ -6,7 +6,7 @@ use bytes::Bytes;
 use model::{Origin, Point, World};
 use sync::frame::{CHUNK, Chunk, Frame, Heartbeat, Hello, Last, Signal};
 use sync::session::{Action, Applied, AskError, Config, Ended, Event, Limits, Session, Timing, Violation};
-use sync::{Base, Batch, Entry, Place, Topic};
+use sync::{Base, Batch, Entry, Place, Refused, Topic};
 
 const START: Duration = Duration::ZERO;
 
@@ -98,6 +98,26 @@ fn a_batch_is_cut_into_chunks_and_a_large_entry_travels_alone() {
 }
 
 #[test]
+fn what_a_peer_refuses_of_what_it_already_had_is_told() {
+    let mut session = greeted();
+    let topic = Topic::PARTS;
+    let reopened = |session: &mut Session, opening, refused: &[Refused]| {
+        let place = Place { have: world(7), ..Place::default() };
+        receive(session, Frame::Open { topic: topic.clone(), opening, place });
+        assert_eq!(collected(session, None), [], "nothing is new");
+        assert!(matches!(session.next_frame(START), Some(Frame::Chunk(_))));
+        let refused = refused.to_vec();
+        receive(session, Frame::Ack { topic: topic.clone(), opening, batch: 1, world: world(7), refused })
+    };
+    let taken = Refused { key: "inbound/8080".into(), version: None, reason: "address in use".into() };
+    let told = |refused: &[Refused]| {
+        [Action::Acknowledged { topic: topic.clone(), world: world(7), refused: refused.to_vec() }]
+    };
+    assert_eq!(reopened(&mut session, 1, std::slice::from_ref(&taken)), told(std::slice::from_ref(&taken)));
+    assert_eq!(reopened(&mut session, 2, &[]), told(&[]), "and that it is refused no more");
+}
+
+#[test]
 fn the_next_batch_is_made_only_after_the_last_was_acknowledged() {
     let mut session = greeted();
     let base = Base::Opened(Place::default());
@@ -126,7 +146,8 @@ fn a_copy_that_is_equal_is_told_that_it_is_complete() {
     let Some(Frame::Chunk(chunk)) = session.next_frame(START) else { panic!("an empty batch") };
     assert_eq!((chunk.entries.len(), chunk.last.map(|last| last.world)), (0, Some(world(7))));
     let ack = Frame::Ack { topic: Topic::PARTS, opening: 1, batch: 1, world: world(7), refused: Vec::new() };
-    assert_eq!(receive(&mut session, ack), [], "the host made nothing, and is told nothing");
+    let told = Action::Acknowledged { topic: Topic::PARTS, world: world(7), refused: Vec::new() };
+    assert_eq!(receive(&mut session, ack), [told], "though the host made nothing");
     let base = Base::Acknowledged(world(7));
     let collect = Action::Collect { topic: Topic::PARTS, base };
     assert_eq!(session.on_event(Event::Changed(Topic::PARTS), START), [collect]);
