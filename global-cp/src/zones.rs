@@ -240,7 +240,8 @@ impl Zones {
         }
     }
 
-    /// Makes the zone's document if it has none.
+    /// Makes the zone's document if it has none: for who shows a token, and nobody else. One that was deleted
+    /// would come back otherwise.
     async fn ensure(&self, zone: &ZoneName) -> Result<Zone, Refusal> {
         if let Some(document) = self.document(zone).await.map_err(not_now)? {
             return Ok(document);
@@ -265,8 +266,13 @@ impl Zones {
         }
     }
 
-    async fn ensure_enabled(&self, zone: &ZoneName) -> Result<(), Refusal> {
-        if self.ensure(zone).await?.enabled { Ok(()) } else { Err(Refusal::Denied(disabled(zone))) }
+    /// Whether a zone that has a certificate may connect.
+    async fn check(&self, zone: &ZoneName) -> Result<(), Refusal> {
+        let document = self.document(zone).await.map_err(not_now)?;
+        match turned_away(zone, document.as_ref()) {
+            Some(why) => Err(Refusal::Denied(why)),
+            None => Ok(()),
+        }
     }
 
     fn handle(&self, zone: &ZoneName) -> Option<Handle> {
@@ -305,10 +311,12 @@ impl Handler for Zones {
             error
         })?;
         match &enrolled.peer {
-            Peer::Zone(zone) => self.ensure_enabled(zone).await?,
-            _ => return Err(Refusal::Denied("only zones join the global".to_owned())),
+            Peer::Zone(zone) => match turned_away(zone, Some(&self.ensure(zone).await?)) {
+                Some(why) => Err(Refusal::Denied(why)),
+                None => Ok(enrolled.chain),
+            },
+            _ => Err(Refusal::Denied("only zones join the global".to_owned())),
         }
-        Ok(enrolled.chain)
     }
 
     async fn connected(&self, peer: link::Peer, handle: Handle) -> Result<Arc<ZoneSession>, Refusal> {
@@ -318,10 +326,10 @@ impl Handler for Zones {
             Ok(other) => return Err(Refusal::Denied(format!("{other} is no zone"))),
             Err(error) => return Err(Refusal::Unauthenticated(error.to_string())),
         };
-        self.ensure_enabled(&zone).await?;
+        self.check(&zone).await?;
         let id = self.attach(&zone, handle);
-        // Somebody may have disabled it meanwhile, before the session could be found and closed.
-        if let Err(refusal) = self.ensure_enabled(&zone).await {
+        // Somebody may have disabled or deleted it meanwhile, before the session could be found and closed.
+        if let Err(refusal) = self.check(&zone).await {
             self.detach(&zone, id);
             return Err(refusal);
         }
@@ -345,7 +353,7 @@ pub(crate) async fn follow(zones: Zones, stop: CancellationToken) -> anyhow::Res
 
 async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
     let mut watch = zones.store().watch(zones.store().head().await?.sequence);
-    close_disabled(zones).await?;
+    turn_away(zones).await?;
     loop {
         for entry in zones.entries().values() {
             if let Some(session) = &entry.session {
@@ -354,17 +362,17 @@ async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
         }
         let commit = watch.next().await?;
         if commit.changes.iter().any(|change| change.key().kind.as_str() == Zone::KIND.name) {
-            close_disabled(zones).await?;
+            turn_away(zones).await?;
         }
     }
 }
 
-async fn close_disabled(zones: &Zones) -> Result<(), store::Error> {
-    for (zone, document) in zones.documents().await? {
-        if !document.enabled
-            && let Some(handle) = zones.handle(&zone)
-        {
-            handle.close(disabled(&zone));
+/// Closes the sessions of zones that may not connect any more.
+async fn turn_away(zones: &Zones) -> Result<(), store::Error> {
+    let documents = zones.documents().await?;
+    for (zone, entry) in zones.entries().iter() {
+        if let (Some(session), Some(why)) = (&entry.session, turned_away(zone, documents.get(zone))) {
+            session.handle.close(why);
         }
     }
     Ok(())
@@ -423,8 +431,13 @@ fn read_zone(record: &Record) -> Option<(ZoneName, Zone)> {
     Some((document.name.as_str().parse().ok()?, document.spec_as::<Zone>()?.clone()))
 }
 
-fn disabled(zone: &ZoneName) -> String {
-    format!("zone '{zone}' is not enabled on the global")
+/// Why a zone may not connect, by its document; none where it may.
+fn turned_away(zone: &ZoneName, document: Option<&Zone>) -> Option<String> {
+    match document {
+        Some(document) if document.enabled => None,
+        Some(_) => Some(format!("zone '{zone}' is not enabled on the global")),
+        None => Some(format!("zone '{zone}' was removed: enrol again with a new token")),
+    }
 }
 
 fn not_now(error: store::Error) -> Refusal {

@@ -76,6 +76,29 @@ async fn a_zone_that_is_disabled_is_sent_away_and_comes_back_when_it_is_enabled(
 }
 
 #[tokio::test]
+async fn a_zone_that_was_deleted_comes_back_by_a_token_and_not_by_its_old_certificate() {
+    let global = Global::start().await;
+    let east = global.zone("east").await;
+    global.put("/zones/east", json!({"type": "Zone", "name": "east", "enabled": false})).await;
+    east.until("the end", |seen| !seen.ended.is_empty()).await;
+    // It counts as connected until its session has ended here too.
+    let deleted = async {
+        while global.call("DELETE", "/zones/east", None).await.0 != 200 {
+            time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    time::timeout(LIMIT, deleted).await.unwrap();
+    let removed = |refusal: &String| refusal.contains("zone 'east' was removed: enrol again");
+    let seen = east.until("a refusal", |seen| seen.refusals.iter().any(removed)).await;
+    assert_eq!(global.get("/zones/east").await.0, 404, "{seen:?}");
+    assert_eq!(global.metric("tombolo_global_zones_connected").await, 0);
+
+    let back = global.zone("east").await;
+    assert_eq!(global.get("/zones/east").await.0, 200);
+    drop(back);
+}
+
+#[tokio::test]
 async fn a_newer_session_of_a_zone_takes_the_place_of_the_older() {
     let global = Global::start().await;
     let mut east = global.zone("east").await;

@@ -5,8 +5,9 @@ use global_cp::{GlobalCp, Options};
 use model::Origin;
 use serde_json::json;
 use std::time::SystemTime;
+use tokio::time;
 
-use crate::fixture::Global;
+use crate::fixture::{Global, LIMIT};
 
 #[tokio::test]
 async fn a_restart_keeps_everything_and_the_next_batch_continues() {
@@ -71,7 +72,11 @@ async fn a_global_that_came_back_empty_empties_no_zone() {
     }
     drop((put_back, secrets));
     let global = Global::start_on(empty).await;
-    east.connect(&global).await;
+    east.dial(&global);
+    // Which zones there are it has forgotten as well: somebody has to say so.
+    east.until("a refusal", |seen| seen.refusals.iter().any(|refusal| refusal.contains("was removed"))).await;
+    global.put("/zones/east", json!({"type": "Zone", "name": "east"})).await;
+    time::timeout(LIMIT, east.handle.connected()).await.unwrap();
     let revision = global.permit("new").await;
     let (_, state) = global.get(&format!("/revisions/{revision}?wait=300ms")).await;
     assert_eq!(state["zones"][0]["state"], "diverged", "{state}");

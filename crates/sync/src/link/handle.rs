@@ -32,6 +32,8 @@ struct Shared {
 #[derive(Default)]
 struct Desk {
     attached: bool,
+    /// There was a session. What closes a handle before its first one holds for that one.
+    used: bool,
     last_heard: Option<Instant>,
     wanted: BTreeSet<String>,
     published: BTreeMap<String, (Signal, Instant)>,
@@ -148,7 +150,8 @@ impl Handle {
         }
     }
 
-    /// Ends the session, if there is one. A client dials again.
+    /// Ends the session, if there is one. A client dials again. On a handle that never had a session it ends the
+    /// first one as it begins: whoever turns a peer away that is just coming in must not be missed.
     pub fn close(&self, reason: impl Into<String>) {
         self.tell(|desk| desk.close = Some(reason.into()));
     }
@@ -206,6 +209,7 @@ impl Attached {
             return None;
         }
         desk.forget();
+        desk.used = true;
         desk.added = desk.wanted.clone();
         desk.fresh = desk.published.keys().cloned().collect();
         drop(desk);
@@ -275,6 +279,8 @@ impl Desk {
     fn forget(&mut self) {
         let lasting = Desk {
             attached: self.attached,
+            used: self.used,
+            close: self.close.take().filter(|_| !self.used),
             last_heard: self.last_heard,
             wanted: mem::take(&mut self.wanted),
             published: mem::take(&mut self.published),

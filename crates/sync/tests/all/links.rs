@@ -127,6 +127,22 @@ async fn a_question_ends_with_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handle_that_is_closed_before_its_first_session_ends_that_one_and_no_later_one() {
+    let (above, below) = (zone(&Handle::new()), proxy(&Handle::new()));
+    above.handle.close("revoked");
+    above.handle.changed(&Topic::PARTS);
+    let [ended, told] = connect(above.clone(), below.clone()).await.running;
+    assert_eq!(ended.await.unwrap(), Ended::ByUs("revoked".into()));
+    assert_eq!(told.await.unwrap(), Ended::ByPeer("revoked".into()));
+
+    above.handle.close("nobody is there");
+    let _pair = connect(above.clone(), below).await;
+    time::timeout(SECOND, above.handle.connected()).await.unwrap();
+    let ended = time::timeout(5 * SECOND, above.handle.disconnected()).await;
+    assert!(ended.is_err(), "a session that never was is not ended");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_signal_is_settled_when_its_latest_value_is_in_force() {
     let Pair { zone, proxy, .. } = pair().await;
     zone.handle.signal("endpoints/a", signal("1"));
