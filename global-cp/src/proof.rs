@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use api::shapes::{MOST_LATE, Progress, ProxyCounts, RevisionState, ZoneProgress, ZoneState};
+use api::shapes::{LateReason, MOST_LATE, Progress, ProxyCounts, RevisionState, ZoneProgress, ZoneState};
 use api::{NoSuchRevision, Proof};
 use control::questions::{REVISION, RevisionAnswer, RevisionQuestion};
-use futures::StreamExt;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
+use futures::future::{BoxFuture, join_all};
 use model::{Origin, Point, Version, World, ZoneName};
 use sync::session::AskError;
 use tokio::time::{self, Instant};
@@ -73,6 +71,15 @@ fn is_applied(zone: &ZoneProgress) -> bool {
     zone.state == ZoneState::Applied && zone.proxies.late == 0 && zone.proxies.unknown == 0
 }
 
+/// Whether the zone would say the same for ever: every proxy has answered, or the zone holds what it has.
+fn is_final(answer: &RevisionAnswer) -> bool {
+    match answer.zone.state {
+        ZoneState::Diverged => true,
+        ZoneState::Refused => answer.late.iter().all(|late| late.reason == LateReason::Refused),
+        _ => is_applied(&answer.zone),
+    }
+}
+
 /// What a zone answered, with what only the zone itself could say otherwise put right.
 fn of_zone(zone: &ZoneName, mut answer: RevisionAnswer) -> RevisionAnswer {
     answer.zone.name = zone.clone();
@@ -130,38 +137,23 @@ impl GlobalProof {
         };
         exists(&version, head.point, &head.world, |zone| documents.contains_key(zone))?;
 
-        let enough = self.stopping.child_token();
         let enabled = documents.into_iter().filter(|(_, document)| document.enabled).map(|(zone, _)| zone);
-        let mut asked: FuturesUnordered<_> =
-            enabled.map(|zone| self.zone(zone, &version, deadline, &enough)).collect();
-        let mut answers = Vec::new();
-        while let Some(answer) = asked.next().await {
-            if answer.zone.state == ZoneState::Refused {
-                enough.cancel();
-            }
-            answers.push(answer);
-        }
-        drop(asked);
+        // Where one refuses, the others are asked on: who runs it is worth knowing all the more.
+        let answers = join_all(enabled.map(|zone| self.zone(zone, &version, deadline))).await;
         Ok(combine(version, answers))
     }
 
-    /// What one zone says, once it has decided, or as it is at the deadline or when others have said enough.
-    async fn zone(
-        &self,
-        zone: ZoneName,
-        version: &Version,
-        deadline: Instant,
-        enough: &CancellationToken,
-    ) -> RevisionAnswer {
+    /// What one zone says, once nothing more is to come, or as it is at the deadline or when this process ends.
+    async fn zone(&self, zone: ZoneName, version: &Version, deadline: Instant) -> RevisionAnswer {
         let mut comings = self.zones.comings();
         loop {
             comings.mark_unchanged();
-            let over = enough.is_cancelled() || Instant::now() >= deadline;
+            let over = self.stopping.is_cancelled() || Instant::now() >= deadline;
             let wait = if over { Duration::ZERO } else { (deadline - Instant::now()).min(ROUND) };
             let asking = self.ask(&zone, version, wait);
             let answer = tokio::select! {
                 answer = asking => answer,
-                () = enough.cancelled(), if !over => continue,
+                () = self.stopping.cancelled(), if !over => continue,
             };
             let heard = self.zones.heard(&zone);
             let (answer, is_away) = match answer {
@@ -172,8 +164,7 @@ impl GlobalProof {
                     (without_word(&zone, ZoneState::Pending, heard.counts), false)
                 }
             };
-            let decided = matches!(answer.zone.state, ZoneState::Refused | ZoneState::Diverged);
-            if over || decided || is_applied(&answer.zone) {
+            if over || is_final(&answer) {
                 return answer;
             }
             let next = async {
@@ -186,7 +177,7 @@ impl GlobalProof {
             tokio::select! {
                 () = next => {}
                 () = time::sleep_until(deadline) => return answer,
-                () = enough.cancelled() => {}
+                () = self.stopping.cancelled() => {}
             }
         }
     }
@@ -218,7 +209,7 @@ impl Proof for GlobalProof {
 
 #[cfg(test)]
 mod tests {
-    use api::shapes::{LateProxy, LateReason, LateState};
+    use api::shapes::{LateProxy, LateState};
 
     use super::*;
 
@@ -277,6 +268,28 @@ mod tests {
         let state = combine("global-1-1".parse().unwrap(), answers.into());
         assert_eq!(state.zones.iter().map(|zone| zone.name.as_str()).collect::<Vec<_>>(), ["east", "west"]);
         assert_eq!((state.late.len(), state.late[0].zone.as_str()), (MOST_LATE, "east"));
+    }
+
+    #[test]
+    fn a_refusal_is_final_when_every_other_proxy_has_answered() {
+        let late = |reason| LateProxy {
+            zone: "east".parse().unwrap(),
+            proxy: "default/web-1".to_owned(),
+            state: LateState::Late,
+            reason,
+            detail: String::new(),
+        };
+        let cases: [(&[LateReason], bool); 4] = [
+            (&[LateReason::Refused], true),
+            (&[LateReason::Refused, LateReason::Refused], true),
+            (&[LateReason::Refused, LateReason::Slow], false),
+            (&[LateReason::Disconnected, LateReason::Refused], false),
+        ];
+        for (reasons, want) in cases {
+            let mut answer = answer("east", ZoneState::Refused, reasons.len() as u64, 0);
+            answer.late = reasons.iter().map(|reason| late(*reason)).collect();
+            assert_eq!(is_final(&answer), want, "{reasons:?}");
+        }
     }
 
     #[test]

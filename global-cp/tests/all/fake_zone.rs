@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use api::shapes::{ProxyCounts, ZoneProgress, ZoneState};
+use api::shapes::{LateProxy, LateReason, LateState, ProxyCounts, ZoneProgress, ZoneState};
 use bytes::Bytes;
 use control::questions::{INSPECT, REVISION, RevisionAnswer, RevisionQuestion};
 use identity::{Credential, Pin, PrivateKey, ServerRole, ca_of_token};
@@ -44,6 +46,8 @@ pub(crate) struct Site {
     policy_hash: Mutex<Bytes>,
     /// Whether its proxies are late.
     pub late: watch::Sender<bool>,
+    /// Whether one of them refuses whatever comes.
+    pub refusing: AtomicBool,
 }
 
 /// What the global did, as it is seen here.
@@ -86,6 +90,7 @@ impl FakeZone {
             lies: Mutex::default(),
             policy_hash: Mutex::default(),
             late: watch::Sender::new(false),
+            refusing: AtomicBool::default(),
         };
         Ok(Self { name, site: Arc::new(site), handle: Handle::new(), pin, credential, session: None })
     }
@@ -124,6 +129,7 @@ impl FakeZone {
             lies: Mutex::default(),
             policy_hash: Mutex::default(),
             late: watch::Sender::new(false),
+            refusing: AtomicBool::default(),
         };
         Self {
             name: self.name.clone(),
@@ -252,10 +258,22 @@ impl Site {
             let _ = self.late.subscribe().wait_for(|late| !late).await;
         };
         let applied = time::timeout(Duration::from_millis(question.wait_ms), reached).await.is_ok();
-        let (state, late) = if applied { (ZoneState::Applied, 0) } else { (ZoneState::Pending, 1) };
         let Origin::Zone(name) = self.origin.clone() else { unreachable!() };
-        let proxies = ProxyCounts { current: 1 - late, late, unknown: 0 };
-        RevisionAnswer { zone: ZoneProgress { name, state, proxies }, late: Vec::new() }
+        let (state, late) = if self.refusing.load(SeqCst) {
+            let late = LateProxy {
+                zone: name.clone(),
+                proxy: "default/web-1".to_owned(),
+                state: LateState::Late,
+                reason: LateReason::Refused,
+                detail: "listeners: bad".to_owned(),
+            };
+            (ZoneState::Refused, vec![late])
+        } else {
+            (if applied { ZoneState::Applied } else { ZoneState::Pending }, Vec::new())
+        };
+        let count = u64::from(state != ZoneState::Applied);
+        let proxies = ProxyCounts { current: 1 - count, late: count, unknown: 0 };
+        RevisionAnswer { zone: ZoneProgress { name, state, proxies }, late }
     }
 }
 

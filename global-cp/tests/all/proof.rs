@@ -1,5 +1,6 @@
 //! Who runs a revision.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use serde_json::json;
@@ -31,6 +32,27 @@ async fn a_revision_is_applied_when_all_zones_say_so() {
     let ((_, state), ()) = time::timeout(LIMIT, async { tokio::join!(waiting, later) }).await.unwrap();
     assert_eq!(state["state"], "applied", "{state}");
     assert_eq!(state["zones"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn where_one_zone_refuses_the_others_are_asked_to_the_end() {
+    let global = Global::start().await;
+    let (east, west) = (global.zone("east").await, global.zone("west").await);
+    east.site.refusing.store(true, SeqCst);
+    west.site.late.send_replace(true);
+    let revision = global.permit("all").await;
+    let path = format!("/revisions/{revision}?wait=60s");
+    let waiting = global.get(&path);
+    let later = async {
+        // Time enough for east to refuse.
+        time::sleep(Duration::from_millis(300)).await;
+        west.site.late.send_replace(false);
+    };
+    let ((_, state), ()) = time::timeout(LIMIT, async { tokio::join!(waiting, later) }).await.unwrap();
+    assert_eq!(state["state"], "refused", "{state}");
+    let zones = (&state["zones"][0]["state"], &state["zones"][1]["state"]);
+    assert_eq!(zones, (&json!("refused"), &json!("applied")), "{state}");
+    assert_eq!(state["late"][0]["reason"], "refused", "{state}");
 }
 
 #[tokio::test]
