@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use identity::Peer;
 use model::kinds::{Dataplane, ResourceSpec};
 use model::{MeshName, Origin, ResourceName, Version, ZoneName};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::hub::Hub;
@@ -20,6 +21,8 @@ use crate::proof;
 pub struct Answers {
     pub zone: ZoneName,
     pub hub: Arc<Hub>,
+    /// Open waits end with the process.
+    pub stopping: CancellationToken,
 }
 
 impl Proof for Answers {
@@ -31,7 +34,10 @@ impl Proof for Answers {
     ) -> BoxFuture<'_, Result<RevisionState, NoSuchRevision>> {
         Box::pin(async move {
             exists(&version, &self.zone, &self.hub)?;
-            let proof = self.hub.prove(&version, wait).await;
+            let proof = tokio::select! {
+                proof = self.hub.prove(&version, wait) => proof,
+                () = self.stopping.cancelled() => self.hub.prove(&version, Duration::ZERO).await,
+            };
             let zone = proof::progress(&self.zone, &proof);
             let state = match zone.state {
                 ZoneState::Applied => Progress::Applied,
@@ -49,7 +55,7 @@ fn exists(version: &Version, zone: &ZoneName, hub: &Hub) -> Result<(), NoSuchRev
     let Some(held) = hub.world().point(&version.origin) else {
         return if version.origin == Origin::Global { Ok(()) } else { Err(NoSuchRevision::NotHere) };
     };
-    if version.point.epoch != held.epoch {
+    if version.point.epoch < held.epoch {
         return Err(NoSuchRevision::Gone);
     }
     if version.origin.zone() == Some(zone) && version.point.revision > held.revision {

@@ -1,19 +1,26 @@
 //! Keeps what the zone writes by itself in step with what it is made of.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::document::Document;
+use model::kinds::MeshZoneAddress;
 use model::labels;
-use model::{DocumentKey, Origin, ZoneName};
-use snapshot::View;
+use model::{DocumentKey, Origin, ResourceName, ZoneName};
+use snapshot::{Held, View};
 use store::{Change, Draft, Expect, Filter, Store, Write};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::authorities::Authorities;
 use crate::generate::{self, GENERATOR, Generated};
 use crate::ingresses::Ingresses;
+
+/// After a write or a read of the store that failed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 pub struct Generator {
     pub zone: ZoneName,
@@ -34,12 +41,13 @@ impl Generator {
         }
         loop {
             let registered = ingresses.borrow_and_update().clone();
-            if let Err(error) = self.generate(&view, &registered).await {
-                // The next change tries again; a store that cannot be written is somebody's business now.
-                warn!(error = format!("{error:#}"), "generated documents could not be written");
+            let generated = self.generate(&view, &registered).await;
+            if let Err(error) = &generated {
+                warn!(error = format!("{error:#}"), "generated documents could not be written; trying again");
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                () = time::sleep(AGAIN), if generated.is_err() => {}
                 changed = ingresses.changed() => changed?,
                 commit = watch.next() => match commit {
                     Ok(commit) => commit.changes.iter().for_each(|change| match change {
@@ -52,6 +60,7 @@ impl Generator {
                         view = View::default();
                         listing.records.iter().for_each(|record| put(&mut view, record));
                     }
+                    Err(store::Error::Unavailable { .. }) => time::sleep(AGAIN).await,
                     Err(error) => return Err(error.into()),
                 },
             }
@@ -61,21 +70,25 @@ impl Generator {
     async fn generate(
         &self,
         view: &View,
-        ingresses: &BTreeMap<model::ResourceName, std::net::SocketAddr>,
+        ingresses: &BTreeMap<ResourceName, SocketAddr>,
     ) -> anyhow::Result<()> {
         for (mesh, domain) in generate::trust_domains(view, &self.zone).keys() {
-            self.authorities.ensure(&*self.store, mesh, domain).await?;
+            // One that is damaged keeps nobody else from theirs.
+            if let Err(error) = self.authorities.ensure(&*self.store, mesh, domain).await {
+                warn!(%mesh, %domain, error = format!("{error:#}"), "no authority");
+            }
         }
         let wanted = generate::documents(view, &self.zone, ingresses, &self.authorities.public());
         let origin = Origin::Zone(self.zone.clone());
         let mut writes = Vec::new();
         for Generated { document, bundle } in wanted {
             let key = document.key(&origin);
-            if may_write(view, &key, &document) {
+            if let Some(expect) = may_write(view, &key, &document) {
                 let draft = Draft { bundle, ..Draft::new(key, document.canonical()) };
-                writes.push(Write::Put { draft, expect: Expect::Any });
+                writes.push(Write::Put { draft, expect });
             }
         }
+        writes.extend(abandoned(view, &origin, ingresses));
         for batch in writes.chunks(store::MAX_WRITES) {
             let receipt = self.store.transact(batch.to_vec()).await?;
             for written in receipt.written.iter().filter(|written| written.changed) {
@@ -93,12 +106,29 @@ fn put(view: &mut View, record: &model::Record) {
 }
 
 /// Only what is not there, or was made here and differs. A person's document of the same name stands.
-fn may_write(view: &View, key: &DocumentKey, document: &Document) -> bool {
+/// Whoever writes it meanwhile wins.
+fn may_write(view: &View, key: &DocumentKey, document: &Document) -> Option<Expect> {
     match view.any(key) {
-        None => true,
+        None => Some(Expect::Absent),
         Some(held) => {
-            held.document.labels.get(labels::MANAGED_BY) == Some(GENERATOR)
-                && held.document.canonical() != document.canonical()
+            let differs = held.document.canonical() != document.canonical();
+            (is_generated(held) && differs).then(|| Expect::Version(held.version.clone()))
         }
     }
+}
+
+/// The addresses of ingresses that have left.
+fn abandoned<'a>(
+    view: &'a View,
+    origin: &'a Origin,
+    ingresses: &'a BTreeMap<ResourceName, SocketAddr>,
+) -> impl Iterator<Item = Write> + 'a {
+    let own = view.all::<MeshZoneAddress>().filter(move |(held, _)| held.key.origin == *origin);
+    own.filter(|(held, _)| is_generated(held) && !ingresses.contains_key(&held.key.name)).map(|(held, _)| {
+        Write::Delete { key: held.key.clone(), expect: Expect::Version(held.version.clone()) }
+    })
+}
+
+fn is_generated(held: &Held) -> bool {
+    held.document.labels.get(labels::MANAGED_BY) == Some(GENERATOR)
 }

@@ -164,17 +164,19 @@ impl Hub {
         });
     }
 
-    /// Where the zone stands with a version: as soon as it is applied or refused, else when the time is over.
+    /// Starts something that ends by itself soon.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.children.spawn(name, |_| task);
+    }
+
+    /// Where the zone stands with a version: as soon as it is applied, else when the time is over.
     pub async fn prove(&self, version: &Version, wait: Duration) -> Proof {
         let deadline = Instant::now() + wait;
         let mut ticks = self.ticks.subscribe();
         loop {
             ticks.mark_unchanged();
             let proof = self.state().planner.prove(version);
-            if proof.is_applied()
-                || proof.is_refused()
-                || time::timeout_at(deadline, ticks.changed()).await.is_err()
-            {
+            if proof.is_applied() || time::timeout_at(deadline, ticks.changed()).await.is_err() {
                 return proof;
             }
         }

@@ -40,6 +40,17 @@ impl Ingresses {
         Ok(())
     }
 
+    /// An ingress that left for good is dialled no more.
+    pub async fn forget(&self, store: &dyn Store, name: &ResourceName) -> anyhow::Result<()> {
+        let _one_at_a_time = self.writing.lock().await;
+        let mut known = self.known.borrow().clone();
+        if known.remove(name).is_some() {
+            store.secret_put(NAME, SecretBytes::from(serde_json::to_vec(&known)?)).await?;
+            self.known.send_replace(known);
+        }
+        Ok(())
+    }
+
     pub fn watch(&self) -> watch::Receiver<BTreeMap<ResourceName, SocketAddr>> {
         self.known.subscribe()
     }

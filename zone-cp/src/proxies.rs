@@ -1,7 +1,7 @@
 //! The zone's end of its sessions with sidecars and ingresses.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::authorities::Authorities;
 use crate::hub::{Attachment, Hub};
 use crate::ingresses::Ingresses;
 use crate::planner::{Client, Input, Plan, SessionNumber};
-use crate::registration::{self, Granted};
+use crate::registration::{self, Granted, Refusal};
 
 /// What a client says when it leaves for good: it counts no more, and nobody waits for it.
 pub const DRAINED: &str = "drained";
@@ -33,6 +33,8 @@ pub struct Zone {
     pub ingresses: Arc<Ingresses>,
     pub enroller: Arc<Enroller>,
     pub clock: Clock,
+    /// Where this control plane listens.
+    pub own: Vec<SocketAddr>,
 }
 
 impl Zone {
@@ -78,22 +80,36 @@ impl Session {
         self.zone.hub.input(Input::Confirmed { client: self.client.clone(), session: self.number, world });
     }
 
-    async fn register(&self, entry: &Entry) -> anyhow::Result<()> {
+    /// What the peer says of itself goes into the store, or is refused. A store that cannot be written now
+    /// ends the session: the peer comes back and says it again.
+    async fn register(&self, entry: &Entry) -> Result<Result<(), Refusal>, HostError> {
+        // Whoever was removed while its session began must not come back by its own word.
+        if self.zone.enroller.grant(&self.peer).await?.is_none() {
+            return Err(format!("{} was removed from this zone", self.peer).into());
+        }
+        let (body, granted, from) = (&entry.body, &self.granted, self.from);
         match &self.client {
             Client::Proxy(proxy) => {
                 let zone = &self.zone.name;
-                let document = registration::dataplane(&entry.body, proxy, &self.granted, self.from, zone)?;
+                let document = registration::dataplane(body, proxy, granted, from, zone, &self.zone.own);
+                let document = match document {
+                    Ok(document) => document,
+                    Err(refusal) => return Ok(Err(refusal)),
+                };
                 let draft = Draft::new(proxy.key(zone), document.canonical());
                 let written = self.zone.store.put(draft, Expect::Any).await?;
                 info!(proxy = %proxy, version = %written.version, changed = written.changed, "registered");
             }
             Client::Ingress(name) => {
-                let address = registration::ingress(&entry.body, &self.granted, self.from)?;
+                let address = match registration::ingress(body, granted, from) {
+                    Ok(address) => address,
+                    Err(refusal) => return Ok(Err(refusal)),
+                };
                 self.zone.ingresses.register(&*self.zone.store, name.clone(), address).await?;
                 info!(ingress = %name, %address, "registered");
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     fn sent(&self) -> MutexGuard<'_, Sent> {
@@ -117,6 +133,10 @@ impl Host for Session {
         }
         let mut sent = self.sent();
         let batch = sent.holdings.collect(&base, &plan.parts, plan.world.clone());
+        if let Base::Opened(_) = base {
+            // What the peer holds says nothing of what is in force there: only its acknowledgement does.
+            return Ok(Some(batch.unwrap_or_else(|| Batch { world: plan.world, ..Batch::default() })));
+        }
         let batch = batch.filter(|batch| !batch.is_empty());
         let runs_it_already = batch.is_none() && !sent.refused;
         drop(sent);
@@ -141,9 +161,9 @@ impl Host for Session {
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
         let mut refused = Vec::new();
         for entry in &batch.entries {
-            if let Err(error) = self.register(entry).await {
-                warn!(client = %self.client, error = format!("{error:#}"), "registration refused");
-                refused.push(entry.refused(format!("{error:#}")));
+            if let Err(refusal) = self.register(entry).await? {
+                warn!(client = %self.client, reason = %refusal, "registration refused");
+                refused.push(entry.refused(refusal));
             }
         }
         Ok(Applied::Stored { world: batch.world, refused })
@@ -179,5 +199,11 @@ impl Host for Session {
     fn closed(&self, ended: &Ended) {
         let drained = matches!(ended, Ended::ByPeer(reason) if reason == DRAINED);
         self.zone.hub.detach(&self.client, self.number, drained);
+        if let (true, Client::Ingress(name)) = (drained, &self.client) {
+            let (zone, name) = (self.zone.clone(), name.clone());
+            self.zone
+                .hub
+                .spawn("ingress left", async move { zone.ingresses.forget(&*zone.store, &name).await });
+        }
     }
 }

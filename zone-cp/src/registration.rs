@@ -34,6 +34,10 @@ pub enum Refusal {
         "the address {found} is neither the one that the session comes from ({from}) nor one that the token names"
     )]
     Address { found: String, from: IpAddr },
+    #[error("the label {0} says who a proxy is, and that is for its token to say: leave it out")]
+    Identity(String),
+    #[error("{0} is not an address of an application: it belongs to this control plane or to the machine")]
+    Reserved(SocketAddr),
     #[error("the advertised address is not of the form 192.0.2.7:10001")]
     Advertise(#[source] serde_json::Error),
 }
@@ -44,13 +48,15 @@ fn lines(violations: &[Violation]) -> String {
     lines.join("; ")
 }
 
-/// The Dataplane that a sidecar sent, as it may be stored: with the workload of its token.
+/// The Dataplane that a sidecar sent, as it may be stored: with the workload of its token. `own` is where
+/// this control plane listens.
 pub fn dataplane(
     body: &[u8],
     proxy: &ProxyId,
     granted: &Granted,
     from: IpAddr,
     zone: &ZoneName,
+    own: &[SocketAddr],
 ) -> Result<Document, Refusal> {
     let address = Address {
         kind: &Dataplane::KIND,
@@ -58,12 +64,22 @@ pub fn dataplane(
         name: proxy.name.to_string(),
         origin: Some(Origin::Zone(zone.clone())),
     };
+    let reserved = |address: SocketAddr| Err(Refusal::Reserved(address));
     let tree = document::parse_one(&String::from_utf8_lossy(body))?;
     let document = document::read_at(&tree, &address).map_err(Refusal::Invalid)?;
-    for address in document.spec_as::<Dataplane>().map(addresses).unwrap_or_default() {
-        if !is_reachable_as(&address, granted, from) {
-            return Err(Refusal::Address { found: address.to_string(), from });
+    if let Some(dataplane) = document.spec_as::<Dataplane>() {
+        for address in addresses(dataplane) {
+            if !is_reachable_as(&address, granted, from) {
+                return Err(Refusal::Address { found: address.to_string(), from });
+            }
         }
+        if let Some(address) = dialled(dataplane).find(|address| is_reserved(address, own)) {
+            return reserved(address);
+        }
+    }
+    // Identities are made of them, so whoever chose them would choose who it is.
+    if let Some((key, _)) = document.labels.iter().find(|(key, _)| key.as_str().starts_with(K8S)) {
+        return Err(Refusal::Identity(key.to_string()));
     }
     match (&granted.workload, document.labels.get(labels::WORKLOAD)) {
         (Some(granted), Some(found)) if found != granted.as_str() => {
@@ -79,6 +95,33 @@ fn addresses(dataplane: &Dataplane) -> BTreeSet<Host> {
     let inbounds = dataplane.inbounds.iter().filter_map(|inbound| inbound.address).map(Host::Ip);
     inbounds.chain([dataplane.address.clone()]).collect()
 }
+
+/// What an ingress, and the proxy itself, would dial for it.
+fn dialled(dataplane: &Dataplane) -> impl Iterator<Item = SocketAddr> + '_ {
+    dataplane.inbounds.iter().flat_map(|inbound| {
+        let own = match &dataplane.address {
+            Host::Ip(ip) => Some(*ip),
+            Host::Name(_) => None,
+        };
+        let listen = inbound.address.or(own).map(|ip| SocketAddr::new(ip, inbound.port));
+        listen.into_iter().chain([inbound.service().into()])
+    })
+}
+
+/// A relay to these would lead past the front door of the control plane, or to the machine's own secrets.
+fn is_reserved(address: &SocketAddr, own: &[SocketAddr]) -> bool {
+    let link_local = match address.ip() {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let is_own = |own: &SocketAddr| {
+        own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified())
+    };
+    link_local || own.iter().any(is_own)
+}
+
+/// The labels of Kubernetes: there the zone knows them from the pod.
+const K8S: &str = "k8s.tombolo.io/";
 
 /// Otherwise a stolen sidecar could make an ingress relay to a database. A name could come to mean any
 /// address later.
@@ -113,5 +156,74 @@ pub fn ingress(body: &[u8], granted: &Granted, from: IpAddr) -> Result<SocketAdd
         Ok(advertise)
     } else {
         Err(Refusal::Address { found: advertise.ip().to_string(), from })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FROM: &str = "10.0.0.7";
+
+    fn register(yaml: &str, granted: &Granted) -> Result<Document, Refusal> {
+        let proxy = ProxyId { mesh: "default".parse().unwrap(), name: "web-1".parse().unwrap() };
+        let own = ["10.0.0.7:5681".parse().unwrap(), "0.0.0.0:5678".parse().unwrap()];
+        dataplane(yaml.as_bytes(), &proxy, granted, FROM.parse().unwrap(), &"east".parse().unwrap(), &own)
+    }
+
+    fn granted() -> Granted {
+        Granted { workload: Some("web".parse().unwrap()), addresses: vec!["10.0.0.8".parse().unwrap()] }
+    }
+
+    fn document(labels: &str, address: &str, inbound: &str) -> String {
+        format!(
+            "{{type: Dataplane, name: web-1, labels: {{{labels}}}, networking: {{address: {address}, inbound: [{inbound}]}}}}"
+        )
+    }
+
+    #[test]
+    fn the_workload_of_the_token_stands_in_the_document() {
+        let document = register(&document("app: web", FROM, ""), &granted()).unwrap();
+        assert_eq!(document.labels.get(labels::WORKLOAD), Some("web"));
+    }
+
+    #[test]
+    fn s37_s46_a_sidecar_says_nothing_of_itself_that_is_not_its_own() {
+        let inbound = "{port: 8080, servicePort: 3000}";
+        let cases = [
+            ("as it is", "app: web", FROM, inbound, true),
+            ("an address of the token", "", "10.0.0.8", inbound, true),
+            ("its own workload", "tombolo.io/workload: web", FROM, inbound, true),
+            ("another workload", "tombolo.io/workload: vault", FROM, inbound, false),
+            ("the same, in the other spelling", "kuma.io/workload: vault", FROM, inbound, false),
+            ("a namespace", "k8s.tombolo.io/namespace: bank", FROM, inbound, false),
+            ("a service account", "k8s.kuma.io/service-account: vault", FROM, inbound, false),
+            ("another machine", "", "10.0.0.9", inbound, false),
+            ("another machine in an inbound", "", FROM, "{port: 8080, address: 10.0.0.9}", false),
+            ("a name", "", "db.example.org", inbound, false),
+            ("the control plane's API", "", FROM, "{port: 5681}", false),
+            ("the control plane's sync port", "", FROM, "{port: 8080, servicePort: 5678}", false),
+            (
+                "the metadata service",
+                "",
+                FROM,
+                "{port: 8080, serviceAddress: 169.254.169.254, servicePort: 80}",
+                false,
+            ),
+        ];
+        for (why, labels, address, inbound, may) in cases {
+            let registered = register(&document(labels, address, inbound), &granted());
+            assert_eq!(registered.is_ok(), may, "{why}: {registered:?}");
+        }
+    }
+
+    #[test]
+    fn an_ingress_advertises_where_it_is_or_where_its_token_says() {
+        for (address, may) in
+            [("10.0.0.7:10001", true), ("10.0.0.8:443", true), ("10.0.0.9:443", false), ("x", false)]
+        {
+            let body = format!("{{\"advertise\":\"{address}\"}}");
+            assert_eq!(ingress(body.as_bytes(), &granted(), FROM.parse().unwrap()).is_ok(), may, "{address}");
+        }
     }
 }

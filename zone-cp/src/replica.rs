@@ -1,32 +1,33 @@
 //! What the zone's store takes from the global, and what it gives.
 
+use bytes::Bytes;
+use model::document::{Document, Unreadable};
 use model::{DocumentKey, KindName, Origin, Record, World, ZoneName};
-use store::{Filter, Listing, Write};
+use store::{Filter, Write};
 use sync::{Batch, Entry, Refused};
 
-/// What a batch of the global does to the zone's store, with what is refused of it.
+/// What a batch of the global does to the zone's store, with what is refused of it. `held` are the keys of all
+/// copies, needed only where the batch is whole.
 ///
 /// The zone's own documents come from nobody else, and a component of the world that is the zone's own is
 /// moved by nobody else.
-pub fn writes(zone: &ZoneName, held: &Listing, batch: Batch) -> (Vec<Write>, Vec<Refused>) {
+pub fn writes(zone: &ZoneName, held: &[DocumentKey], batch: Batch) -> (Vec<Write>, Vec<Refused>) {
     let own = Origin::Zone(zone.clone());
     let world: World =
         batch.world.iter().filter(|(origin, _)| **origin != own).map(|(o, p)| (o.clone(), p)).collect();
     let (mut writes, mut refused) = (Vec::new(), Vec::new());
     let mut kept = std::collections::BTreeSet::new();
     for entry in batch.entries {
+        // What is refused is still there: its last good version stays in force.
+        kept.extend(entry.key.parse::<DocumentKey>().ok());
         match take(entry.clone(), &own) {
-            Ok(record) => {
-                kept.insert(record.key.clone());
-                writes.push(Write::Copy(record));
-            }
+            Ok(record) => writes.push(Write::Copy(record)),
             Err(reason) => refused.push(entry.refused(reason)),
         }
     }
     let mut gone: Vec<DocumentKey> = batch.removed.iter().filter_map(|key| key.parse().ok()).collect();
     if batch.whole {
-        let copies = held.records.iter().map(|record| &record.key);
-        gone.extend(copies.filter(|key| key.origin != own && !kept.contains(*key)).cloned());
+        gone.extend(held.iter().filter(|key| !kept.contains(*key)).cloned());
     }
     for key in gone.into_iter().filter(|key| key.origin != own) {
         // Gone as of where the batch leads; what the batch does not speak of is not its to remove.
@@ -50,7 +51,12 @@ fn take(entry: Entry, own: &Origin) -> Result<Record, String> {
     if record.bytes.len() > store::MAX_DOCUMENT {
         return Err(format!("it is larger than {} KiB", store::MAX_DOCUMENT / 1024));
     }
-    Ok(record)
+    // One that could not be read would take its last good version away at the next restart. Of a kind that is
+    // unknown here it does not matter: it is carried, and nobody acts on it.
+    match Document::from_record(&record) {
+        Ok(_) | Err(Unreadable::UnknownKind(_)) => Ok(record),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The zone's own documents that the global is to have. A kind that this program does not know is nobody's
@@ -62,7 +68,7 @@ pub fn originated(zone: &ZoneName) -> Filter {
 }
 
 /// The next batch for the global; none where it has everything, revisions that do not concern it included.
-pub fn batch(zone: &ZoneName, have: &World, changes: store::Changes) -> Option<Batch> {
+pub fn batch(zone: &ZoneName, have: &World, changes: store::Changes, hash: Bytes) -> Option<Batch> {
     let own = Origin::Zone(zone.clone());
     let point = changes.world.point(&own)?;
     if have.point(&own) == Some(point) && !changes.whole {
@@ -73,6 +79,6 @@ pub fn batch(zone: &ZoneName, have: &World, changes: store::Changes) -> Option<B
         entries: changes.records.into_iter().map(Entry::from).collect(),
         removed: changes.tombstones.into_iter().map(|(key, _)| key.to_string()).collect(),
         world: [(own, point)].into_iter().collect(),
-        hash: bytes::Bytes::new(),
+        hash,
     })
 }

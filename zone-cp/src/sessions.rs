@@ -39,7 +39,11 @@ impl Handler for Sessions {
             Refusal::Denied(format!("{peer} was removed from this zone: enrol again with a token"))
         })?;
         let granted = Granted { workload, addresses };
-        let attachment = self.zone.hub.attach(client.clone(), handle);
+        let attachment = self.zone.hub.attach(client.clone(), handle.clone());
+        // From here on a removal finds the session; one that came before it is found here.
+        if self.zone.enroller.grant(&peer).await?.is_none() {
+            handle.close("it was removed from this zone");
+        }
         Ok(Arc::new(Session::new(self.zone.clone(), client, peer, attachment, from, granted)))
     }
 }

@@ -16,13 +16,14 @@ use model::{Origin, ZoneName};
 use prometheus_client::registry::Registry;
 use runtime::{AdminPages, Readiness, Tasks};
 use snapshot::handle::Salt;
-use store::{Filter, SecretBytes, Store};
+use store::{Filter, SecretBytes, Store, Watch};
 use sync::frame::Signal;
 use sync::link::{self, Handle};
 use sync::session::Limits;
 use sync::{Topic, server};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::answers::{Answers, Gatekeeper};
 use crate::authorities::Authorities;
@@ -111,13 +112,14 @@ impl ZoneCp {
             ingresses,
             enroller: enroller.clone(),
             clock: clock.clone(),
+            own: vec![addresses.api, addresses.sync, addresses.health],
         });
         let sessions = Arc::new(Sessions { zone: zone_state });
         let session = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::PROXY);
         serve::sync(&mut tasks, listeners.sync, tls.sync.clone(), sessions, server::Options::new(session));
         hub.start_settling();
 
-        let answers = Arc::new(Answers { zone, hub: hub.clone() });
+        let answers = Arc::new(Answers { zone, hub: hub.clone(), stopping: tasks.stopping() });
         let config = ApiConfig {
             store,
             authority,
@@ -147,28 +149,45 @@ async fn salt(store: &dyn Store) -> anyhow::Result<Salt> {
 
 /// Tells the planner everything that is in the store before this returns, and every change from then on.
 async fn follow_store(tasks: &mut Tasks, store: Arc<dyn Store>, hub: Arc<Hub>) -> anyhow::Result<()> {
-    let listing = store.list(Filter::all()).await?;
-    let mut watch = store.watch(listing.sequence);
-    hub.input(Input::Listed(listing));
+    let mut watch = list(&*store, &hub).await?;
     tasks.spawn("planner", |stop| async move {
-        loop {
-            let commit = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                commit = watch.next() => commit,
-            };
-            match commit {
-                Ok(commit) => hub.input(Input::Committed(commit)),
-                Err(store::Error::Compacted { .. }) => {
-                    let listing = store.list(Filter::all()).await?;
-                    watch = store.watch(listing.sequence);
-                    hub.input(Input::Listed(listing));
+        let following = async {
+            loop {
+                let failed = match watch.next().await {
+                    Ok(commit) => {
+                        hub.input(Input::Committed(commit));
+                        continue;
+                    }
+                    Err(store::Error::Closed) => return,
+                    Err(error) => error,
+                };
+                warn!(error = %failed, "the planner lists the store anew");
+                match list(&*store, &hub).await {
+                    Ok(fresh) => watch = fresh,
+                    Err(error) => {
+                        warn!(%error, "the store cannot be read; trying again");
+                        time::sleep(AGAIN).await;
+                    }
                 }
-                Err(error) => return Err(error.into()),
             }
-        }
+        };
+        let _ = stop.run_until_cancelled(following).await;
+        stop.cancelled().await;
+        Ok(())
     });
     Ok(())
 }
+
+/// Tells the planner all there is, and follows from there.
+async fn list(store: &dyn Store, hub: &Arc<Hub>) -> Result<Watch, store::Error> {
+    let listing = store.list(Filter::all()).await?;
+    let watch = store.watch(listing.sequence);
+    hub.input(Input::Listed(listing));
+    Ok(watch)
+}
+
+/// After a read of the store that failed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 async fn join(
     tasks: &mut Tasks,
@@ -231,16 +250,19 @@ fn follow_counts(tasks: &mut Tasks, zone: ZoneName, hub: Arc<Hub>, upstream: Han
 fn report_changes(tasks: &mut Tasks, store: Arc<dyn Store>, upstream: Handle) {
     tasks.spawn("originated", |stop| async move {
         let mut watch = store.watch(store.head().await?.sequence);
-        loop {
-            upstream.changed(&Topic::ORIGINATED);
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                commit = watch.next() => match commit {
-                    Ok(_) => {}
-                    Err(store::Error::Compacted { .. }) => watch = store.watch(store.head().await?.sequence),
-                    Err(error) => return Err(error.into()),
-                },
+        let following = async {
+            loop {
+                upstream.changed(&Topic::ORIGINATED);
+                if watch.next().await.is_err() {
+                    // Whatever was missed is in what the global asks for next.
+                    time::sleep(AGAIN).await;
+                    if let Ok(head) = store.head().await {
+                        watch = store.watch(head.sequence);
+                    }
+                }
             }
-        }
+        };
+        let _ = stop.run_until_cancelled(following).await;
+        Ok(())
     });
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use api::shapes::MOST_LATE;
 use bytes::Bytes;
 use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion, exported};
-use model::{Origin, World, ZoneName};
+use model::{Origin, Point, World, ZoneName};
 use serde::de::DeserializeOwned;
-use store::{Filter, Store};
+use serde::{Deserialize, Serialize};
+use store::{Filter, SecretBytes, Store};
 use sync::frame::Signal;
 use sync::link::{Host, HostError, Topics};
 use sync::session::Applied;
@@ -25,6 +26,15 @@ pub struct Upstream {
     pub hub: Arc<Hub>,
 }
 
+/// The global's rolling hash as it came with its last batch, and where in its line that was.
+#[derive(Deserialize, Serialize)]
+struct PolicyHash {
+    at: Point,
+    hash: Bytes,
+}
+
+const POLICY_HASH: &str = "policy-hash";
+
 /// The longest that a question about a revision may wait here; its asker asks again.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
 
@@ -36,18 +46,36 @@ impl Host for Upstream {
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
         let have = base.world().clone();
         let changes = self.store.since(have.clone(), replica::originated(&self.zone)).await?;
-        Ok(replica::batch(&self.zone, &have, changes))
+        let own = Origin::Zone(self.zone.clone());
+        let revision = changes.world.point(&own).unwrap_or_default().revision;
+        // By it the global notices that a store was put back and has written other things since.
+        let hash = self.store.hash_at(revision).await?;
+        let hash = hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0));
+        Ok(replica::batch(&self.zone, &have, changes, hash))
     }
 
     async fn locate(&self, _: Topic) -> Result<Place, HostError> {
-        Ok(Place { have: self.copied(&self.store.head().await?.world), ..Place::default() })
+        let have = self.copied(&self.store.head().await?.world);
+        let kept = self.store.secret_get(POLICY_HASH).await?;
+        let kept = kept.and_then(|kept| serde_json::from_slice::<PolicyHash>(kept.expose()).ok());
+        // One that belongs to another place says nothing of this one.
+        let hash = kept.filter(|kept| have.point(&Origin::Global) == Some(kept.at)).map(|kept| kept.hash);
+        Ok(Place { have, hash: hash.unwrap_or_default(), ..Place::default() })
     }
 
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
-        let own = Origin::Zone(self.zone.clone());
-        let held = self.store.list(Filter::all().not_written_by(own)).await?;
+        let mut held = Vec::new();
+        if batch.whole {
+            let own = Origin::Zone(self.zone.clone());
+            let copies = self.store.list(Filter::all().not_written_by(own)).await?;
+            held.extend(copies.records.into_iter().map(|record| record.key));
+        }
+        let hash = batch.world.point(&Origin::Global).map(|at| PolicyHash { at, hash: batch.hash.clone() });
         let (writes, refused) = replica::writes(&self.zone, &held, batch);
         let receipt = self.store.apply(writes).await?;
+        if let Some(hash) = hash.filter(|hash| !hash.hash.is_empty()) {
+            self.store.secret_put(POLICY_HASH, SecretBytes::from(serde_json::to_vec(&hash)?)).await?;
+        }
         Ok(Applied::Stored { world: self.copied(&receipt.world), refused })
     }
 
@@ -101,6 +129,6 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|error| format!("the question cannot be read: {error}"))
 }
 
-fn write(answer: &impl serde::Serialize) -> Result<Bytes, String> {
+fn write(answer: &impl Serialize) -> Result<Bytes, String> {
     serde_json::to_vec(answer).map(Bytes::from).map_err(|error| error.to_string())
 }
