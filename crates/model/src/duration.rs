@@ -32,6 +32,37 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     parse().ok_or_else(|| InvalidDuration(text.into()))
 }
 
+/// The reverse of [`parse_duration`], in whole milliseconds: `1m30s`.
+pub fn format_duration(duration: Duration) -> String {
+    let mut left = duration.as_millis();
+    let mut text = String::new();
+    for (unit, millis) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+        if left >= millis {
+            text += &format!("{}{unit}", left / millis);
+            left %= millis;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+/// For fields of serde: an optional duration as people write it.
+pub(crate) mod as_text {
+    use super::*;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(crate) fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => to.serialize_str(&format_duration(*duration)),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| parse_duration(&text)).transpose().map_err(de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +72,7 @@ mod tests {
         let cases = [("10s", 10_000), ("1m30s", 90_000), ("250ms", 250), ("0s", 0), ("24h", 86_400_000)];
         for (text, millis) in cases {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+            assert_eq!(format_duration(Duration::from_millis(millis)), text);
         }
         for bad in
             ["", "10", "s", "-1s", "1 s", "1.5s", "1d", "99999999999999999999s", "18446744073709551615h"]

@@ -1,6 +1,10 @@
 //! One module per policy kind: matching, merging, deciding. Pure.
 
+pub mod matching;
+pub mod merge;
+pub mod order;
 pub mod targeting;
 
 pub mod access;
 pub mod permission;
+pub mod timeout;

@@ -9,21 +9,16 @@
 //!   asks for an `sni` is not about its traffic: it neither allows nor forbids anything there. It is
 //!   for the listeners of zone proxies.
 
+use model::SectionName;
 use model::kinds::MeshTrafficPermission;
-use model::kinds::mesh_traffic_permission::{Match, Source, SpiffeIdMatch};
-use model::{DocumentKey, Labels, SectionName, Version};
+use model::kinds::matching::Match;
 
-use crate::access::{AccessRule, ClientMatch, Effect, RuleOrigin, SourceMatch};
-use crate::targeting::{Proxy, Scope};
+use crate::access::{AccessRule, ClientMatch, Effect, RuleOrigin};
+use crate::matching;
+use crate::targeting::{Policy, Proxy};
 
 /// A MeshTrafficPermission with what its envelope says.
-#[derive(Clone, Copy, Debug)]
-pub struct Permission<'a> {
-    pub key: &'a DocumentKey,
-    pub version: &'a Version,
-    pub labels: &'a Labels,
-    pub spec: &'a MeshTrafficPermission,
-}
+pub type Permission<'a> = Policy<'a, MeshTrafficPermission>;
 
 /// The rules for one inbound of a proxy, ordered by policy and place, whatever the order of the policies.
 /// Without any rule everything is denied.
@@ -35,7 +30,7 @@ pub fn rules_for<'a>(
     let mut selected: Vec<Permission<'a>> = permissions
         .into_iter()
         .filter(|permission| {
-            let scope = Scope { key: permission.key, labels: permission.labels };
+            let scope = permission.scope();
             scope.is_enforced() && scope.selects(&permission.spec.target, proxy, inbound)
         })
         .collect();
@@ -68,36 +63,18 @@ fn clients(one: &Match, effect: Effect) -> Option<ClientMatch> {
     if one.sni.is_some() || (one.partial && effect != Effect::Deny) {
         return None;
     }
-    let id = one.spiffe_id.as_ref().map(|id| match id {
-        SpiffeIdMatch::Exact(id) => ClientMatch::Exactly(id.clone()),
-        SpiffeIdMatch::Prefix(prefix) => ClientMatch::Below(prefix.clone()),
-    });
-    let source = one.source.as_ref().map(|source| ClientMatch::Source(source_match(source)));
-    match (id, source) {
-        (Some(id), Some(source)) => Some(ClientMatch::All(vec![id, source])),
-        (Some(only), None) | (None, Some(only)) => Some(only),
-        // All its conditions are unknown: then it forbids everyone.
-        (None, None) => Some(ClientMatch::Anyone),
-    }
-}
-
-fn source_match(source: &Source) -> SourceMatch {
-    SourceMatch {
-        zones: source.zones.as_ref().map(|zones| zones.iter().cloned().collect()),
-        namespace: source.namespace.clone(),
-        service_account: source.service_account.clone(),
-        workload: source.workload.clone(),
-    }
+    // All its conditions are unknown: then it forbids everyone.
+    Some(matching::clients(one).unwrap_or(ClientMatch::Anyone))
 }
 
 #[cfg(test)]
 mod tests {
     use model::document::{Document, Mode, parse_one};
-    use model::{MeshName, Origin, Record};
+    use model::{DocumentKey, MeshName, Origin, Record, Version};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::access::{Client, deciding};
+    use crate::access::{Client, SourceMatch, deciding};
 
     /// A policy as it comes out of a store.
     struct Stored {

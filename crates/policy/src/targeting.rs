@@ -6,7 +6,7 @@
 
 use model::kinds::TargetRef;
 use model::labels;
-use model::{DocumentKey, Labels, MeshName, Name, SectionName, ZoneName};
+use model::{DocumentKey, Labels, MeshName, Name, SectionName, Version, ZoneName};
 
 /// A proxy as policies see it.
 #[derive(Clone, Debug)]
@@ -16,6 +16,30 @@ pub struct Proxy {
     pub namespace: Option<Name>,
     /// As written and as computed.
     pub labels: Labels,
+}
+
+/// A policy with what its envelope says.
+#[derive(Debug)]
+pub struct Policy<'a, S> {
+    pub key: &'a DocumentKey,
+    pub version: &'a Version,
+    pub labels: &'a Labels,
+    pub spec: &'a S,
+}
+
+// Not derived: a specification need not be copied for that.
+impl<S> Clone for Policy<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Policy<'_, S> {}
+
+impl<'a, S> Policy<'a, S> {
+    pub fn scope(&self) -> Scope<'a> {
+        Scope { key: self.key, labels: self.labels }
+    }
 }
 
 /// A policy as targeting sees it: what is in its envelope and its labels.
@@ -34,6 +58,15 @@ impl Scope<'_> {
     /// Whether a policy that is no producer speaks of this inbound or listener of the proxy.
     pub fn selects(&self, target: &TargetRef, proxy: &Proxy, section: &SectionName) -> bool {
         self.covers(proxy) && target_selects(target, proxy, section)
+    }
+
+    /// Whether a policy that is no producer speaks of what the proxy sends, whatever inbounds it has.
+    pub fn selects_outbound(&self, target: &TargetRef, proxy: &Proxy) -> bool {
+        let selected = match target {
+            TargetRef::Mesh => true,
+            TargetRef::Dataplane { labels, .. } => proxy.labels.cover(labels),
+        };
+        self.covers(proxy) && selected
     }
 
     fn covers(&self, proxy: &Proxy) -> bool {

@@ -4,6 +4,8 @@
 //! and a line in the list below.
 
 mod common;
+pub mod matching;
+pub mod role;
 pub mod target;
 
 use std::fmt;
@@ -14,7 +16,8 @@ use crate::labels::Labels;
 use crate::name::{InvalidName, InvalidResourceName, InvalidZoneName, Name, ResourceName, ZoneName};
 
 pub use common::{Host, InvalidHost};
-pub use target::TargetRef;
+pub use role::Role;
+pub use target::{TargetRef, ToRef};
 
 macro_rules! kinds {
     ($($module:ident: $type:ident),+ $(,)?) => {
@@ -79,7 +82,9 @@ kinds! {
     mesh_zone_address: MeshZoneAddress,
     mesh_identity: MeshIdentity,
     mesh_trust: MeshTrust,
+    mesh_multi_zone_service: MeshMultiZoneService,
     mesh_traffic_permission: MeshTrafficPermission,
+    mesh_timeout: MeshTimeout,
 }
 
 /// All kinds that this program knows.
