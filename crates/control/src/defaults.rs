@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::kinds::{Kind, Mesh, MeshIdentity, ResourceSpec};
+use model::kinds::{Kind, Mesh, MeshIdentity, MeshTimeout, ResourceSpec};
 use model::{Document, Labels, MeshName, Origin, Record};
 use serde::{Deserialize, Serialize};
 use store::{Change, Draft, Expect, Filter, Store, Write};
@@ -28,7 +28,11 @@ pub struct Made {
 
 /// The first documents of a mesh, each with its kind. No permission is among them: without one everything
 /// is denied.
-const INITIAL: &[(Kind, Initial)] = &[(MeshIdentity::KIND, MeshIdentity::for_everybody)];
+const INITIAL: &[(Kind, Initial)] = &[
+    (MeshIdentity::KIND, MeshIdentity::for_everybody),
+    (MeshTimeout::KIND, MeshTimeout::for_all),
+    (MeshTimeout::KIND, MeshTimeout::for_all_destinations),
+];
 
 type Initial = fn(&MeshName) -> Document;
 
@@ -127,7 +131,7 @@ fn mesh(record: &Record) -> Option<(MeshName, Mesh)> {
 
 #[cfg(test)]
 mod tests {
-    use model::{DocumentKey, Version, document};
+    use model::{Version, document};
     use store::MemoryStore;
 
     use super::*;
@@ -144,10 +148,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_first_start_makes_a_mesh_with_an_identity_for_everybody() {
+    async fn a_first_start_makes_a_mesh_with_an_identity_for_everybody_and_timeouts() {
         let store = MemoryStore::new(Origin::Global);
         make(&*store).await.unwrap();
-        let wanted = ["Mesh//global//default", "MeshIdentity/default/global//mesh-identity-all"];
+        let wanted = [
+            "Mesh//global//default",
+            "MeshIdentity/default/global//mesh-identity-all",
+            "MeshTimeout/default/global//mesh-timeout-all",
+            "MeshTimeout/default/global//mesh-timeout-to-all",
+        ];
         assert_eq!(keys(&*store).await, wanted);
         make(&*store).await.unwrap();
         assert_eq!(keys(&*store).await, wanted, "once");
@@ -157,8 +166,10 @@ mod tests {
     async fn what_somebody_deleted_does_not_come_back() {
         let store = MemoryStore::new(Origin::Global);
         make(&*store).await.unwrap();
-        let identity: DocumentKey = "MeshIdentity/default/global//mesh-identity-all".parse().unwrap();
-        store.delete(identity, Expect::Any).await.unwrap();
+        let initial = keys(&*store).await;
+        for key in initial.iter().filter(|key| !key.starts_with("Mesh/")) {
+            store.delete(key.parse().unwrap(), Expect::Any).await.unwrap();
+        }
         make(&*store).await.unwrap();
         assert_eq!(keys(&*store).await, ["Mesh//global//default"]);
         store.delete("Mesh//global//default".parse().unwrap(), Expect::Any).await.unwrap();
@@ -167,12 +178,12 @@ mod tests {
         // A mesh that is made again is a new one.
         put(&*store, "type: Mesh\nname: default").await;
         make(&*store).await.unwrap();
-        assert_eq!(keys(&*store).await.len(), 2);
+        assert_eq!(keys(&*store).await, initial);
     }
 
     #[tokio::test]
     async fn a_mesh_may_say_that_it_wants_none() {
-        for (skipped, made) in [("'*'", 0), ("MeshIdentity", 0), ("MeshTimeout", 1)] {
+        for (skipped, made) in [("'*'", 0), ("MeshIdentity", 2), ("MeshTimeout", 1), ("MeshRetry", 3)] {
             let store = MemoryStore::new(Origin::Global);
             put(&*store, &format!("type: Mesh\nname: default\nskipCreatingInitialPolicies: [{skipped}]"))
                 .await;

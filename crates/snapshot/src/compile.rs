@@ -5,7 +5,8 @@
 
 use bytes::Bytes;
 use model::kinds::{
-    Dataplane, Mesh, MeshIdentity, MeshService, MeshTrafficPermission, MeshTrust, ResourceSpec,
+    Dataplane, Mesh, MeshIdentity, MeshMultiZoneService, MeshService, MeshTimeout, MeshTrafficPermission,
+    MeshTrust, ResourceSpec,
 };
 use serde::Serialize;
 
@@ -16,6 +17,7 @@ use crate::view::View;
 mod destination;
 mod inbound;
 mod listeners;
+mod timeouts;
 mod trust;
 
 /// The bytes of a part, or none where there is nothing to tell.
@@ -35,9 +37,18 @@ pub fn reads(part: &PartName) -> &'static [&'static str] {
     match part {
         PartName::Identity => &[Dataplane::KIND.name, MeshIdentity::KIND.name],
         PartName::Trust => &[Dataplane::KIND.name, MeshTrust::KIND.name],
-        PartName::Listeners => &[Dataplane::KIND.name, MeshService::KIND.name],
-        PartName::Inbound(_) => &[Dataplane::KIND.name, MeshTrafficPermission::KIND.name, Mesh::KIND.name],
-        PartName::Destination(_) => &[Dataplane::KIND.name, MeshService::KIND.name],
+        PartName::Listeners => {
+            &[Dataplane::KIND.name, MeshService::KIND.name, MeshMultiZoneService::KIND.name]
+        }
+        PartName::Inbound(_) => {
+            &[Dataplane::KIND.name, MeshTrafficPermission::KIND.name, MeshTimeout::KIND.name, Mesh::KIND.name]
+        }
+        PartName::Destination(_) => &[
+            Dataplane::KIND.name,
+            MeshService::KIND.name,
+            MeshMultiZoneService::KIND.name,
+            MeshTimeout::KIND.name,
+        ],
     }
 }
 
@@ -59,9 +70,12 @@ fn inbound(view: &View, proxy: &Proxy<'_>, port: u16) -> Option<Inbound> {
 
 fn destination(view: &View, proxy: &Proxy<'_>, id: &model::DestinationId) -> Option<Destination> {
     // Another mesh is another world, whoever asks.
-    if id.mesh == *proxy.mesh { destination::destination(view, id) } else { None }
+    if id.mesh == *proxy.mesh { destination::destination(view, proxy, id) } else { None }
 }
 
 fn bytes(part: &impl Serialize) -> Bytes {
     serde_json::to_vec(part).expect("parts have no maps with keys that are not text").into()
 }
+
+#[cfg(test)]
+mod tests;

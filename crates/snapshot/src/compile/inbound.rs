@@ -4,6 +4,7 @@ use model::kinds::mesh::Enforcement;
 use model::kinds::{Mesh, MeshTrafficPermission};
 use policy::permission::{Permission, rules_for};
 
+use super::timeouts;
 use crate::parts::{self, Access, Inbound};
 use crate::proxy::Proxy;
 use crate::view::View;
@@ -20,6 +21,7 @@ pub(super) fn inbound(view: &View, proxy: &Proxy<'_>, port: u16) -> Option<Inbou
         labels: &held.document.labels,
         spec,
     });
+    let (timeouts, client_timeouts) = timeouts::inbound(view, proxy, &inbound.section());
     Some(Inbound {
         listen: proxy.listen(inbound)?,
         application: proxy.application(inbound),
@@ -31,7 +33,7 @@ pub(super) fn inbound(view: &View, proxy: &Proxy<'_>, port: u16) -> Option<Inbou
             },
             rules: rules_for(permissions, &proxy.as_policy_target(), &inbound.section()),
         },
-        timeouts: parts::Timeouts::default(),
-        client_timeouts: Vec::new(),
+        timeouts,
+        client_timeouts,
     })
 }
