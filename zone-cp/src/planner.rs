@@ -268,6 +268,7 @@ impl Planner {
             self.take(record);
         }
         self.replan(|_, _| true, out);
+        self.review_wishes(out);
         self.refresh_signals(out);
     }
 
@@ -290,6 +291,8 @@ impl Planner {
         };
         self.replan(concerns, out);
         if touched.iter().any(|(kind, _)| signals::READS.contains(&kind.as_str())) {
+            // Another service may stand behind one of several zones now.
+            self.review_wishes(out);
             self.refresh_signals(out);
         }
     }

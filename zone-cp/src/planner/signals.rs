@@ -4,17 +4,25 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use control::questions::{exported, exports_signal};
-use model::kinds::{Dataplane, MeshIdentity, MeshService, MeshZoneAddress, ResourceSpec};
+use model::kinds::{
+    Dataplane, MeshIdentity, MeshMultiZoneService, MeshService, MeshZoneAddress, ResourceSpec,
+};
 use model::{DestinationId, ServiceKind};
 use serde::Serialize;
+use snapshot::Joined;
 use snapshot::endpoints::{self, Exports};
-use snapshot::parts::SignalName;
+use snapshot::parts::{Endpoints, SignalName};
 
 use super::{Client, Output, Planner, Presence, SessionNumber};
 
 /// The kinds that signals are made of.
-pub(super) const READS: [&str; 4] =
-    [Dataplane::KIND.name, MeshService::KIND.name, MeshIdentity::KIND.name, MeshZoneAddress::KIND.name];
+pub(super) const READS: [&str; 5] = [
+    Dataplane::KIND.name,
+    MeshService::KIND.name,
+    MeshMultiZoneService::KIND.name,
+    MeshIdentity::KIND.name,
+    MeshZoneAddress::KIND.name,
+];
 
 impl Planner {
     /// Every new subscription is answered at once, with an empty value where nothing is known.
@@ -85,8 +93,8 @@ impl Planner {
         }
     }
 
-    /// Asks the global for exactly the destinations of other zones that somebody here subscribed to.
-    /// What is no longer wanted is forgotten, so that a later first answer is never an old one.
+    /// Asks the global for exactly the destinations of other zones that somebody here subscribed to, by
+    /// themselves or behind a service of several zones. What is no longer wanted is forgotten, so that a later first answer is never an old one.
     pub(super) fn review_wishes(&mut self, out: &mut Vec<Output>) {
         let wishes: BTreeSet<DestinationId> = self
             .clients
@@ -97,7 +105,11 @@ impl Planner {
                 SignalName::Endpoints(destination) => Some(destination.clone()),
                 SignalName::Handles => None,
             })
-            .filter(|destination| destination.kind == ServiceKind::MeshService)
+            .flat_map(|destination| match destination.kind {
+                ServiceKind::MeshService => vec![destination],
+                ServiceKind::MeshMultiZoneService => self.members(&destination).unwrap_or_default(),
+                ServiceKind::MeshExternalService => Vec::new(),
+            })
             .filter(|destination| destination.zone.as_ref().is_some_and(|zone| *zone != self.zone))
             .collect();
         let missing = self.clients.values().any(|state| state.presence == Presence::Missing);
@@ -121,22 +133,42 @@ impl Planner {
                 bytes(&endpoints::handles(&self.view, &self.zone, &self.salt))
             }
             (Client::Proxy(proxy), SignalName::Endpoints(destination)) if destination.mesh == proxy.mesh => {
-                if destination.zone.as_ref() == Some(&self.zone) {
-                    bytes(&endpoints::local(&self.instances(destination), &self.zone))
-                } else {
-                    self.remote(destination)
-                }
+                self.endpoints(destination).map(|endpoints| bytes(&endpoints)).unwrap_or_default()
             }
             // What is none of this client's business is as if it did not exist.
             _ => Bytes::new(),
         }
     }
 
-    fn remote(&self, destination: &DestinationId) -> Bytes {
-        match self.exports.get(destination) {
-            Some(exports) => bytes(&endpoints::remote(&self.view, destination, exports)),
-            None => Bytes::new(),
+    /// None where there is no word yet.
+    fn endpoints(&self, destination: &DestinationId) -> Option<Endpoints> {
+        match destination.kind {
+            ServiceKind::MeshMultiZoneService => self.joined(destination),
+            _ if destination.zone.as_ref() == Some(&self.zone) => {
+                Some(endpoints::local(&self.instances(destination), &self.zone))
+            }
+            _ => {
+                let exports = self.exports.get(destination)?;
+                Some(endpoints::remote(&self.view, destination, exports))
+            }
         }
+    }
+
+    /// Those of all services behind it that there is a word of. After a start, the word of another zone that
+    /// is not back yet is waited for: without it the proxies would lose that zone's endpoints for a moment.
+    fn joined(&self, destination: &DestinationId) -> Option<Endpoints> {
+        let members = self.members(destination)?;
+        let words: Vec<Option<Endpoints>> = members.iter().map(|member| self.endpoints(member)).collect();
+        if words.iter().any(Option::is_none) && (!self.settled || words.iter().all(Option::is_none)) {
+            return None;
+        }
+        Some(Endpoints(words.into_iter().flatten().flat_map(|endpoints| endpoints.0).collect()))
+    }
+
+    /// The services behind one of several zones; none if that is not known.
+    fn members(&self, destination: &DestinationId) -> Option<Vec<DestinationId>> {
+        let members = Joined::find(&self.view, destination)?.members(&self.view);
+        Some(members.map(|member| member.destination).collect())
     }
 
     fn export(&self, destination: &DestinationId) -> Bytes {

@@ -263,3 +263,103 @@ fn a_proxy_learns_nothing_of_another_mesh_and_an_ingress_only_handles() {
     assert_eq!(handles.values().collect::<Vec<_>>(), ["127.0.0.1:8080"]);
     assert!(values[1].is_empty());
 }
+
+/// A service `catalog` of a zone, for whose instances a proxy with that id answers.
+fn catalog(zone: &str) -> model::Record {
+    let spec = json!({ "spec": {
+        "selector": { "dataplaneLabels": { "matchLabels": { "tombolo.io/workload": "catalog" } } },
+        "ports": [{ "port": 8080, "name": "http", "targetPort": "http", "appProtocol": "http" }],
+        "identities": [{ "type": "SpiffeID", "value": format!("spiffe://default.{zone}.mesh.local/workload/catalog") }],
+    } });
+    record(zone, 3, "MeshService", "catalog", spec)
+}
+
+fn everywhere(revision: u64) -> model::Record {
+    let spec = json!({ "spec": {
+        "selector": { "meshService": { "matchLabels": { "kuma.io/display-name": "catalog" } } },
+        "ports": [{ "port": 8080, "appProtocol": "http" }],
+    } });
+    record("global", revision, "MeshMultiZoneService", "catalog", spec)
+}
+
+fn gate(zone: &str, address: &str) -> model::Record {
+    record(zone, 1, "MeshZoneAddress", "gate", json!({ "spec": { "address": address, "port": 10001 } }))
+}
+
+fn exported(zone: &str, sni: &str) -> Input {
+    let identity = format!("spiffe://default.{zone}.mesh.local/workload/catalog");
+    let exports = json!([{ "sni": sni, "identity": identity, "ready": true, "weight": 1 }]);
+    Input::Exported {
+        destination: format!("ms_default_{zone}__catalog_http").parse().unwrap(),
+        exports: Some(serde_json::from_value(exports).unwrap()),
+    }
+}
+
+fn zones_told(out: &[Output]) -> Vec<String> {
+    endpoints(out).0.iter().map(|endpoint| endpoint.zone.to_string()).collect()
+}
+
+const CATALOG: &str = "endpoints/mmzs_default___catalog_8080";
+
+#[test]
+fn a_service_of_several_zones_has_the_endpoints_of_all_of_them() {
+    let west = [catalog("west"), gate("west", "127.0.0.9")];
+    let own = [dataplane(1, "web"), dataplane(2, "catalog"), identity(), catalog("east"), everywhere(4)];
+    let mut planner = planner(own.into_iter().chain(west).collect());
+    let part = "destination/mmzs_default___catalog_8080";
+    let (_, out) = connect(&mut planner, "web", &[CATALOG, part]);
+    let wanted = |out: &[Output]| -> Vec<String> {
+        out.iter()
+            .filter_map(|o| if let Output::Want(id) = o { Some(id.to_string()) } else { None })
+            .collect()
+    };
+    assert_eq!(wanted(&out), ["ms_default_west__catalog_http"]);
+    let destination: Value = serde_json::from_slice(&plans(&out)[0].parts[part]).unwrap();
+    let ids = ["east", "west"].map(|zone| format!("spiffe://default.{zone}.mesh.local/workload/catalog"));
+    assert_eq!((&destination["protocol"], &destination["identities"]), (&json!("http"), &json!(ids)));
+
+    let out = planner.on_input(exported("west", "x.y"));
+    assert_eq!(zones_told(&out), ["east", "west"]);
+    assert_eq!(endpoints(&out).0[1].address, "127.0.0.9:10001".parse().unwrap());
+
+    // A third zone joins in.
+    planner.on_input(Input::Settled);
+    let joins = vec![Change::Put(catalog("north")), Change::Put(gate("north", "127.0.0.10"))];
+    let out = planner.on_input(commit(world(11, 10), joins));
+    assert_eq!(wanted(&out), ["ms_default_north__catalog_http"]);
+    let out = planner.on_input(exported("north", "z.y"));
+    assert_eq!(zones_told(&out), ["east", "north", "west"]);
+
+    // And leaves.
+    let (key, version) = (catalog("north").key, Version::new("north".parse().unwrap(), 1, 9));
+    let out = planner.on_input(commit(world(12, 10), vec![Change::Deleted { key, version }]));
+    assert!(
+        out.iter()
+            .any(|o| matches!(o, Output::WantNoLonger(id) if id.zone == Some("north".parse().unwrap())))
+    );
+    assert_eq!(zones_told(&out), ["east", "west"]);
+}
+
+#[test]
+fn after_a_start_a_zone_that_is_not_heard_of_yet_is_not_taken_from_a_service_of_several() {
+    let west = [catalog("west"), gate("west", "127.0.0.9")];
+    let own = [dataplane(1, "web"), dataplane(2, "catalog"), identity(), catalog("east"), everywhere(4)];
+    let mut planner = planner(own.into_iter().chain(west).collect());
+    let (_, out) = connect(&mut planner, "web", &[CATALOG]);
+    assert!(out.iter().any(|output| matches!(output, Output::Signal { value, .. } if value.is_empty())));
+    let out = planner.on_input(Input::Settled);
+    assert_eq!(zones_told(&out), ["east"], "but no zone waits for another for ever");
+    let out = planner.on_input(exported("west", "x.y"));
+    assert_eq!(zones_told(&out), ["east", "west"]);
+}
+
+#[test]
+fn a_service_of_several_zones_that_nobody_declared_has_no_word() {
+    let own = [dataplane(1, "web"), identity(), catalog("east")];
+    let mut planner = planner(own.into_iter().collect());
+    planner.on_input(Input::Settled);
+    let (_, out) = connect(&mut planner, "web", &[CATALOG]);
+    assert!(out.iter().any(|output| matches!(output, Output::Signal { value, .. } if value.is_empty())));
+    let out = planner.on_input(commit(world(11, 10), vec![Change::Put(everywhere(11))]));
+    assert_eq!(zones_told(&out), [""; 0], "declared, and nobody stands behind it");
+}
