@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 
 use crate::control::ControlOptions;
 
 /// The sidecar: carries an application's traffic in and out under mutual TLS.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tombolo-dataplane", version)]
+#[command(group(ArgGroup::new("source").required(true).args(["zone_cp", "static_file"])))]
 pub struct Options {
     /// Serve by this file instead of asking a zone control plane
     #[arg(long = "static", env = "TOMBOLO_STATIC", value_name = "FILE")]
@@ -22,7 +23,6 @@ pub struct Options {
         env = "TOMBOLO_ZONE_CP",
         value_name = "HOST:PORT",
         conflicts_with = "static_file",
-        required_unless_present = "static_file",
         requires_all = ["token_file", "dataplane", "state_dir"]
     )]
     pub zone_cp: Option<String>,

@@ -153,14 +153,13 @@ pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
         let drained = async move {
             stop.cancelled().await;
             let _draining = readiness.guard("draining");
+            // Others hear of it first; who comes before they do is served.
+            joining::drain(&handle, &dial_stop).await;
             engine_stop.cancel();
             // It is given back unless the engine failed, and then there is nothing to drain.
-            let Ok(ingress) = ingress.await else {
-                dial_stop.cancel();
-                return;
-            };
-            // The listener is closed before anything else is done.
-            tokio::join!(ingress.shutdown(grace), joining::drain(&handle, &dial_stop));
+            if let Ok(ingress) = ingress.await {
+                ingress.shutdown(grace).await;
+            }
         };
         let ended = ended.clone().drop_guard();
         tokio::spawn(async move {
@@ -204,7 +203,7 @@ impl Running {
         self.ended.cancelled().await;
     }
 
-    /// Stops accepting, says `drained` to the zone, lets what is open finish for the drain time, and ends.
+    /// Says `drained` to the zone, stops accepting, lets what is open finish for the drain time, and ends.
     pub async fn shutdown(mut self) -> anyhow::Result<()> {
         self.stop.cancel();
         match self.task.take() {

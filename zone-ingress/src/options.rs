@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use model::ResourceName;
 use traffic::relay::Limits;
 
@@ -13,6 +13,7 @@ use crate::control::ControlOptions;
 /// The door of a zone: relays mutually authenticated traffic by SNI, and never decrypts it.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tombolo-zone-ingress", version)]
+#[command(group(ArgGroup::new("source").required(true).args(["zone_cp", "static_file"])))]
 pub struct Options {
     /// Relay by this file instead of asking a zone control plane
     #[arg(long = "static", env = "TOMBOLO_STATIC", value_name = "FILE")]
@@ -24,13 +25,12 @@ pub struct Options {
         env = "TOMBOLO_ZONE_CP",
         value_name = "HOST:PORT",
         conflicts_with = "static_file",
-        required_unless_present = "static_file",
         requires_all = ["name", "token_file", "state_dir"]
     )]
     pub zone_cp: Option<String>,
 
     /// The name of this ingress in its zone
-    #[arg(long, env = "TOMBOLO_NAME", value_name = "NAME")]
+    #[arg(long, env = "TOMBOLO_NAME", value_name = "NAME", conflicts_with = "static_file")]
     pub name: Option<ResourceName>,
 
     /// A token of the zone; needed to join, and not after that
@@ -42,7 +42,7 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
 
     /// Where other zones reach this ingress, if not where it listens
-    #[arg(long, env = "TOMBOLO_ADVERTISE", value_name = "ADDRESS")]
+    #[arg(long, env = "TOMBOLO_ADVERTISE", value_name = "ADDRESS", conflicts_with = "static_file")]
     pub advertise: Option<SocketAddr>,
 
     /// Where other zones connect

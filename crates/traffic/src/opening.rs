@@ -13,7 +13,7 @@ const LARGEST: usize = 16 * 1024;
 /// How a TLS connection begins.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Opening {
-    /// The SNI.
+    /// The SNI, in lower case.
     pub server_name: String,
     /// Everything that was read: the hello, and what came right behind it.
     pub bytes: Vec<u8>,
@@ -26,7 +26,7 @@ pub enum OpeningError {
     TooSlow(Duration),
     #[error("no whole ClientHello within {LARGEST} bytes")]
     TooLarge,
-    #[error("this is not TLS")]
+    #[error("this is no TLS, or none that makes sense")]
     NotTls(#[source] rustls::Error),
     #[error("the ClientHello names no server")]
     NoName,
@@ -71,11 +71,16 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Opening, OpeningE
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::collections::VecDeque;
+    use std::pin::Pin;
+    use std::sync::{Arc, LazyLock};
+    use std::task::{Context, Poll};
 
+    use futures::FutureExt;
+    use proptest::prelude::*;
     use rustls::pki_types::ServerName;
     use rustls::{ClientConfig, ClientConnection};
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncWriteExt, ReadBuf};
     use tokio::time::Instant;
 
     use super::*;
@@ -142,6 +147,120 @@ mod tests {
         }
         let error = opened_by(&endless).await.unwrap_err();
         assert!(matches!(error, OpeningError::TooLarge), "{error:?}");
+    }
+
+    /// The same handshake message in TLS records of other sizes.
+    fn in_records(hello: &[u8], sizes: &[usize]) -> Vec<u8> {
+        let mut message = &hello[5..];
+        let mut records = Vec::new();
+        let mut sizes = sizes.iter().copied().cycle();
+        while !message.is_empty() {
+            let (now, later) = message.split_at(sizes.next().unwrap_or(1).clamp(1, message.len()));
+            records.extend_from_slice(&hello[..3]);
+            records.extend_from_slice(&(now.len() as u16).to_be_bytes());
+            records.extend_from_slice(now);
+            message = later;
+        }
+        records
+    }
+
+    /// What is read when the bytes come in pieces of these sizes, and then no more.
+    fn opened_in_pieces(bytes: &[u8], sizes: &[usize]) -> Result<Opening, OpeningError> {
+        let mut reads = pieces_of(bytes, sizes);
+        read(&mut reads).now_or_never().expect("everything is there")
+    }
+
+    /// Gives one piece per read.
+    struct Pieces(VecDeque<Vec<u8>>);
+
+    fn pieces_of(bytes: &[u8], sizes: &[usize]) -> Pieces {
+        let mut rest = bytes;
+        let mut pieces = VecDeque::new();
+        let mut sizes = sizes.iter().copied().cycle();
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(sizes.next().unwrap_or(1).clamp(1, rest.len()));
+            pieces.push_back(now.to_vec());
+            rest = later;
+        }
+        Pieces(pieces)
+    }
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if let Some(mut piece) = self.0.pop_front() {
+                let taken = piece.len().min(buffer.remaining());
+                buffer.put_slice(&piece[..taken]);
+                piece.drain(..taken);
+                if !piece.is_empty() {
+                    self.0.push_front(piece);
+                }
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn sizes(most: usize) -> impl Strategy<Value = Vec<usize>> {
+        prop::collection::vec(1..most, 1..8)
+    }
+
+    static HELLO: LazyLock<Vec<u8>> = LazyLock::new(|| hello(HANDLE.try_into().unwrap()));
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_hello_is_the_same_in_whatever_records_and_pieces(
+            records in sizes(600),
+            pieces in sizes(900),
+            behind in prop::collection::vec(any::<u8>(), 0..50),
+        ) {
+            let whole = in_records(&HELLO, &records);
+            let opening = opened_in_pieces(&[&whole[..], &behind].concat(), &pieces).unwrap();
+            prop_assert_eq!(opening.server_name, HANDLE);
+            prop_assert!(opening.bytes.starts_with(&whole));
+        }
+
+        #[test]
+        fn whatever_comes_there_is_an_answer_and_never_another_name(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            end in any::<prop::sample::Index>(),
+            pieces in sizes(900),
+        ) {
+            let mut bytes = HELLO.clone();
+            for (at, byte) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            bytes.truncate(end.index(2 * bytes.len()));
+            match opened_in_pieces(&bytes, &pieces) {
+                Ok(opening) => {
+                    let name = opening.server_name.as_bytes();
+                    prop_assert!(bytes.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name)));
+                    prop_assert!(bytes.starts_with(&opening.bytes));
+                }
+                Err(OpeningError::NotTls(_) | OpeningError::NoName | OpeningError::Ended) => {}
+                Err(error) => prop_assert!(false, "{error:?}"),
+            }
+        }
+
+        #[test]
+        fn no_opening_is_read_beyond_its_limit(
+            start in prop::collection::vec(any::<u8>(), 0..20),
+            as_handshake in any::<bool>(),
+            pieces in sizes(5000),
+        ) {
+            let mut bytes = if as_handshake { vec![22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff] } else { Vec::new() };
+            bytes.extend_from_slice(&start);
+            bytes.resize(64 * 1024, 0);
+            let mut reads = pieces_of(&bytes, &pieces);
+            prop_assert!(read(&mut reads).now_or_never().expect("everything is there").is_err());
+            let left: usize = reads.0.iter().map(Vec::len).sum();
+            prop_assert!(bytes.len() - left <= LARGEST);
+        }
     }
 
     #[tokio::test(start_paused = true)]
