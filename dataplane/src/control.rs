@@ -33,7 +33,7 @@ use traffic::listen::Bound;
 
 use self::certificate::Have;
 use self::document::OwnDocument;
-use self::engine::{Command, Engine};
+use self::engine::{Command, Drain, Engine};
 use self::host::ProxyHost;
 use self::state::StateFolder;
 use crate::proxy::{self, Proxy, Purpose};
@@ -125,17 +125,10 @@ pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
     tasks.spawn("metrics page", |stop| admin::serve(metrics, AdminPages::default(), stop));
     spawn_certificates(&mut tasks, &engine, handle.clone(), options.clock, commands.clone());
 
-    let (engine_stop, dial_stop) = (CancellationToken::new(), CancellationToken::new());
-    let (given_back, proxy) = oneshot::channel();
-    tasks.spawn("engine", |stop| {
-        let engine_stop = engine_stop.clone();
-        async move {
-            let proxy = engine.run(taken, engine_stop).await?;
-            let _ = given_back.send(proxy);
-            stop.cancelled().await;
-            Ok(())
-        }
-    });
+    let (begin, dial_stop) = (CancellationToken::new(), CancellationToken::new());
+    let (done, drained) = oneshot::channel();
+    let drain = Drain { begin: begin.clone(), grace: options.drain_time, done };
+    tasks.spawn("engine", |stop| engine.run(taken, drain, stop));
     tasks.spawn("session", |stop| {
         let (handle, dial_stop) = (handle.clone(), dial_stop.clone());
         async move {
@@ -152,14 +145,12 @@ pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
         let drained = async move {
             stop.cancelled().await;
             let _draining = readiness.guard("draining");
-            engine_stop.cancel();
-            // It is given back unless the engine failed, and then there is nothing to drain.
-            let Ok(proxy) = proxy.await else {
-                dial_stop.cancel();
-                return;
-            };
-            // The listeners are closed before anything else is done.
-            tokio::join!(proxy.shutdown(grace), joining::drain(&handle, &dial_stop));
+            begin.cancel();
+            // The zone counts on what is open until nothing is. An engine that failed says no word.
+            match drained.await {
+                Ok(()) => joining::drain(&handle, &dial_stop).await,
+                Err(_) => dial_stop.cancel(),
+            }
         };
         let ended = ended.clone().drop_guard();
         tokio::spawn(async move {
@@ -197,7 +188,7 @@ impl Running {
         self.ended.cancelled().await;
     }
 
-    /// Stops accepting, says `drained` to the zone, lets what is open finish for the drain time, and ends.
+    /// Stops accepting, lets what is open finish for the drain time, says `drained` to the zone, and ends.
     pub async fn shutdown(mut self) -> anyhow::Result<()> {
         self.stop.cancel();
         match self.task.take() {

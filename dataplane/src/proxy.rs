@@ -1,5 +1,6 @@
 //! A sidecar as others see it: it is given configurations and signals, and says when they are in force.
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +22,15 @@ pub enum Purpose {
     Outbound(DestinationId),
     /// By the name of the part.
     Inbound(u16),
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outbound(destination) => write!(f, "destination/{destination}"),
+            Self::Inbound(port) => write!(f, "inbound/{port}"),
+        }
+    }
 }
 
 /// What came of a configuration. It is in force, open connections included.
@@ -131,8 +141,22 @@ impl Proxy {
 
     /// Stops accepting, lets open requests and connections finish for as long as `grace`, and ends the rest.
     pub async fn shutdown(self, grace: Duration) {
-        // A worker that panicked has nothing left to drain.
-        let _ = self.ask_all(move |reply| Command::Drain(grace, reply)).await;
+        self.drain(grace).await;
+        self.end().await;
+    }
+
+    /// Stops accepting, and lets open requests and connections finish for as long as `grace`. What is open goes
+    /// on being judged by the configurations that come meanwhile; they open no listeners any more.
+    pub fn drain(&self, grace: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let asked = self.ask_all(move |reply| Command::Drain(grace, reply));
+        async move {
+            // A worker that panicked has nothing left to drain.
+            let _ = asked.await;
+        }
+    }
+
+    /// Ends whatever is open, and waits for the workers.
+    pub async fn end(self) {
         for worker in self.workers {
             worker.join().await;
         }

@@ -100,10 +100,14 @@ pub(crate) async fn run(
                 listeners.close().await;
                 shared.draining.cancel();
                 shared.tasks.close();
-                if time::timeout(grace, shared.tasks.wait()).await.is_err() {
-                    warn!(left = shared.tasks.len(), "grace period over, dropping the rest");
-                }
-                let _ = reply.send(());
+                let tasks = shared.tasks.clone();
+                // It is none of the tasks that it waits for, and commands are taken meanwhile.
+                tokio::task::spawn_local(async move {
+                    if time::timeout(grace, tasks.wait()).await.is_err() {
+                        warn!(left = tasks.len(), "grace period over, dropping the rest");
+                    }
+                    let _ = reply.send(());
+                });
             }
         }
     }
@@ -119,7 +123,7 @@ async fn apply(
     carrier.shared.credentials.replace(Some(config.credentials.clone()));
     let mut gone = carrier.outbound.apply(config);
     gone.extend(carrier.inbounds.apply(config));
-    if carrier.number != 0 {
+    if carrier.number != 0 || carrier.shared.draining.is_cancelled() {
         return (Vec::new(), gone);
     }
 
@@ -128,7 +132,7 @@ async fn apply(
     let take = move |purpose: &Purpose, stream, from| taker.take(purpose, stream, from);
     problems.extend(listeners.reconcile(want, Rc::new(take)).await);
     for problem in &problems {
-        warn!(purpose = ?problem.purpose, address = %problem.address, cause = %problem.cause, "cannot listen");
+        warn!(purpose = %problem.purpose, address = %problem.address, cause = %problem.cause, "cannot listen");
     }
     (problems, gone)
 }
@@ -183,7 +187,7 @@ struct Carrier {
 impl Carrier {
     /// Gives a new connection to the least loaded worker.
     fn take(self: &Rc<Self>, purpose: &Purpose, stream: TcpStream, from: SocketAddr) {
-        debug!(?purpose, %from, "accepted");
+        debug!(%purpose, %from, "accepted");
         let load = |number: &usize| self.loads[*number].load(Ordering::Relaxed);
         let least = (0..self.loads.len()).min_by_key(load).unwrap_or_default();
         let Some(other) = least.checked_sub(1).and_then(|other| self.others.get(other)) else {

@@ -2,17 +2,19 @@
 //! puts it in force.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use identity::{Svid, TrustStore};
 use model::{DestinationId, SpiffeId, World};
 use runtime::{Readiness, ReadyGuard};
-use snapshot::parts::{Endpoints, SignalName, Trust};
+use snapshot::parts::{Endpoints, PartName, SignalName, Trust};
 use sync::frame::Signal;
 use sync::link::{Handle, HostError};
 use sync::session::Applied;
-use sync::{Batch, Place, Refused, Topic};
+use sync::{Batch, Digest, Place, Refused, Topic};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +43,8 @@ pub(crate) enum Command {
     Counters(oneshot::Sender<Counters>),
 }
 
+/// How long a batch waits for the certificate that it needs to be in force. The zone issues it meanwhile.
+const CERTIFIED_WITHIN: Duration = Duration::from_secs(5);
 /// How long the zone has to complete a set before what is in the folder is served.
 const HEAD_START: Duration = Duration::from_millis(300);
 /// How often listeners that could not be opened are tried again.
@@ -60,8 +64,13 @@ pub(crate) struct Engine {
 
     parts: Parts,
     world: World,
-    /// What is on the disk, and so what the zone may be told.
-    stored: Place,
+    /// Up to where the zone may be told that it is stored.
+    stored: World,
+    /// What is in force is not on the disk.
+    unsaved: bool,
+    /// What the zone was told last of what is refused; none while it is about to be told.
+    told: Option<Vec<Refused>>,
+    unanswered: Option<Unanswered>,
     svid: Option<Arc<Svid>>,
     endpoints: BTreeMap<DestinationId, Word>,
     registration_refused: bool,
@@ -87,6 +96,22 @@ pub(crate) struct Engine {
 struct Word {
     text: String,
     endpoints: Endpoints,
+}
+
+/// A batch that is stored, and waits for a certificate before it is acknowledged.
+struct Unanswered {
+    world: World,
+    reply: oneshot::Sender<Result<Applied, HostError>>,
+    until: Instant,
+}
+
+/// The end of the service, which other things outlive.
+pub(crate) struct Drain {
+    pub(crate) begin: CancellationToken,
+    /// How long open requests and connections may take.
+    pub(crate) grace: Duration,
+    /// Told when nothing is carried any more.
+    pub(crate) done: oneshot::Sender<()>,
 }
 
 /// Credentials, and what they were made of. The same ones mean: nothing changed, connections stay.
@@ -124,7 +149,10 @@ impl Engine {
             ports,
             folder,
             handle,
-            stored: Place { have: set.world.clone(), held: parts.held(), ..Place::default() },
+            stored: set.world.clone(),
+            unsaved: false,
+            told: None,
+            unanswered: None,
             svid: svid.filter(|svid| clock() <= svid.not_after()),
             clock,
             parts,
@@ -158,27 +186,41 @@ impl Engine {
         self.identity.subscribe()
     }
 
-    /// Runs until `stop`, and gives the proxy back, which goes on as it was.
+    /// Runs until `stop`. While the proxy drains, what it still carries is judged by what the zone says.
     pub(crate) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
+        drain: Drain,
         stop: CancellationToken,
-    ) -> anyhow::Result<Proxy> {
-        for (id, word) in &self.endpoints {
-            self.proxy.endpoints(id.clone(), word.endpoints.clone()).await?;
-        }
-        loop {
-            let wakeup = self.next_wakeup();
-            tokio::select! {
-                () = stop.cancelled() => break,
-                command = commands.recv() => match command {
-                    Some(command) => self.take(command).await?,
-                    None => break,
-                },
-                () = time::sleep_until(wakeup) => self.tick().await?,
+    ) -> anyhow::Result<()> {
+        let drained = self.proxy.drain(drain.grace);
+        let draining = async move {
+            drain.begin.cancelled().await;
+            drained.await;
+            // Whoever asked may not wait any more.
+            let _ = drain.done.send(());
+        };
+        {
+            let mut draining = pin!(draining);
+            let mut is_drained = false;
+            loop {
+                let wakeup = self.next_wakeup();
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = &mut draining, if !is_drained => is_drained = true,
+                    command = commands.recv() => match command {
+                        Some(command) => self.take(command).await?,
+                        None => {
+                            stop.cancelled().await;
+                            break;
+                        }
+                    },
+                    () = time::sleep_until(wakeup) => self.tick().await?,
+                }
             }
         }
-        Ok(self.proxy)
+        self.proxy.end().await;
+        Ok(())
     }
 
     async fn take(&mut self, command: Command) -> Result<(), Stopped> {
@@ -186,14 +228,23 @@ impl Engine {
         match command {
             Command::Locate(reply) => {
                 self.parts.retain(&self.subscribed);
-                let held = |name: &String| self.subscribed.contains(name);
-                let mut place = self.stored.clone();
-                place.held.retain(|name, _| held(name));
-                let _ = reply.send(place);
+                self.told = None;
+                let mut held = self.parts.held();
+                if self.unsaved {
+                    // All of it is to come again: what is not on the disk must not pass for held.
+                    held.values_mut().for_each(|digest| *digest = Digest([0; 32]));
+                }
+                let _ = reply.send(Place { have: self.stored.clone(), held, ..Place::default() });
             }
             Command::Batch(batch, reply) => {
-                let applied = self.apply(&batch).await?;
-                let _ = reply.send(applied);
+                if let Err(error) = self.apply(&batch).await? {
+                    warn!(%error, "the parts cannot be stored, so they are not acknowledged");
+                    let _ = reply.send(Err(error.into()));
+                    return Ok(());
+                }
+                let until = Instant::now() + CERTIFIED_WITHIN;
+                self.unanswered = Some(Unanswered { world: batch.world, reply, until });
+                self.answer();
             }
             Command::Signals(signals, reply) => {
                 for (name, signal) in signals {
@@ -226,28 +277,70 @@ impl Engine {
 
     /// Puts a batch in force and stores it. An error means that it is in force, but not on the disk: it must
     /// not be acknowledged.
-    async fn apply(&mut self, batch: &Batch) -> Result<Result<Applied, HostError>, Stopped> {
+    async fn apply(&mut self, batch: &Batch) -> Result<io::Result<()>, Stopped> {
         self.parts.apply(batch);
         self.world = batch.world.clone();
         self.resumes = None;
+        self.told = None;
 
         // That nothing changed need not be written.
-        let saved = if batch.is_empty() { Ok(()) } else { self.folder.save_set(self.set()).await };
+        let is_to_save = self.unsaved || !batch.is_empty();
+        let saved = if is_to_save { self.folder.save_set(self.set()).await } else { Ok(()) };
+        self.unsaved = saved.is_err();
         // A denial must not wait for a disk that is full.
         self.put_in_force().await?;
-        if let Err(error) = saved {
-            warn!(%error, "the parts cannot be stored, so they are not acknowledged");
-            return Ok(Err(error.into()));
+        if saved.is_ok() {
+            self.stored.clone_from(&self.world);
         }
-        self.stored.have.clone_from(&self.world);
-        if !batch.is_empty() {
-            self.stored.held = self.parts.held();
-        }
-        let refused: Vec<Refused> = self.parts.refused().chain(self.problems.iter().map(refusal)).collect();
+        Ok(saved)
+    }
+
+    /// Acknowledges the last batch, when all of it is in force or its time is over.
+    fn answer(&mut self) {
+        let waits = matches!(self.lacking(), Some(Lacking::Certificate));
+        let is_due = |unanswered: &mut Unanswered| !waits || unanswered.until <= Instant::now();
+        let Some(Unanswered { world, reply, .. }) = self.unanswered.take_if(is_due) else { return };
+        let refused = self.refused();
         for Refused { key, reason, .. } in &refused {
             warn!(part = key, reason, "refused");
         }
-        Ok(Ok(Applied::Stored { world: batch.world.clone(), refused }))
+        self.told = Some(refused.clone());
+        let _ = reply.send(Ok(Applied::Stored { world, refused }));
+    }
+
+    /// Has the zone ask again, if it was told something else of what is refused.
+    fn tell_again(&mut self) {
+        if self.told.as_ref().is_some_and(|told| *told != self.refused()) {
+            self.told = None;
+            self.handle.reopen(&Topic::PARTS);
+        }
+    }
+
+    /// What the zone must not take for enforced. Where a part has several reasons, the last counts.
+    fn refused(&self) -> Vec<Refused> {
+        let lacking = self.lacking().map(|lacking| {
+            let has_none = self.credentials.is_none() || self.svid.is_none();
+            let names = self.parts.bodies().map(|(name, _)| name);
+            // By the credentials of before everything else is in force.
+            let names = names.filter(move |name| has_none || lacking.concerns(name));
+            names.map(move |name| Refused {
+                key: name.to_string(),
+                version: None,
+                reason: lacking.reason().to_owned(),
+            })
+        });
+        let problems = self.problems.iter().map(refusal);
+        lacking.into_iter().flatten().chain(problems).chain(self.parts.refused()).collect()
+    }
+
+    /// Why parts that are held are not in force. Nobody lacks nothing: all service has ended, as the zone wants.
+    fn lacking(&self) -> Option<Lacking> {
+        let (identity, trust) = (self.parts.identity.as_ref()?, self.parts.trust.as_ref()?);
+        let Some(svid) = self.svid.as_ref().filter(|svid| *svid.id() == identity.id) else {
+            return Some(Lacking::Certificate);
+        };
+        let made = self.credentials.as_ref().is_some_and(|made| made.is_of(svid, trust));
+        (!made).then_some(Lacking::Tls)
     }
 
     /// What a restart needs.
@@ -293,7 +386,16 @@ impl Engine {
     async fn put_in_force(&mut self) -> Result<(), Stopped> {
         let plan = self.plan();
         self.ask_for(&plan);
-        if let Some(credentials) = self.credentials() {
+        let credentials = if plan.is_someone() { self.credentials() } else { self.as_nobody() };
+        if let Some(credentials) = credentials {
+            let before = self.in_force.as_ref().map(|routes| &routes.destinations);
+            let is_new = |id: &DestinationId| !before.is_some_and(|before| before.contains_key(id));
+            // The proxy knows endpoints for as long as it knows their destination.
+            for id in plan.routes.destinations.keys().filter(|id| is_new(id)) {
+                if let Some(word) = self.endpoints.get(id) {
+                    self.proxy.endpoints(id.clone(), word.endpoints.clone()).await?;
+                }
+            }
             let Routes { outbound, inbounds, destinations } = plan.routes.clone();
             let config = ProxyConfig { outbound, inbounds, destinations, credentials };
             self.problems = self.proxy.apply(config).await?.problems;
@@ -301,6 +403,8 @@ impl Engine {
             self.in_force = Some(plan.routes.clone());
         }
         self.show(&plan);
+        self.answer();
+        self.tell_again();
         Ok(())
     }
 
@@ -326,16 +430,24 @@ impl Engine {
         });
     }
 
-    /// The last that were made, while there is nothing to make others of: without a certificate nothing is
-    /// served, and they are used to say so.
+    /// The last that could be made.
     fn credentials(&mut self) -> Option<Arc<Credentials>> {
         if let (Some(svid), Some(trust)) = (&self.svid, &self.parts.trust) {
-            let as_made = |made: &Made| Arc::ptr_eq(&made.svid, svid) && Arc::ptr_eq(&made.trust, trust);
-            if !self.credentials.as_ref().is_some_and(as_made) {
+            if !self.credentials.as_ref().is_some_and(|made| made.is_of(svid, trust)) {
                 self.credentials = make(svid, trust).or(self.credentials.take());
             }
         }
         self.credentials.as_ref().map(|made| made.credentials.clone())
+    }
+
+    /// The last that were made, but trusting nobody: so nothing that is open stays so. None where nothing was
+    /// ever served.
+    fn as_nobody(&self) -> Option<Arc<Credentials>> {
+        let made = self.credentials.as_ref()?;
+        Some(
+            make(&made.svid, &Arc::default())
+                .map_or_else(|| made.credentials.clone(), |made| made.credentials),
+        )
     }
 
     /// Says on the readiness page what is missing.
@@ -360,7 +472,8 @@ impl Engine {
             // A certificate counts to the end of its last second.
             Instant::now() + (left + Duration::from_millis(1)).min(PIECE)
         });
-        let wakeups = [self.resumes, self.retry, self.endpoints_due(), ends];
+        let answers = self.unanswered.as_ref().map(|unanswered| unanswered.until);
+        let wakeups = [self.resumes, self.retry, self.endpoints_due(), answers, ends];
         wakeups.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + PIECE)
     }
 
@@ -383,11 +496,8 @@ impl Engine {
         }
         if self.retry.is_some_and(|at| at <= now) {
             self.put_in_force().await?;
-            if self.problems.is_empty() {
-                // The zone was told that it could not be done.
-                self.handle.reopen(&Topic::PARTS);
-            }
         }
+        self.answer();
         if self.endpoints_due().is_some_and(|at| at <= now) {
             let words = self.endpoints.iter().map(|(id, word)| (id.clone(), word.text.clone())).collect();
             self.endpoints_changed = None;
@@ -397,6 +507,38 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+impl Made {
+    fn is_of(&self, svid: &Arc<Svid>, trust: &Arc<Trust>) -> bool {
+        Arc::ptr_eq(&self.svid, svid) && Arc::ptr_eq(&self.trust, trust)
+    }
+}
+
+/// What keeps parts from being in force.
+#[derive(Clone, Copy)]
+enum Lacking {
+    /// There is none yet, or it is of another identity.
+    Certificate,
+    /// No TLS can be made of the certificate and the trust.
+    Tls,
+}
+
+impl Lacking {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Certificate => "the proxy waits for a certificate",
+            Self::Tls => "no TLS can be made of the certificate",
+        }
+    }
+
+    /// Whether a part says what is lacking.
+    fn concerns(self, name: &PartName) -> bool {
+        match self {
+            Self::Certificate => *name == PartName::Identity,
+            Self::Tls => matches!(name, PartName::Identity | PartName::Trust),
+        }
     }
 }
 

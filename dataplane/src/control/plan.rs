@@ -72,6 +72,15 @@ impl Missing {
     }
 }
 
+impl Plan {
+    /// Whether it can show who it is, and knows who others are.
+    pub fn is_someone(&self) -> bool {
+        ![Missing::Identity, Missing::Trust, Missing::Certificate]
+            .iter()
+            .any(|what| self.missing.contains(what))
+    }
+}
+
 pub fn plan(known: Known<'_>) -> Plan {
     let Known { ports, parts, certified } = known;
     let listeners = parts.listeners.as_ref().map_or(&[][..], |listeners| &listeners.outbound);
@@ -93,15 +102,13 @@ pub fn plan(known: Known<'_>) -> Plan {
     ];
     let missing: BTreeSet<Missing> =
         lacks.into_iter().filter_map(|(lacks, what)| lacks.then_some(what)).collect();
-    let is_someone =
-        ![Missing::Identity, Missing::Trust, Missing::Certificate].iter().any(|what| missing.contains(what));
-
-    Plan {
+    let plan = Plan {
         subscriptions: wanted_parts.chain(wanted_signals).collect(),
         identity: parts.identity.as_ref().map(|identity| identity.id.clone()),
-        routes: if is_someone { routes(ports, parts, listeners) } else { Routes::default() },
+        routes: Routes::default(),
         missing,
-    }
+    };
+    if plan.is_someone() { Plan { routes: routes(ports, parts, listeners), ..plan } } else { plan }
 }
 
 /// What is there of all that is wanted. A listener whose destination is not there yet waits; one without

@@ -191,7 +191,7 @@ struct Mesh {
     web_folder: Folder,
     web: Option<Running>,
     cart: Running,
-    _cart_folder: Folder,
+    cart_folder: Folder,
     http: SocketAddr,
     tcp: SocketAddr,
     heard: mpsc::UnboundedReceiver<Vec<u8>>,
@@ -249,7 +249,7 @@ impl Mesh {
             web_folder,
             web: Some(web),
             cart,
-            _cart_folder: cart_folder,
+            cart_folder: cart_folder,
             http,
             tcp,
             heard,
@@ -426,6 +426,32 @@ async fn a_listener_that_cannot_be_opened_is_refused_and_opened_when_it_can_be()
     drop(taken);
     ready(&mesh.cart).await;
     assert_eq!(bound(&mesh.cart, Purpose::Inbound(8080)).await, address);
+    mesh.zone.until(CART, "nothing is refused any more", |state| state.refused.is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_stored_is_not_acknowledged_and_gives_way_to_what_can_be() {
+    let mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let file = mesh.cart_folder.path("state").join("state.json");
+    let kept = std::fs::read(&file).unwrap();
+    // Nothing can be put in its place.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir_all(file.join("in the way")).unwrap();
+
+    let rules = |effect| [("inbound/8080", Some(inbound("http", anywhere(), mesh.http, effect)))];
+    let denied = mesh.zone.set(CART, &rules("deny"));
+    let state = mesh.zone.until(CART, "a session that ends", |state| !state.ended.is_empty()).await;
+    assert!(state.acknowledged < denied);
+    mesh.get_status(" 403 ").await;
+
+    // What is stored is what the zone wants by now, but it is not what is in force.
+    let allowed = mesh.zone.set(CART, &rules("allow"));
+    std::fs::remove_dir_all(&file).unwrap();
+    std::fs::write(&file, kept).unwrap();
+    mesh.zone.acknowledged(CART, allowed).await;
+    let (line, _) = get(outbound(mesh.web(), CART_HTTP).await).await;
+    assert!(line.contains(" 200 "), "{line}");
 }
 
 #[tokio::test]
@@ -463,11 +489,87 @@ async fn a_destination_that_is_gone_is_not_asked_for_any_more() {
 }
 
 #[tokio::test]
-async fn who_shuts_down_says_drained() {
+async fn who_shuts_down_says_drained_when_nothing_is_carried_any_more() {
     let mut mesh = Mesh::start().await;
-    mesh.web.take().unwrap().shutdown().await.unwrap();
-    let state = mesh.zone.until(WEB, "the end", |state| !state.ended.is_empty()).await;
+    mesh.get_status(" 200 ").await;
+    let mut stream = TcpStream::connect(outbound(mesh.web(), CART_TCP).await).await.unwrap();
+    stream.write_all(b"before").await.unwrap();
+    assert_eq!(mesh.hear().await, b"before");
+
+    let Mesh { zone, cart, mut heard, web, serving: _serving, tcp, .. } = mesh;
+    let listens = bound(&cart, Purpose::Inbound(8081)).await;
+    let ending = tokio::spawn(cart.shutdown());
+    let closed = async { while TcpStream::connect(listens).await.is_ok() {} };
+    time::timeout(PATIENCE, closed).await.expect("no more are accepted");
+    stream.write_all(b"after").await.unwrap();
+    assert_eq!(heard.recv().await.unwrap(), b"after", "what is open goes on");
+    assert!(zone.state(CART).ended.is_empty(), "and the zone is not told that it does not");
+
+    zone.set(CART, &[("inbound/8081", Some(inbound("tcp", anywhere(), tcp, "deny")))]);
+    assert_eq!(heard.recv().await.unwrap(), b"", "a denial ends it");
+    drop(web);
+    let state = zone.until(CART, "the end", |state| !state.ended.is_empty()).await;
     assert_eq!(state.ended, [Ended::ByPeer("drained".into())]);
+    ending.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn endpoints_outlive_an_identity_that_goes_and_comes_back() {
+    let mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let gone = mesh.zone.set(WEB, &[("identity", None)]);
+    mesh.zone.acknowledged(WEB, gone).await;
+    let back = mesh.zone.identify(WEB, WEB_ID);
+    mesh.zone.acknowledged(WEB, back).await;
+    ready(mesh.web()).await;
+    assert_eq!(mesh.get_status(" 200 ").await, WEB_ID);
+}
+
+#[tokio::test]
+async fn nobody_carries_no_connection_that_it_opened_as_someone() {
+    let mut mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let mut stream = TcpStream::connect(outbound(mesh.web(), CART_TCP).await).await.unwrap();
+    stream.write_all(b"before").await.unwrap();
+    assert_eq!(mesh.hear().await, b"before");
+    let gone = mesh.zone.set(WEB, &[("identity", None)]);
+    mesh.zone.acknowledged(WEB, gone).await;
+    let _ = stream.write_all(b"after").await;
+    assert_eq!(mesh.hear().await, b"", "the end, and nothing before it");
+}
+
+#[tokio::test]
+async fn a_first_set_is_acknowledged_once_its_certificate_is_there() {
+    let mesh = Mesh::start().await;
+    let Mesh { zone, serving, .. } = &mesh;
+    let folder = Folder::new(zone, serving.as_ref().unwrap(), "late-1", "{port: 8080, servicePort: 80}");
+    let peer = "proxy/default/late-1";
+    let set = zone.set(
+        peer,
+        &[
+            ("identity", Some(format!(r#"{{"id":"{CART_ID}"}}"#))),
+            ("trust", Some(trust(zone))),
+            ("listeners", Some(r#"{"outbound":[]}"#.into())),
+            ("inbound/8080", Some(inbound("http", anywhere(), mesh.http, "allow"))),
+        ],
+    );
+    // The zone does not say yet who it is when it asks.
+    let late = folder.start().await;
+    let state = zone.acknowledged(peer, set).await;
+    let waiting: Vec<_> = state.refused.iter().map(|refused| refused.key.as_str()).collect();
+    assert_eq!(waiting, ["identity", "trust", "listeners", "inbound/8080"]);
+    assert!(
+        state.refused.iter().all(|refused| refused.reason.contains("certificate")),
+        "{:?}",
+        state.refused
+    );
+    assert!(late.bound().await.is_empty());
+
+    // From now on it is certified, and every part is in force without a change.
+    let changed = zone.certify(peer, CART_ID);
+    assert_eq!(changed, set);
+    zone.until(peer, "nothing is refused", |state| state.refused.is_empty()).await;
+    assert_eq!(late.bound().await.len(), 1);
 }
 
 #[tokio::test]
