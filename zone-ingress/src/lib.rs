@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod ingress;
+pub mod open_files;
 pub mod options;
 pub mod run;
 pub mod static_file;

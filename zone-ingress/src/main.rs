@@ -3,6 +3,8 @@
 use anyhow::{Context, bail};
 use clap::Parser;
 use runtime::{logs, shutdown};
+use tracing::info;
+use zone_ingress::open_files;
 use zone_ingress::options::{Mode, Options};
 use zone_ingress::{run_control, run_static};
 
@@ -11,8 +13,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+    let mut options = Options::parse();
     logs::install(options.log_format, &options.log).context("logs cannot be set up")?;
+    let room = open_files::make_room();
+    if room < options.max_connections {
+        info!(asked = options.max_connections, room, "the limit of open files allows fewer connections");
+        options.max_connections = room;
+    }
     let stop = shutdown::requested()?;
     match options.mode() {
         Some(Mode::Static(file)) => run_static(file, &options, stop).await,
