@@ -46,6 +46,10 @@ const CALLS: [(Member, Member, u16); 4] = [
 ];
 /// Where the frontend reaches the bytes of the cart that are no HTTP.
 const CART_EVENTS: u16 = 10_004;
+/// Where it reaches the catalog of whichever zone.
+const CATALOG: u16 = 10_005;
+/// The zone of what is in several.
+pub const ANY: &str = "any";
 
 const HTTP: u16 = 8080;
 const EVENTS: u16 = 9000;
@@ -65,6 +69,20 @@ spec:
       allow:
       - source: {workload: frontend}
       - source: {workload: cart}
+";
+
+const JOINED_CATALOG: &str = "/meshes/default/meshmultizoneservices/catalog";
+/// The catalogs of all zones under one name.
+const JOIN_CATALOG: &str = "\
+type: MeshMultiZoneService
+mesh: default
+name: catalog
+spec:
+  selector:
+    meshService:
+      matchLabels: {tombolo.io/display-name: catalog}
+  ports:
+  - {name: http, port: 8080, appProtocol: http}
 ";
 
 /// How long what is open may go on when the mesh ends.
@@ -121,6 +139,7 @@ impl Mesh {
             mesh.zones.insert(zone, started);
         }
         mesh.api()?.put(PERMISSION, ALLOW_SHOP).await?;
+        mesh.api()?.put(JOINED_CATALOG, JOIN_CATALOG).await?;
         for member in MEMBERS {
             mesh.start_member(member)
                 .await
@@ -132,6 +151,9 @@ impl Mesh {
                 Pair { caller: caller.service, from: caller.zone, called: called.service, to: called.zone };
             mesh.traffic.add(pair, SocketAddr::new(mesh.ip(caller), port));
         }
+        let Member { service: caller, zone: from, .. } = FRONTEND;
+        let pair = Pair { caller, from, called: CATALOG_EAST.service, to: ANY };
+        mesh.traffic.add(pair, SocketAddr::new(mesh.ip(FRONTEND), CATALOG));
         match time::timeout(LIMIT, mesh.traffic.all_answered()).await {
             Ok(answered) => answered?,
             Err(_) => bail!("the shop does not answer: {}", mesh.traffic.silent().join("; ")),
@@ -204,21 +226,24 @@ impl Mesh {
              - {{name: events, port: {EVENTS}, servicePort: {APP_EVENTS}, serviceAddress: {ip}, protocol: tcp}}\n",
             service = member.service,
         );
+        let of_one_zone = |called: Member, at| {
+            let Member { service, zone, .. } = called;
+            let labels = format!("{{tombolo.io/display-name: {service}, tombolo.io/zone: {zone}}}");
+            format!("kind: MeshService\n      port: {at}\n      labels: {labels}")
+        };
         let calls = CALLS.iter().filter(|(caller, ..)| caller.host == member.host);
-        let mut outbounds: Vec<(u16, Member, u16)> =
-            calls.map(|(_, called, port)| (*port, *called, HTTP)).collect();
+        let mut outbounds: Vec<(u16, String)> =
+            calls.map(|(_, called, port)| (*port, of_one_zone(*called, HTTP))).collect();
         if member.host == FRONTEND.host {
-            outbounds.push((CART_EVENTS, CART, EVENTS));
+            outbounds.push((CART_EVENTS, of_one_zone(CART, EVENTS)));
+            let joined = format!("kind: MeshMultiZoneService\n      port: {HTTP}\n      name: catalog");
+            outbounds.push((CATALOG, joined));
         }
         if !outbounds.is_empty() {
             yaml += "  outbound:\n";
         }
-        for (port, called, at) in outbounds {
-            yaml += &format!(
-                "  - address: {ip}\n    port: {port}\n    backendRef:\n      kind: MeshService\n      port: {at}\n      \
-                 labels: {{tombolo.io/display-name: {}, tombolo.io/zone: {}}}\n",
-                called.service, called.zone
-            );
+        for (port, backend) in outbounds {
+            yaml += &format!("  - address: {ip}\n    port: {port}\n    backendRef:\n      {backend}\n");
         }
         yaml
     }

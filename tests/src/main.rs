@@ -7,4 +7,5 @@ mod ingress;
 mod processes;
 mod promises;
 mod protocols;
+mod several_zones;
 mod static_path;
