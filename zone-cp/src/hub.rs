@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use api::shapes::{InspectDataplane, InspectPart, InspectSignal, ProxyCounts, ProxyState};
 use bytes::Bytes;
+use control::Clock;
 use control::questions::exports_signal;
 use model::kinds::Dataplane;
 use model::kinds::mesh_identity::Provider;
@@ -33,6 +34,7 @@ pub struct Hub {
     /// Moves with every input, for those who wait for something to become true.
     ticks: watch::Sender<u64>,
     children: Children,
+    clock: Clock,
 }
 
 struct State {
@@ -63,9 +65,15 @@ pub struct Assigned {
 }
 
 impl Hub {
-    pub fn new(zone: ZoneName, planner: Planner, upstream: Option<Handle>, children: Children) -> Arc<Self> {
+    pub fn new(
+        zone: ZoneName,
+        planner: Planner,
+        upstream: Option<Handle>,
+        children: Children,
+        clock: Clock,
+    ) -> Arc<Self> {
         let state = State { planner, links: BTreeMap::new(), sessions: 0, upstream };
-        Arc::new(Self { zone, state: Mutex::new(state), ticks: watch::Sender::new(0), children })
+        Arc::new(Self { zone, state: Mutex::new(state), ticks: watch::Sender::new(0), children, clock })
     }
 
     /// Begins the time in which proxies may come back without having been missed.
@@ -175,7 +183,7 @@ impl Hub {
         let mut ticks = self.ticks.subscribe();
         loop {
             ticks.mark_unchanged();
-            let proof = self.state().planner.prove(version);
+            let proof = self.state().planner.prove(version, self.clock.now());
             if proof.is_applied() || time::timeout_at(deadline, ticks.changed()).await.is_err() {
                 return proof;
             }
@@ -184,7 +192,7 @@ impl Hub {
 
     /// How many proxies run the newest that the zone knows of, and how many do not.
     pub fn counts(&self) -> ProxyCounts {
-        let proof = self.state().planner.overview();
+        let proof = self.state().planner.overview(self.clock.now());
         ProxyCounts {
             current: proof.current,
             late: proof.count(Standing::Late),

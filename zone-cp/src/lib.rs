@@ -11,6 +11,7 @@ pub mod generate;
 pub mod generator;
 pub mod hub;
 pub mod ingresses;
+pub mod lives;
 pub mod options;
 pub mod planner;
 pub mod proof;

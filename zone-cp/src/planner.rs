@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::kinds::Dataplane;
+use model::kinds::{Dataplane, ResourceSpec};
 use model::{DestinationId, DocumentKey, MeshName, Origin, ResourceName, World, ZoneName};
 use snapshot::endpoints::Exports;
 use snapshot::handle::Salt;
@@ -19,6 +19,8 @@ use snapshot::parts::{PartName, SignalName};
 use snapshot::{Proxy, View, compile};
 use store::{Change, Commit, Listing};
 use tracing::warn;
+
+use crate::lives::Life;
 
 pub use proof::{Late, Proof, Reason, Report, Standing};
 
@@ -30,6 +32,13 @@ pub struct ProxyId {
 }
 
 impl ProxyId {
+    /// Whose Dataplane a document is, if it is one.
+    pub fn of(key: &DocumentKey) -> Option<Self> {
+        let is_dataplane = key.kind.as_str() == Dataplane::KIND.name;
+        let mesh = key.mesh.clone().filter(|_| is_dataplane)?;
+        Some(Self { mesh, name: key.name.clone() })
+    }
+
     /// The key of its Dataplane document.
     pub fn key(&self, zone: &ZoneName) -> DocumentKey {
         DocumentKey {
@@ -72,6 +81,8 @@ pub type SessionNumber = u64;
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub world: World,
+    /// Moves when the proxy subscribes to other parts: what it confirmed before says nothing of them.
+    pub generation: u64,
     /// What the proxy subscribed to. What is not among it is none of the zone's business.
     pub wanted: Arc<BTreeSet<PartName>>,
     /// By name, those of them that there is something to tell of.
@@ -93,11 +104,17 @@ pub enum Input {
         added: Vec<String>,
         removed: Vec<String>,
     },
-    /// The client runs what was compiled from this world.
+    /// The client runs what was compiled from this world for its subscriptions of that generation.
     Confirmed {
         client: Client,
         session: SessionNumber,
         world: World,
+        generation: u64,
+    },
+    /// What is known of a proxy beyond its sessions.
+    Life {
+        proxy: ProxyId,
+        life: Life,
     },
     /// The client keeps its last good version of these parts.
     Refused {
@@ -163,6 +180,7 @@ pub struct Planner {
     view: View,
     world: World,
     clients: BTreeMap<Client, State>,
+    lives: BTreeMap<ProxyId, Life>,
     /// Until the settling time after the start is over, proxies that are not back yet count as they did.
     settled: bool,
     /// The last word of other zones, for destinations that somebody here subscribed to.
@@ -179,7 +197,9 @@ struct State {
     presence: Presence,
     signals: BTreeMap<SignalName, Bytes>,
     plan: Plan,
-    confirmed: Option<World>,
+    /// It has said at least once that its configuration is in force.
+    serves: bool,
+    confirmed: Option<(World, u64)>,
     /// Parts that it keeps an older version of, and why.
     refused: BTreeMap<String, String>,
 }
@@ -205,6 +225,7 @@ impl Planner {
             view: View::default(),
             world: World::default(),
             clients: BTreeMap::new(),
+            lives: BTreeMap::new(),
             settled: false,
             exports: BTreeMap::new(),
             wanted: BTreeMap::new(),
@@ -229,10 +250,17 @@ impl Planner {
             Input::Subscribed { client, session, added, removed } => {
                 self.subscribed(client, session, &added, &removed, &mut out);
             }
-            Input::Confirmed { client, session, world } => {
+            Input::Life { proxy, life } => {
+                self.lives.insert(proxy, life);
+            }
+            Input::Confirmed { client, session, world, generation } => {
                 if let Some(state) = self.current(&client, session) {
-                    state.confirmed = Some(world);
+                    state.confirmed = Some((world, generation));
+                    let first = !std::mem::replace(&mut state.serves, true);
                     state.refused.clear();
+                    if first {
+                        self.refresh_signals(&mut out);
+                    }
                 }
             }
             Input::Refused { client, session, refused } => {
@@ -279,7 +307,10 @@ impl Planner {
             touched.insert((key.kind.to_string(), key.mesh.clone()));
             match change {
                 Change::Put(record) => self.take(record),
-                Change::Deleted { key, .. } => self.view.remove(key),
+                Change::Deleted { key, .. } => {
+                    self.view.remove(key);
+                    self.forget(key);
+                }
             }
         }
         self.world = commit.world.clone();
@@ -294,6 +325,16 @@ impl Planner {
             // Another service may stand behind one of several zones now.
             self.review_wishes(out);
             self.refresh_signals(out);
+        }
+    }
+
+    /// A proxy whose Dataplane was deleted is nobody any more, once its session is over too.
+    fn forget(&mut self, key: &DocumentKey) {
+        let Some(proxy) = ProxyId::of(key) else { return };
+        self.lives.remove(&proxy);
+        let client = Client::Proxy(proxy);
+        if self.clients.get(&client).is_some_and(|state| state.presence != Presence::Connected) {
+            self.clients.remove(&client);
         }
     }
 
@@ -332,6 +373,13 @@ impl Planner {
         let state = State {
             session,
             presence: Presence::Connected,
+            // Who comes back within moments goes on as it did; a newcomer serves once it has said so.
+            serves: match known {
+                Some(state) => {
+                    state.serves && matches!(state.presence, Presence::Connected | Presence::Missing)
+                }
+                None => !self.settled,
+            },
             signals: BTreeMap::new(),
             plan: Plan::default(),
             confirmed: None,
@@ -375,6 +423,9 @@ impl Planner {
                 kept.remove(name);
             }
             state.plan.parts = Arc::new(kept);
+            if *state.plan.wanted != parts {
+                state.plan.generation += 1;
+            }
             state.plan.wanted = Arc::new(parts);
             state.compile(&view, &zone, id, &fresh);
             state.plan.world = world;
@@ -406,7 +457,7 @@ impl Planner {
     fn is_live(&self, mesh: &MeshName, name: &ResourceName) -> bool {
         let client = Client::Proxy(ProxyId { mesh: mesh.clone(), name: name.clone() });
         match self.clients.get(&client) {
-            Some(state) => matches!(state.presence, Presence::Connected | Presence::Missing),
+            Some(state) => state.serves && matches!(state.presence, Presence::Connected | Presence::Missing),
             // No word is not "gone": not in the first seconds of this control plane.
             None => !self.settled,
         }

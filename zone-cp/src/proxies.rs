@@ -18,7 +18,8 @@ use tracing::{info, warn};
 use crate::authorities::Authorities;
 use crate::hub::{Attachment, Hub};
 use crate::ingresses::Ingresses;
-use crate::planner::{Client, Input, Plan, SessionNumber};
+use crate::lives::{self, Life};
+use crate::planner::{Client, Input, Plan, ProxyId, SessionNumber};
 use crate::registration::{self, Granted, Refusal};
 
 /// What a client says when it leaves for good: it counts no more, and nobody waits for it.
@@ -59,6 +60,8 @@ pub struct Session {
 #[derive(Default)]
 struct Sent {
     holdings: Holdings,
+    /// Of the plan that was collected last.
+    generation: u64,
     /// The last batch was refused in part: what it lacks is not confirmed by silence.
     refused: bool,
 }
@@ -76,8 +79,16 @@ impl Session {
         Self { zone, client, peer, number, from, granted, plan, sent: Mutex::default() }
     }
 
-    fn confirmed(&self, world: World) {
-        self.zone.hub.input(Input::Confirmed { client: self.client.clone(), session: self.number, world });
+    fn confirmed(&self, world: World, generation: u64) {
+        let (client, session) = (self.client.clone(), self.number);
+        self.zone.hub.input(Input::Confirmed { client, session, world, generation });
+    }
+
+    /// Kept before it is acted on.
+    async fn lives(&self, proxy: &ProxyId, life: Life) -> anyhow::Result<()> {
+        lives::write(&*self.zone.store, proxy, life).await?;
+        self.zone.hub.input(Input::Life { proxy: proxy.clone(), life });
+        Ok(())
     }
 
     /// What the peer says of itself goes into the store, or is refused. A store that cannot be written now
@@ -98,6 +109,11 @@ impl Session {
                 };
                 let draft = Draft::new(proxy.key(zone), document.canonical());
                 let written = self.zone.store.put(draft, Expect::Any).await?;
+                if let Ok(Some(life @ Life { drained: true, .. })) =
+                    lives::read(&*self.zone.store, proxy).await
+                {
+                    self.lives(proxy, Life { drained: false, ..life }).await?;
+                }
                 info!(proxy = %proxy, version = %written.version, changed = written.changed, "registered");
             }
             Client::Ingress(name) => {
@@ -132,6 +148,7 @@ impl Host for Session {
             return Ok(None);
         }
         let mut sent = self.sent();
+        sent.generation = plan.generation;
         let batch = sent.holdings.collect(&base, &plan.parts, plan.world.clone());
         if let Base::Opened(_) = base {
             // What the peer holds says nothing of what is in force there: only its acknowledgement does.
@@ -141,15 +158,19 @@ impl Host for Session {
         let runs_it_already = batch.is_none() && !sent.refused;
         drop(sent);
         if runs_it_already {
-            self.confirmed(plan.world);
+            self.confirmed(plan.world, plan.generation);
         }
         Ok(batch)
     }
 
     fn acknowledged(&self, _: &Topic, world: &World, refused: &[Refused]) {
-        self.sent().refused = !refused.is_empty();
+        let generation = {
+            let mut sent = self.sent();
+            sent.refused = !refused.is_empty();
+            sent.generation
+        };
         if refused.is_empty() {
-            self.confirmed(world.clone());
+            self.confirmed(world.clone(), generation);
             return;
         }
         let refused: BTreeMap<String, String> =
@@ -184,6 +205,8 @@ impl Host for Session {
                 let assigned = self.zone.hub.assigned(proxy);
                 let assigned =
                     assigned.ok_or("no MeshIdentity of this zone's own authority selects this proxy")?;
+                let life = Life::until(self.zone.clock.now() + assigned.lifetime);
+                self.lives(proxy, life).await.map_err(|error| format!("{error:#}"))?;
                 let issued = self.zone.authorities.issue(&proxy.mesh, &assigned.id, &body, assigned.lifetime);
                 issued.map_err(|error| format!("{error:#}"))?
             }
@@ -199,6 +222,13 @@ impl Host for Session {
     fn closed(&self, ended: &Ended) {
         let drained = matches!(ended, Ended::ByPeer(reason) if reason == DRAINED);
         self.zone.hub.detach(&self.client, self.number, drained);
+        if let (true, Client::Proxy(proxy)) = (drained, &self.client) {
+            let (zone, proxy) = (self.zone.clone(), proxy.clone());
+            self.zone.hub.spawn("proxy left", async move {
+                let life = lives::read(&*zone.store, &proxy).await?.unwrap_or_default();
+                lives::write(&*zone.store, &proxy, Life { drained: true, ..life }).await
+            });
+        }
         if let (true, Client::Ingress(name)) = (drained, &self.client) {
             let (zone, name) = (self.zone.clone(), name.clone());
             self.zone

@@ -30,8 +30,9 @@ use crate::authorities::Authorities;
 use crate::generator::Generator;
 use crate::hub::Hub;
 use crate::ingresses::Ingresses;
+use crate::lives;
 use crate::options::Options;
-use crate::planner::{Input, Planner};
+use crate::planner::{Input, Planner, ProxyId};
 use crate::proxies::Zone;
 use crate::sessions::Sessions;
 use crate::upstream::Upstream;
@@ -62,7 +63,7 @@ impl ZoneCp {
         let global = options.joins();
         let upstream = global.is_some().then(Handle::new);
         let planner = Planner::new(zone.clone(), salt(&*store).await?);
-        let hub = Hub::new(zone.clone(), planner, upstream.clone(), tasks.children());
+        let hub = Hub::new(zone.clone(), planner, upstream.clone(), tasks.children(), clock.clone());
         follow_store(&mut tasks, store.clone(), hub.clone()).await?;
         let authorities = Arc::new(Authorities::default());
         let ingresses = Arc::new(Ingresses::load(&*store).await?);
@@ -182,6 +183,12 @@ async fn follow_store(tasks: &mut Tasks, store: Arc<dyn Store>, hub: Arc<Hub>) -
 async fn list(store: &dyn Store, hub: &Arc<Hub>) -> Result<Watch, store::Error> {
     let listing = store.list(Filter::all()).await?;
     let watch = store.watch(listing.sequence);
+    for proxy in listing.records.iter().filter_map(|record| ProxyId::of(&record.key)) {
+        // What cannot be read is as if it had never been: the proxy says so itself when it is back.
+        if let Ok(Some(life)) = lives::read(store, &proxy).await {
+            hub.input(Input::Life { proxy, life });
+        }
+    }
     hub.input(Input::Listed(listing));
     Ok(watch)
 }

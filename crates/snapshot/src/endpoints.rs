@@ -130,12 +130,16 @@ pub fn exports(instances: &[Instance]) -> Exports {
 }
 
 /// What the ingresses of this zone relay: every endpoint of every service of every mesh, whether it is
-/// ready or not, so that open flows stay as long as the endpoint exists.
+/// ready or not, so that open flows stay as long as the endpoint exists. What listens on loopback is for other
+/// zones only where the ingress itself is: elsewhere it would be something of the ingress's own machine.
 pub fn handles(view: &View, zone: &ZoneName, salt: &Salt) -> Handles {
+    let mut doors = view.all::<MeshZoneAddress>().filter(|(held, _)| held.key.origin.zone() == Some(zone));
+    let on_loopback = doors.any(|(_, door)| matches!(door.address, Host::Ip(ip) if ip.is_loopback()));
     let own = view.all::<MeshService>().filter(|(held, _)| held.key.origin.zone() == Some(zone));
     let table: BTreeMap<String, SocketAddr> = own
         .flat_map(|(held, service)| destinations(held, service))
         .flat_map(|destination| instances(view, zone, salt, &destination, |_, _| true))
+        .filter(|instance| on_loopback || !instance.address.ip().is_loopback())
         .map(|instance| (instance.sni, instance.address))
         .collect();
     Handles(table)

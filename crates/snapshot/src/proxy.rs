@@ -49,7 +49,22 @@ impl<'a> Proxy<'a> {
 
     /// Who it is to be, or none where no identity selects it.
     pub fn spiffe_id(&self, view: &View) -> Option<SpiffeId> {
-        self.identity(view).and_then(|identity| identity.spiffe_id(self.mesh, self.zone, &self.labels).ok())
+        self.identity(view)
+            .and_then(|identity| identity.spiffe_id(self.mesh, self.zone, &self.vouched()).ok())
+    }
+
+    /// The labels that the zone vouches for. Of others, which a sidecar writes as it likes, nobody's identity is made.
+    fn vouched(&self) -> Labels {
+        const KEYS: [&str; 6] = [
+            labels::WORKLOAD,
+            labels::NAMESPACE,
+            labels::SERVICE_ACCOUNT,
+            labels::MESH,
+            labels::ZONE,
+            labels::DISPLAY_NAME,
+        ];
+        let vouched = self.labels.iter().filter(|(key, _)| KEYS.contains(&key.as_str()));
+        vouched.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     /// The MeshIdentity that is for it.

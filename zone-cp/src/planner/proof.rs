@@ -1,6 +1,7 @@
 //! Which proxies of the zone enforce a version: what `wait` and the overview rest on.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use model::kinds::Dataplane;
@@ -81,57 +82,69 @@ impl Planner {
             is_connected: state.presence == Presence::Connected,
             is_current: self.runs_newest(state),
             plan: state.plan.clone(),
-            confirmed: state.confirmed.clone(),
+            confirmed: state.confirmed.as_ref().map(|(world, _)| world.clone()),
             refused: state.refused.clone(),
             signals: state.signals.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
         })
     }
 
     fn runs_newest(&self, state: &State) -> bool {
-        state.presence == Presence::Connected
-            && state.confirmed.as_ref().is_some_and(|world| world.covers_all(&self.world))
+        state.presence == Presence::Connected && state.confirms(|world| world.covers_all(&self.world))
     }
 
-    /// Of every proxy that has a Dataplane document or a session. Whoever drained is gone.
-    pub fn prove(&self, version: &Version) -> Proof {
+    /// Of every proxy that has a Dataplane document. Whoever drained is gone, and so is, some minutes after its
+    /// certificate ended, whoever was never heard of again.
+    pub fn prove(&self, version: &Version, now: SystemTime) -> Proof {
         let known = self.world.covers(version);
-        self.survey(known, |state| state.confirmed.as_ref().is_some_and(|world| world.covers(version)))
+        self.survey(known, now, |state| state.confirms(|world| world.covers(version)))
     }
 
     /// Who runs the newest that this zone knows of.
-    pub fn overview(&self) -> Proof {
-        self.survey(true, |state| self.runs_newest(state))
+    pub fn overview(&self, now: SystemTime) -> Proof {
+        self.survey(true, now, |state| self.runs_newest(state))
     }
 
-    fn survey(&self, known: bool, runs: impl Fn(&State) -> bool) -> Proof {
+    fn survey(&self, known: bool, now: SystemTime, runs: impl Fn(&State) -> bool) -> Proof {
         let mut proof = Proof { known, ..Proof::default() };
         for (held, _) in self.view.all::<Dataplane>() {
             let Some(mesh) = &held.key.mesh else { continue };
             let proxy = ProxyId { mesh: MeshName::clone(mesh), name: held.key.name.clone() };
-            let client = Client::Proxy(proxy);
-            let (standing, reason, detail) = match self.clients.get(&client) {
-                Some(state) => match state.presence {
-                    Presence::Drained => continue,
-                    Presence::Connected if known && runs(state) => {
-                        (Standing::Current, Reason::Slow, String::new())
-                    }
-                    Presence::Connected => match state.refused.iter().next() {
-                        Some((part, why)) => (Standing::Late, Reason::Refused, format!("{part}: {why}")),
-                        None if state.confirmed.is_none() => (Standing::Late, Reason::Joining, String::new()),
-                        None => (Standing::Late, Reason::Slow, String::new()),
-                    },
-                    Presence::Missing | Presence::Lost => {
-                        (Standing::Unknown, Reason::Disconnected, String::new())
-                    }
-                },
-                None => (Standing::Unknown, Reason::Disconnected, String::new()),
-            };
-            let Client::Proxy(proxy) = client else { continue };
-            match standing {
-                Standing::Current => proof.current += 1,
-                _ => proof.late.push(Late { proxy, standing, reason, detail }),
+            let state = self.clients.get(&Client::Proxy(proxy.clone()));
+            match state.filter(|state| state.presence == Presence::Connected) {
+                Some(state) if known && runs(state) => proof.current += 1,
+                Some(state) => {
+                    let (reason, detail) = state.lateness();
+                    proof.late.push(Late { proxy, standing: Standing::Late, reason, detail });
+                }
+                None if self.may_still_run(&proxy, state, now) => {
+                    let (standing, reason) = (Standing::Unknown, Reason::Disconnected);
+                    proof.late.push(Late { proxy, standing, reason, detail: String::new() });
+                }
+                None => {}
             }
         }
         proof
+    }
+
+    /// Whether a proxy without a session may act on what it was once told.
+    fn may_still_run(&self, proxy: &ProxyId, state: Option<&State>, now: SystemTime) -> bool {
+        let drained = state.is_some_and(|state| state.presence == Presence::Drained);
+        !drained && self.lives.get(proxy).is_some_and(|life| life.counts(now))
+    }
+}
+
+impl State {
+    /// Whether it said so of what it wants now.
+    fn confirms(&self, world: impl Fn(&World) -> bool) -> bool {
+        let of_now = self.confirmed.as_ref().filter(|(_, generation)| *generation == self.plan.generation);
+        of_now.is_some_and(|(confirmed, _)| world(confirmed))
+    }
+
+    fn lateness(&self) -> (Reason, String) {
+        match self.refused.iter().next() {
+            Some((part, why)) => (Reason::Refused, format!("{part}: {why}")),
+            None if self.confirmed.is_none() => (Reason::Joining, String::new()),
+            None => (Reason::Slow, String::new()),
+        }
     }
 }

@@ -1,3 +1,5 @@
+use std::time::{Duration, SystemTime};
+
 use model::document::{self, Address, Tree};
 use model::{DestinationId, Version};
 use serde_json::{Value, json};
@@ -5,6 +7,7 @@ use snapshot::parts::Endpoints;
 
 use super::*;
 
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 const WEST_CART: &str = "ms_default_west__cart_http";
 
 fn zone() -> ZoneName {
@@ -63,6 +66,11 @@ fn planner(records: Vec<model::Record>) -> Planner {
     planner
 }
 
+fn certified(planner: &mut Planner, name: &str) {
+    let proxy = ProxyId { mesh: "default".parse().unwrap(), name: name.parse().unwrap() };
+    planner.on_input(Input::Life { proxy, life: Life::until(NOW + Duration::from_secs(60)) });
+}
+
 fn world(global: u64, east: u64) -> World {
     let point = |revision| model::Point { epoch: 1, revision };
     [(Origin::Global, point(global)), (Origin::Zone(zone()), point(east))].into_iter().collect()
@@ -91,7 +99,8 @@ fn plans(out: &[Output]) -> Vec<&Plan> {
 }
 
 fn confirm(planner: &mut Planner, client: &Client, world: World) {
-    planner.on_input(Input::Confirmed { client: client.clone(), session: 1, world });
+    let generation = planner.clients[client].plan.generation;
+    planner.on_input(Input::Confirmed { client: client.clone(), session: 1, world, generation });
 }
 
 #[test]
@@ -142,12 +151,18 @@ fn a_policy_changes_the_inbound_and_a_change_that_concerns_nobody_moves_the_worl
 fn applied_is_said_only_when_the_zone_knows_it_and_every_proxy_confirmed_it() {
     let mut planner = planner(vec![dataplane(1, "web"), dataplane(2, "cart"), identity()]);
     let (web, _) = connect(&mut planner, "web", &["inbound/8080"]);
+    certified(&mut planner, "cart");
     let eleven = "global-1-11".parse().unwrap();
-    assert!(!planner.prove(&eleven).known);
+    assert!(!planner.prove(&eleven, NOW).known);
 
     planner.on_input(commit(world(11, 10), vec![Change::Put(permission(11))]));
     let standing = |planner: &Planner| -> Vec<_> {
-        planner.prove(&eleven).late.iter().map(|late| (late.proxy.name.to_string(), late.reason)).collect()
+        planner
+            .prove(&eleven, NOW)
+            .late
+            .iter()
+            .map(|late| (late.proxy.name.to_string(), late.reason))
+            .collect()
     };
     assert_eq!(standing(&planner), [("cart".into(), Reason::Disconnected), ("web".into(), Reason::Joining)]);
 
@@ -158,10 +173,40 @@ fn applied_is_said_only_when_the_zone_knows_it_and_every_proxy_confirmed_it() {
 
     let (cart, _) = connect(&mut planner, "cart", &["inbound/8080"]);
     confirm(&mut planner, &cart, world(11, 10));
-    assert!(planner.prove(&eleven).is_applied());
+    assert!(planner.prove(&eleven, NOW).is_applied());
 
     planner.on_input(Input::Disconnected { client: cart, session: 1, drained: true });
-    assert!(planner.prove(&eleven).is_applied(), "who drained runs nothing any more");
+    assert!(planner.prove(&eleven, NOW).is_applied(), "who drained runs nothing any more");
+}
+
+#[test]
+fn a_proxy_that_is_not_heard_of_counts_until_its_certificate_is_over() {
+    let mut planner = planner(vec![dataplane(1, "web"), identity()]);
+    let ten = "global-1-10".parse().unwrap();
+    let unknown = |planner: &Planner, at: u64| planner.prove(&ten, NOW + Duration::from_secs(at)).late.len();
+    assert_eq!(unknown(&planner, 0), 0, "it never had a certificate");
+    certified(&mut planner, "web");
+    assert_eq!((unknown(&planner, 0), unknown(&planner, 300), unknown(&planner, 361)), (1, 1, 0));
+}
+
+#[test]
+fn what_a_proxy_confirmed_says_nothing_of_what_it_subscribed_to_since() {
+    let mut planner =
+        planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);
+    let (web, _) = connect(&mut planner, "web", &["inbound/8080"]);
+    let ten = "global-1-10".parse().unwrap();
+    let before = planner.clients[&web].plan.generation;
+    planner.on_input(subscribe(&web, 1, &["destination/ms_default_east__cart_http"]));
+    let world = world(10, 10);
+    planner.on_input(Input::Confirmed {
+        client: web.clone(),
+        session: 1,
+        world: world.clone(),
+        generation: before,
+    });
+    assert!(!planner.prove(&ten, NOW).is_applied());
+    confirm(&mut planner, &web, world);
+    assert!(planner.prove(&ten, NOW).is_applied());
 }
 
 #[test]
@@ -171,7 +216,7 @@ fn a_word_of_a_replaced_session_counts_no_more() {
     planner.on_input(Input::Connected { client: web.clone(), session: 2 });
     confirm(&mut planner, &web, world(10, 10));
     planner.on_input(Input::Disconnected { client: web.clone(), session: 1, drained: true });
-    let late = planner.prove(&"global-1-10".parse().unwrap()).late;
+    let late = planner.prove(&"global-1-10".parse().unwrap(), NOW).late;
     assert_eq!((late.len(), late[0].reason), (1, Reason::Joining));
 }
 
@@ -190,7 +235,10 @@ fn an_endpoint_is_not_ready_five_seconds_after_its_session_was_lost_and_no_soone
     planner.on_input(Input::Settled);
     let (cart, _) = connect(&mut planner, "cart", &[]);
     let (_, out) = connect(&mut planner, "web", &["endpoints/ms_default_east__cart_http"]);
-    assert!(endpoints(&out).0[0].ready);
+    assert!(!endpoints(&out).0[0].ready, "it has not said yet that it serves");
+    let generation = planner.clients[&cart].plan.generation;
+    let confirmed = Input::Confirmed { client: cart.clone(), session: 1, world: world(10, 10), generation };
+    assert!(endpoints(&planner.on_input(confirmed)).0[0].ready);
 
     let out = planner.on_input(Input::Disconnected { client: cart.clone(), session: 1, drained: false });
     assert!(matches!(&out[..], [Output::CountLossLater { .. }]), "{out:?}");
@@ -244,7 +292,14 @@ fn another_zones_service_is_asked_for_while_somebody_uses_it_and_no_word_takes_n
 
 #[test]
 fn a_proxy_learns_nothing_of_another_mesh_and_an_ingress_only_handles() {
-    let mut planner = planner(vec![dataplane(1, "cart"), service(3, "cart"), identity()]);
+    let door = record(
+        "east",
+        4,
+        "MeshZoneAddress",
+        "gate",
+        json!({ "spec": { "address": "127.0.0.8", "port": 10001 } }),
+    );
+    let mut planner = planner(vec![dataplane(1, "cart"), service(3, "cart"), identity(), door]);
     let names = ["endpoints/ms_other_east__cart_http", "destination/ms_other_east__cart_http", "handles"];
     let (_, out) = connect(&mut planner, "web", &names);
     assert!(plans(&out)[0].parts.is_empty());
@@ -362,4 +417,21 @@ fn a_service_of_several_zones_that_nobody_declared_has_no_word() {
     assert!(out.iter().any(|output| matches!(output, Output::Signal { value, .. } if value.is_empty())));
     let out = planner.on_input(commit(world(11, 10), vec![Change::Put(everywhere(11))]));
     assert_eq!(zones_told(&out), [""; 0], "declared, and nobody stands behind it");
+}
+
+#[test]
+fn s46_an_ingress_leads_to_loopback_only_where_it_is_on_loopback_itself() {
+    let door = |address: &str| {
+        record("east", 4, "MeshZoneAddress", "gate", json!({ "spec": { "address": address, "port": 10001 } }))
+    };
+    for (address, leads) in [("127.0.0.8", 1), ("192.0.2.7", 0)] {
+        let records = vec![dataplane(1, "cart"), service(3, "cart"), identity(), door(address)];
+        let mut planner = planner(records);
+        let gate = Client::Ingress("gate".parse().unwrap());
+        planner.on_input(Input::Connected { client: gate.clone(), session: 1 });
+        let out = planner.on_input(subscribe(&gate, 1, &["handles"]));
+        let Output::Signal { value, .. } = &out[0] else { panic!("{out:?}") };
+        let handles: BTreeMap<String, String> = serde_json::from_slice(value).unwrap();
+        assert_eq!(handles.len(), leads, "{address}");
+    }
 }
