@@ -12,6 +12,7 @@ pub mod generator;
 pub mod hub;
 pub mod ingresses;
 pub mod lives;
+pub mod metrics;
 pub mod options;
 pub mod planner;
 pub mod proof;

@@ -19,6 +19,7 @@ use crate::authorities::Authorities;
 use crate::hub::{Attachment, Hub};
 use crate::ingresses::Ingresses;
 use crate::lives::{self, Life};
+use crate::metrics::Metrics;
 use crate::planner::{Client, Input, Plan, ProxyId, SessionNumber};
 use crate::registration::{self, Granted, Refusal};
 
@@ -34,6 +35,7 @@ pub struct Zone {
     pub ingresses: Arc<Ingresses>,
     pub enroller: Arc<Enroller>,
     pub clock: Clock,
+    pub metrics: Metrics,
     /// Where this control plane listens.
     pub own: Vec<SocketAddr>,
 }
@@ -183,6 +185,7 @@ impl Host for Session {
         let mut refused = Vec::new();
         for entry in &batch.entries {
             if let Err(refusal) = self.register(entry).await? {
+                self.zone.metrics.registrations_refused.inc();
                 warn!(client = %self.client, reason = %refusal, "registration refused");
                 refused.push(entry.refused(refusal));
             }
@@ -208,7 +211,9 @@ impl Host for Session {
                 let life = Life::until(self.zone.clock.now() + assigned.lifetime);
                 self.lives(proxy, life).await.map_err(|error| format!("{error:#}"))?;
                 let issued = self.zone.authorities.issue(&proxy.mesh, &assigned.id, &body, assigned.lifetime);
-                issued.map_err(|error| format!("{error:#}"))?
+                let pem = issued.map_err(|error| format!("{error:#}"))?;
+                self.zone.metrics.certificates_issued.inc();
+                pem
             }
             (questions::CLIENT_CERTIFICATE, _) => {
                 let renewed = self.zone.enroller.renew(&self.peer, &body, self.zone.clock.now()).await;

@@ -31,6 +31,7 @@ use crate::generator::Generator;
 use crate::hub::Hub;
 use crate::ingresses::Ingresses;
 use crate::lives;
+use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::planner::{Input, Planner, ProxyId};
 use crate::proxies::Zone;
@@ -75,6 +76,8 @@ impl ZoneCp {
         };
         tasks.spawn("generator", |stop| generator.run(stop));
 
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
         let authority = match (global, upstream) {
             (Some((address, token_file)), Some(handle)) => {
                 let host = Arc::new(Upstream { zone: zone.clone(), store: store.clone(), hub: hub.clone() });
@@ -90,7 +93,7 @@ impl ZoneCp {
                 };
                 let authority = Authority::Global { address: Some(address) };
                 join(&mut tasks, store.clone(), joining, host, handle.clone()).await?;
-                follow_counts(&mut tasks, zone.clone(), hub.clone(), handle.clone());
+                follow_counts(&mut tasks, hub.clone(), metrics.clone(), Some((zone.clone(), handle.clone())));
                 report_changes(&mut tasks, store.clone(), handle);
                 authority
             }
@@ -98,12 +101,13 @@ impl ZoneCp {
                 defaults::make(&*store).await?;
                 let store = store.clone();
                 tasks.spawn("defaults", |stop| defaults::run(store, stop));
+                follow_counts(&mut tasks, hub.clone(), metrics.clone(), None);
                 Authority::Here
             }
         };
 
         let readiness = Readiness::new();
-        let pages = AdminPages { readiness: Some(readiness), metrics: Some(Arc::new(Registry::default())) };
+        let pages = AdminPages { readiness: Some(readiness), metrics: Some(Arc::new(registry)) };
         serve::health(&mut tasks, listeners.health, pages);
         let zone_state = Arc::new(Zone {
             name: zone.clone(),
@@ -113,6 +117,7 @@ impl ZoneCp {
             ingresses,
             enroller: enroller.clone(),
             clock: clock.clone(),
+            metrics,
             own: vec![addresses.api, addresses.sync, addresses.health],
         });
         let sessions = Arc::new(Sessions { zone: zone_state });
@@ -230,15 +235,17 @@ impl Keep for KeepSealed {
     }
 }
 
-/// The global hears how many proxies run the newest, at most a few times a second.
-fn follow_counts(tasks: &mut Tasks, zone: ZoneName, hub: Arc<Hub>, upstream: Handle) {
+/// Metrics, and the global where there is one, hear how many proxies run the newest, at most a few times a
+/// second.
+fn follow_counts(tasks: &mut Tasks, hub: Arc<Hub>, metrics: Metrics, upstream: Option<(ZoneName, Handle)>) {
     const AT_MOST_EVERY: Duration = Duration::from_millis(200);
     tasks.spawn("summary", |stop: CancellationToken| async move {
         let mut ticks = hub.ticks();
         let mut told: Option<ProxyCounts> = None;
         loop {
             let counts = hub.counts();
-            if told != Some(counts) {
+            metrics.count(counts);
+            if let Some((zone, upstream)) = upstream.as_ref().filter(|_| told != Some(counts)) {
                 let value = serde_json::to_vec(&counts).map(Bytes::from)?;
                 let origin = Origin::Zone(zone.clone());
                 upstream.signal(questions::SUMMARY, Signal { origin, age: Duration::ZERO, value });
