@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -136,7 +137,10 @@ impl Pool {
             endpoint.record(&outcome, destination.shared());
             let outcome = outcome.map_err(Rc::new);
             endpoint.pool.connecting.borrow_mut().take();
-            if let Ok(connection) = &outcome {
+            // A drain leaves it to those who wait for it.
+            if let Ok(connection) = &outcome
+                && !destination.shared().draining.is_cancelled()
+            {
                 endpoint.pool.open.borrow_mut().push(connection.clone());
             }
             // Whoever waited may have given up.
@@ -147,7 +151,7 @@ impl Pool {
 }
 
 async fn open(
-    endpoint: &Endpoint,
+    endpoint: &Rc<Endpoint>,
     destination: &Rc<Destination>,
     credentials: &Arc<Credentials>,
 ) -> Result<Rc<Connection>, ConnectError> {
@@ -160,7 +164,7 @@ async fn open(
 /// Starts HTTP/2, and waits for the peer's first word.
 async fn establish<T: Transport + 'static>(
     secured: Secured<T>,
-    endpoint: &Endpoint,
+    endpoint: &Rc<Endpoint>,
     destination: &Rc<Destination>,
     credentials: &Arc<Credentials>,
 ) -> Result<Rc<Connection>, ConnectError>
@@ -187,9 +191,19 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| ended(io::Error::other(error)))?;
+    let (draining, pooled) = (destination.shared().draining.clone(), Rc::downgrade(endpoint));
     destination.shared().tasks.spawn_local(async move {
         let _entry = entry;
+        let mut connection = pin!(connection);
         // Whatever ends it, every request on it is told.
+        tokio::select! {
+            _ = &mut connection => return,
+            () = draining.cancelled() => {}
+        }
+        // It says goodbye when nobody holds it: now, or after its last stream.
+        if let Some(endpoint) = pooled.upgrade() {
+            endpoint.pool.open.borrow_mut().clear();
+        }
         let _ = connection.await;
     });
     first_byte.await.map_err(|_| ended(io::ErrorKind::UnexpectedEof.into()))?;
@@ -360,6 +374,39 @@ mod tests {
             .await;
         let counters = shared.metrics.read();
         assert_eq!((counters.connect_failures, counters.ejections), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_drain_does_not_wait_for_a_connection_that_carries_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let world = World::new();
+        let catalog_credentials = world.credentials(&world.west, CATALOG);
+        let part = destination(Protocol::Http, &[CATALOG], LIMIT);
+        let (shared, outbound, config) = web(&world, part, listener.local_addr().unwrap());
+        let (to_catalog, endpoint) = catalog(&outbound);
+        LocalSet::new()
+            .run_until(async {
+                let serving = tokio::task::spawn_local(async move {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let accepted = accept(stream, Protocol::Http, &catalog_credentials, LIMIT).await.unwrap();
+                    let io = TokioIo::new(accepted.stream);
+                    let service = hyper::service::service_fn(|_| async {
+                        Ok::<_, std::convert::Infallible>(Response::new(String::new()))
+                    });
+                    hyper::server::conn::http2::Builder::new(Local).serve_connection(io, service).await
+                });
+                let connection = Pool::connection(&endpoint, &to_catalog, &config.credentials).await.unwrap();
+                shared.tasks.close();
+                shared.draining.cancel();
+                assert!(
+                    timeout(Duration::from_millis(50), shared.tasks.wait()).await.is_err(),
+                    "somebody holds it"
+                );
+                drop(connection);
+                timeout(LIMIT, shared.tasks.wait()).await.expect("nobody does");
+                assert!(serving.await.unwrap().is_ok(), "an orderly end");
+            })
+            .await;
     }
 
     #[tokio::test]
