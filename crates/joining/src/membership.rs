@@ -10,6 +10,7 @@ use identity::{
     CertificateError, Credential, PEER_RENEWAL, Peer, PeerError, Pin, PrivateKey, ServerRole, SvidError,
     TlsError, certificates_from_pem, control_tls, peer_from_certificate,
 };
+use runtime::logs::utc;
 use rustls::pki_types::CertificateDer;
 use sync::client::{self, DialError, Target};
 use sync::link::{self, Handle, Host};
@@ -280,7 +281,8 @@ impl<K: Keep> Membership<K> {
             handle.connected().await;
             match self.renewed(&kept, handle).await {
                 Ok(next) => {
-                    info!(peer = %self.joining.peer, until = ?next.credential().validity().not_after, "renewed")
+                    let until = utc(next.credential().validity().not_after);
+                    info!(peer = %self.joining.peer, until, "renewed");
                 }
                 Err(error) => {
                     warn!(peer = %self.joining.peer, error = causes(&error), "the certificate is not renewed yet");

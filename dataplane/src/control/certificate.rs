@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use identity::{CertificateError, PrivateKey, Svid, SvidError, certificates_from_pem};
 use model::SpiffeId;
+use runtime::logs::utc;
 use sync::link::Handle;
 use sync::session::AskError;
 use tokio::sync::watch;
@@ -94,7 +95,7 @@ pub async fn renew<F: Future<Output = ()>>(
                 Ok(svid) => {
                     failures = 0;
                     let renew_at = svid.renew_at(rand::random_range(0.0..1.0));
-                    info!(%id, until = ?svid.not_after(), "certified");
+                    info!(%id, until = utc(svid.not_after()), "certified");
                     have = Some(Have { id, renew_at });
                     put(Arc::new(svid)).await;
                 }
