@@ -20,10 +20,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use joining::{Joining, Membership};
+use prometheus_client::registry::Registry;
 use runtime::admin::{self, AdminPages};
 use runtime::{Readiness, Tasks};
 use sync::link::{self, Handle};
 use sync::session::Limits;
+use telemetry::{Settings, Telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -52,6 +54,7 @@ pub struct ControlOptions {
     pub workers: usize,
     /// How long open requests and connections may take at the end.
     pub drain_time: Duration,
+    pub telemetry: Settings,
     pub clock: joining::Clock,
 }
 
@@ -73,6 +76,7 @@ impl ControlOptions {
             metrics_address: any,
             workers: 1,
             drain_time: Duration::from_secs(30),
+            telemetry: Settings::default(),
             clock: Arc::new(SystemTime::now),
         }
     }
@@ -104,7 +108,9 @@ pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
     let ready = listen(options.ready_address).await?;
     let metrics = listen(options.metrics_address).await?;
     let (ready_address, metrics_address) = (ready.local_addr()?, metrics.local_addr()?);
-    let proxy = Proxy::start(proxy::Options { workers: options.workers })?;
+    let (telemetry, outlets) = Telemetry::new(&options.telemetry, &own.peer().to_string())?;
+    let proxy = Proxy::start_telling(proxy::Options { workers: options.workers }, &telemetry)?;
+    let metrics_pages = metrics_pages(&proxy, &telemetry);
 
     let readiness = Readiness::new();
     let handle = Handle::new();
@@ -122,7 +128,8 @@ pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
     let mut tasks = Tasks::new();
     let pages = AdminPages { readiness: Some(readiness.clone()), ..AdminPages::default() };
     tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));
-    tasks.spawn("metrics page", |stop| admin::serve(metrics, AdminPages::default(), stop));
+    tasks.spawn("metrics page", |stop| admin::serve(metrics, metrics_pages, stop));
+    tasks.spawn("telemetry", |stop| outlets.run(stop));
     spawn_certificates(&mut tasks, &engine, handle.clone(), options.clock, commands.clone());
 
     let (begin, dial_stop) = (CancellationToken::new(), CancellationToken::new());
@@ -236,6 +243,14 @@ fn spawn_certificates(
         stop.cancelled().await;
         Ok(())
     });
+}
+
+/// What the metrics page shows of a proxy.
+pub(crate) fn metrics_pages(proxy: &Proxy, telemetry: &Telemetry) -> AdminPages {
+    let mut registry = Registry::default();
+    telemetry.register(&mut registry);
+    registry.register_collector(Box::new(proxy.totals()));
+    AdminPages { metrics: Some(Arc::new(registry)), ..AdminPages::default() }
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

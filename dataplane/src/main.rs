@@ -16,7 +16,7 @@ async fn main() -> anyhow::Result<()> {
     let stop = shutdown::requested()?;
     match options.mode() {
         Some(Mode::Static(file)) => run_static(file, &options, stop).await,
-        Some(Mode::Control(control)) => run_control(control, stop).await,
+        Some(Mode::Control(control)) => run_control(*control, stop).await,
         None => bail!("no configuration: name a zone with --zone-cp, or a file with --static"),
     }
 }

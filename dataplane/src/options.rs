@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser};
+use telemetry::{AccessLog, Settings, Tracing};
 
 use crate::control::ControlOptions;
 
@@ -55,6 +56,18 @@ pub struct Options {
     #[arg(long, env = "TOMBOLO_DRAIN_TIME", value_name = "SECONDS", default_value_t = 30)]
     pub drain_time: u64,
 
+    /// Where the access log goes, one JSON object a line: off, stderr, or a file
+    #[arg(long, env = "TOMBOLO_ACCESS_LOG", value_name = "WHERE", default_value = "off")]
+    pub access_log: AccessLog,
+
+    /// Where traces go: a collector that speaks OTLP over gRPC, such as http://127.0.0.1:4317
+    #[arg(long, env = "TOMBOLO_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
+    /// How many of the traces that begin here are recorded, in percent
+    #[arg(long, env = "TOMBOLO_TRACE_SAMPLING", value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
+    pub trace_sampling: f64,
+
     /// text or json
     #[arg(long, env = "TOMBOLO_LOG_FORMAT", default_value = "text")]
     pub log_format: runtime::logs::LogFormat,
@@ -67,7 +80,7 @@ pub struct Options {
 /// By what the sidecar runs.
 pub enum Mode<'a> {
     Static(&'a Path),
-    Control(ControlOptions),
+    Control(Box<ControlOptions>),
 }
 
 impl Options {
@@ -83,17 +96,31 @@ impl Options {
             dataplane.as_ref()?,
             state_dir.as_ref()?,
         );
-        Some(Mode::Control(ControlOptions {
+        Some(Mode::Control(Box::new(ControlOptions {
             ready_address: self.ready_address,
             metrics_address: self.metrics_address,
             workers: self.workers,
             drain_time: self.drain_time(),
+            telemetry: self.telemetry(),
             ..control
-        }))
+        })))
+    }
+
+    pub fn telemetry(&self) -> Settings {
+        let tracing = self.otlp_endpoint.clone();
+        let tracing = tracing.map(|endpoint| Tracing { endpoint, sampling: self.trace_sampling / 100.0 });
+        Settings { access_log: self.access_log.clone(), tracing }
     }
 
     pub fn drain_time(&self) -> Duration {
         Duration::from_secs(self.drain_time)
+    }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("use a number from 0 to 100".into()),
     }
 }
 
@@ -111,5 +138,21 @@ mod tests {
         assert!(parsed(&[]).is_err());
         assert!(parsed(&zone[..6]).is_err(), "no state folder");
         assert!(parsed(&[&zone[..], &["--static", "f"]].concat()).is_err());
+    }
+
+    #[test]
+    fn nothing_is_told_but_metrics_unless_it_is_asked_for() {
+        let parsed = |args: &[&str]| {
+            let args = [&["tombolo-dataplane", "--static", "f"], args].concat();
+            Options::try_parse_from(args).map(|options| options.telemetry())
+        };
+        assert_eq!(parsed(&[]).unwrap(), Settings::default());
+        let all = ["--access-log", "/a", "--otlp-endpoint", "http://c:4317", "--trace-sampling", "2.5"];
+        let tracing = Tracing { endpoint: "http://c:4317".into(), sampling: 0.025 };
+        let want = Settings { access_log: AccessLog::File("/a".into()), tracing: Some(tracing) };
+        assert_eq!(parsed(&all).unwrap(), want);
+        for wrong in ["-1", "101", "NaN", "all"] {
+            assert!(parsed(&[&format!("--trace-sampling={wrong}")]).is_err(), "{wrong}");
+        }
     }
 }

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use model::DestinationId;
 use snapshot::parts::Endpoints;
+use telemetry::Telemetry;
 use tokio::sync::{mpsc, oneshot};
 use traffic::access::Denial;
 use traffic::listen::{Bound, ListenProblem};
+use traffic::metrics::{Metrics, Totals};
 use traffic::worker::Worker;
 use traffic::{Counters, ProxyConfig};
 
@@ -62,12 +64,19 @@ impl Default for Options {
 pub struct Proxy {
     /// The first accepts connections, and hands them to the least loaded.
     workers: Vec<Worker<Command>>,
+    totals: Totals,
     bound: Arc<Mutex<Vec<Bound<Purpose>>>>,
 }
 
 impl Proxy {
+    /// Nobody is told of its requests and connections.
     pub fn start(options: Options) -> io::Result<Self> {
+        Self::start_telling(options, &Telemetry::default())
+    }
+
+    pub fn start_telling(options: Options, telemetry: &Telemetry) -> io::Result<Self> {
         let count = options.workers.max(1);
+        let metrics: Vec<Arc<Metrics>> = (0..count).map(|_| Arc::default()).collect();
         let loads: Arc<[AtomicUsize]> = (0..count).map(|_| AtomicUsize::new(0)).collect();
         let mut workers: Vec<Worker<Command>> = Vec::new();
         // The first is started last, when it can know the others.
@@ -78,12 +87,13 @@ impl Proxy {
                 Vec::new()
             };
             let loads = loads.clone();
-            workers.push(Worker::start(format!("worker-{number}"), move |shared, commands| {
+            let (name, metrics) = (format!("worker-{number}"), metrics[number].clone());
+            workers.push(Worker::start(name, metrics, telemetry.worker(), move |shared, commands| {
                 run(shared, commands, number, others, loads)
             })?);
         }
         workers.reverse();
-        Ok(Self { workers, bound: Arc::default() })
+        Ok(Self { workers, totals: Totals(metrics), bound: Arc::default() })
     }
 
     /// Puts a configuration in force. Completes when every worker has swapped it in, has judged its open
@@ -124,6 +134,11 @@ impl Proxy {
     /// The listeners of the last configuration in force, at the addresses that they really have.
     pub fn bound(&self) -> Vec<Bound<Purpose>> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the workers count, to be read at any time.
+    pub fn totals(&self) -> Totals {
+        self.totals.clone()
     }
 
     /// The sum over all workers.

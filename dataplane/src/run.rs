@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use runtime::admin::{self, AdminPages};
 use runtime::{Readiness, ReadyLine, Tasks};
+use telemetry::Telemetry;
 use tokio::net::TcpListener;
 use tracing::info;
 use traffic::ProxyConfig;
@@ -60,9 +61,12 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
         .with("metrics", metrics.local_addr()?);
     let pages = AdminPages { readiness: Some(readiness.clone()), ..AdminPages::default() };
     tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));
-    tasks.spawn("metrics page", |stop| admin::serve(metrics, AdminPages::default(), stop));
 
-    let proxy = Proxy::start(proxy::Options { workers: options.workers })?;
+    let (telemetry, outlets) = Telemetry::new(&options.telemetry(), id.as_str())?;
+    let proxy = Proxy::start_telling(proxy::Options { workers: options.workers }, &telemetry)?;
+    let metrics_pages = control::metrics_pages(&proxy, &telemetry);
+    tasks.spawn("metrics page", |stop| admin::serve(metrics, metrics_pages, stop));
+    tasks.spawn("telemetry", |stop| outlets.run(stop));
     for (id, endpoints) in endpoints {
         proxy.endpoints(id, endpoints).await?;
     }

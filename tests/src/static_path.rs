@@ -4,6 +4,7 @@
 mod apps;
 mod pki;
 mod recorder;
+mod told;
 mod zones;
 
 use std::time::Duration;

@@ -14,10 +14,12 @@ use anyhow::{Context, ensure};
 use identity::Peer;
 use joining::{Joining, KeepFile, Membership};
 use model::ResourceName;
+use prometheus_client::registry::Registry;
 use runtime::admin::{self, AdminPages};
 use runtime::{Readiness, Tasks, files};
 use sync::link::{self, Handle};
 use sync::session::Limits as SessionLimits;
+use telemetry::{AccessLog, Settings, Telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -46,6 +48,7 @@ pub struct ControlOptions {
     pub metrics_address: SocketAddr,
     /// How long open connections may take at the end.
     pub drain_time: Duration,
+    pub access_log: AccessLog,
     pub clock: joining::Clock,
 }
 
@@ -69,6 +72,7 @@ impl ControlOptions {
             ready_address: any,
             metrics_address: any,
             drain_time: Duration::from_secs(30),
+            access_log: AccessLog::Off,
             clock: Arc::new(SystemTime::now),
         }
     }
@@ -107,7 +111,10 @@ pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
     let ready = listen(options.ready_address).await?;
     let metrics = listen(options.metrics_address).await?;
     let (ready_address, metrics_address) = (ready.local_addr()?, metrics.local_addr()?);
-    let ingress = Ingress::start(ingress::Options { listen: options.listen, limits: options.limits })
+    let settings = Settings { access_log: options.access_log, tracing: None };
+    let (telemetry, outlets) = Telemetry::new(&settings, &peer.to_string())?;
+    let to = ingress::Options { listen: options.listen, limits: options.limits };
+    let ingress = Ingress::start_telling(to, &telemetry)
         .await
         .with_context(|| format!("cannot listen on {}", options.listen))?;
     let bound = ingress.bound();
@@ -117,6 +124,7 @@ pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
     let handle = Handle::new();
     let joining = Joining { clock: options.clock, ..Joining::new(peer, options.zone_cp, options.token_file) };
     let membership = Membership::open(joining, KeepFile::new(folder.join("membership.json"))).await?;
+    let metrics_pages = metrics_pages(&ingress, &telemetry);
     let engine = Engine::new(ingress, kept, found, &readiness);
     let (commands, taken) = mpsc::channel(QUEUE);
     let host = Arc::new(IngressHost::new(advertise, &handle, commands.clone()));
@@ -124,7 +132,8 @@ pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
     let mut tasks = Tasks::new();
     let pages = AdminPages { readiness: Some(readiness.clone()), ..AdminPages::default() };
     tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));
-    tasks.spawn("metrics page", |stop| admin::serve(metrics, AdminPages::default(), stop));
+    tasks.spawn("metrics page", |stop| admin::serve(metrics, metrics_pages, stop));
+    tasks.spawn("telemetry", |stop| outlets.run(stop));
 
     let (engine_stop, dial_stop) = (CancellationToken::new(), CancellationToken::new());
     let (given_back, ingress) = oneshot::channel();
@@ -219,6 +228,14 @@ impl Drop for Running {
             task.abort();
         }
     }
+}
+
+/// What the metrics page shows of an ingress.
+pub(crate) fn metrics_pages(ingress: &Ingress, telemetry: &Telemetry) -> AdminPages {
+    let mut registry = Registry::default();
+    telemetry.register(&mut registry);
+    registry.register_collector(Box::new(ingress.totals()));
+    AdminPages { metrics: Some(Arc::new(registry)), ..AdminPages::default() }
 }
 
 /// Where other zones are told to dial.

@@ -4,15 +4,18 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use snapshot::parts::Handles;
+use telemetry::Telemetry;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 use tracing::warn;
 use traffic::Counters;
 use traffic::connect::dial;
 use traffic::listen::Listeners;
+use traffic::metrics::Totals;
 use traffic::relay::{Limits, Relay};
 use traffic::worker::{Shared, Worker};
 
@@ -31,6 +34,7 @@ pub struct Stopped;
 pub struct Ingress {
     worker: Worker<Command>,
     bound: SocketAddr,
+    totals: Totals,
 }
 
 enum Command {
@@ -41,16 +45,22 @@ enum Command {
 }
 
 impl Ingress {
-    /// Opens the listener; an error means that nothing runs.
+    /// Opens the listener; an error means that nothing runs. Nobody is told of its connections.
     pub async fn start(options: Options) -> io::Result<Self> {
+        Self::start_telling(options, &Telemetry::default()).await
+    }
+
+    pub async fn start_telling(options: Options, telemetry: &Telemetry) -> io::Result<Self> {
         let limits = options.limits;
         let run = move |shared, commands| run(shared, commands, limits);
-        let worker = Worker::start("worker-0".into(), run)?;
+        let totals = Totals(vec![Arc::default()]);
+        let metrics = totals.0[0].clone();
+        let worker = Worker::start("worker-0".into(), metrics, telemetry.worker(), run)?;
         let (reply, answer) = oneshot::channel();
         let stopped = || io::Error::other(Stopped);
         worker.commands.send(Command::Listen(options.listen, reply)).await.map_err(|_| stopped())?;
         let bound = answer.await.map_err(|_| stopped())??;
-        Ok(Self { worker, bound })
+        Ok(Self { worker, bound, totals })
     }
 
     /// Where it listens.
@@ -61,6 +71,11 @@ impl Ingress {
     /// Puts a table in force. Completes when the flows that it no longer allows have ended.
     pub fn handles(&self, handles: Handles) -> impl Future<Output = Result<(), Stopped>> + Send + use<> {
         self.ask(|reply| Command::Handles(handles, reply))
+    }
+
+    /// What the worker counts, to be read at any time.
+    pub fn totals(&self) -> Totals {
+        self.totals.clone()
     }
 
     pub async fn counters(&self) -> Result<Counters, Stopped> {

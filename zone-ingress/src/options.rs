@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Parser};
 use model::ResourceName;
+use telemetry::AccessLog;
 use traffic::relay::Limits;
 
 use crate::control::ControlOptions;
@@ -69,6 +70,10 @@ pub struct Options {
     #[arg(long, env = "TOMBOLO_DRAIN_TIME", value_name = "SECONDS", default_value_t = 30)]
     pub drain_time: u64,
 
+    /// Where the access log goes, one JSON object a line: off, stderr, or a file
+    #[arg(long, env = "TOMBOLO_ACCESS_LOG", value_name = "WHERE", default_value = "off")]
+    pub access_log: AccessLog,
+
     /// text or json
     #[arg(long, env = "TOMBOLO_LOG_FORMAT", default_value = "text")]
     pub log_format: runtime::logs::LogFormat,
@@ -100,6 +105,7 @@ impl Options {
             ready_address: self.ready_address,
             metrics_address: self.metrics_address,
             drain_time: self.drain_time(),
+            access_log: self.access_log.clone(),
             ..control
         })))
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use runtime::admin::{self, AdminPages};
 use runtime::{Readiness, ReadyLine, Tasks};
+use telemetry::{Settings, Telemetry};
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -54,11 +55,16 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
         .with("metrics", metrics.local_addr()?);
     let pages = AdminPages { readiness: Some(readiness.clone()), ..AdminPages::default() };
     tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));
-    tasks.spawn("metrics page", |stop| admin::serve(metrics, AdminPages::default(), stop));
 
-    let ingress = Ingress::start(ingress::Options { listen: options.listen, limits: options.limits() })
+    let settings = Settings { access_log: options.access_log.clone(), tracing: None };
+    let (telemetry, outlets) = Telemetry::new(&settings, "tombolo-zone-ingress")?;
+    let to = ingress::Options { listen: options.listen, limits: options.limits() };
+    let ingress = Ingress::start_telling(to, &telemetry)
         .await
         .with_context(|| format!("cannot listen on {}", options.listen))?;
+    let metrics_pages = control::metrics_pages(&ingress, &telemetry);
+    tasks.spawn("metrics page", |stop| admin::serve(metrics, metrics_pages, stop));
+    tasks.spawn("telemetry", |stop| outlets.run(stop));
     ingress.handles(handles).await?;
     drop(starting);
     line.with("listen", ingress.bound()).announce()?;

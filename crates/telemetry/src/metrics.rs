@@ -192,6 +192,18 @@ impl Outcome {
 }
 
 impl Labels {
+    /// An ingress knows neither who calls nor what is called, and a name that leads somewhere is not for
+    /// anonymous readers.
+    pub const RELAY: Self = Self {
+        unit: Unit::Connection,
+        direction: Direction::Relay,
+        protocol: None,
+        source: Who::Unknown,
+        source_zone: None,
+        destination: Who::Unknown,
+        destination_zone: None,
+    };
+
     /// Where everything goes for which there is no room.
     pub(crate) fn other(&self) -> Self {
         Self {

@@ -33,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 const LAST: Duration = Duration::from_secs(1);
 
 impl Exporter {
-    pub(crate) fn new(setting: &Tracing) -> anyhow::Result<Self> {
+    pub(crate) fn new(setting: &Tracing, service: &str) -> anyhow::Result<Self> {
         let mut exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_tonic()
             .with_endpoint(&setting.endpoint)
@@ -41,7 +41,7 @@ impl Exporter {
             .build()
             .with_context(|| format!("'{}' is no address of a collector", setting.endpoint))?;
         // Nothing from the environment: what is told is what was set.
-        let resource = Resource::builder_empty().with_service_name(setting.service.clone()).build();
+        let resource = Resource::builder_empty().with_service_name(service.to_owned()).build();
         exporter.set_resource(&resource);
         let scope = InstrumentationScope::builder("tombolo").with_version(env!("CARGO_PKG_VERSION")).build();
         Ok(Self { exporter, scope })

@@ -45,8 +45,6 @@ pub struct Tracing {
     /// How probable it is that a trace that begins here is recorded, from 0 to 1. What came with a decision
     /// keeps it.
     pub sampling: f64,
-    /// What the collector knows this program as.
-    pub service: String,
 }
 
 /// Metrics are always on; the rest only where it is asked for.
@@ -86,8 +84,9 @@ pub struct Outlets {
 }
 
 impl Telemetry {
-    /// An error is a file that cannot be opened, or an address that is none. Needs a tokio runtime.
-    pub fn new(settings: Settings) -> anyhow::Result<(Self, Outlets)> {
+    /// `service` is what a collector knows this program as. An error is a file that cannot be opened, or an
+    /// address that is none. Needs a tokio runtime.
+    pub fn new(settings: &Settings, service: &str) -> anyhow::Result<(Self, Outlets)> {
         let (lines_dropped, spans_dropped) = (Dropped::default(), Dropped::default());
         let (mut feed, mut lines) = (None, None);
         if let Some(writer) = Writer::open(&settings.access_log)? {
@@ -98,7 +97,7 @@ impl Telemetry {
         if let Some(setting) = &settings.tracing {
             let (put, taken) = queue(SPANS.0, SPANS.1, &spans_dropped);
             tracing = Some(Sampler { sampling: setting.sampling, spans: put });
-            spans = Some((Exporter::new(setting)?, taken));
+            spans = Some((Exporter::new(setting, service)?, taken));
         }
         let outlets = Outlets { lines, spans, spans_dropped: spans_dropped.clone() };
         let inner = Inner { tables: Mutex::default(), lines: feed, tracing, lines_dropped, spans_dropped };

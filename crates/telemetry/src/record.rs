@@ -1,6 +1,6 @@
 //! What becomes of one request or connection, from its beginning to its end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -20,7 +20,7 @@ pub struct About {
     /// What the request came with.
     pub parent: Option<TraceContext>,
     /// The connection's other end, where no identity tells it.
-    pub from: Option<SocketAddr>,
+    pub from: Option<IpAddr>,
 }
 
 /// Open as long as the request or connection is; dropping it counts it.

@@ -10,6 +10,7 @@ use identity::{TrustStore, WorkloadPeer};
 use model::SpiffeId;
 use policy::access::Client;
 use snapshot::parts;
+use telemetry::{About, Flag, Series};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -112,6 +113,8 @@ impl Inbound {
             Ok(accepted) => accepted,
             Err(error) => {
                 self.shared.metrics.handshake_failures.add();
+                let series = self.series_of(None);
+                self.shared.recorder.begin(&series, About::default).failed(Flag::HandshakeFailed);
                 debug!(inbound = self.name, error = %error, cause = ?error, "a peer was not let in");
                 return;
             }
@@ -157,7 +160,8 @@ impl Inbound {
             None => Verdict::Denied(None),
         };
         let standing = RefCell::new(Standing::new());
-        let peer = Rc::new(Peer { id: found.id, verdict: RefCell::new(verdict), standing });
+        let series = self.series_of(Some(&found.id));
+        let peer = Rc::new(Peer { id: found.id, series, verdict: RefCell::new(verdict), standing });
         let entry = self.peers.enter(peer.clone());
         (peer, entry)
     }
@@ -206,6 +210,8 @@ impl Inbound {
 /// Who is connected to an inbound.
 pub(crate) struct Peer {
     pub(crate) id: SpiffeId,
+    /// What is told of it.
+    pub(crate) series: Arc<Series>,
     /// Always by the rules that are in force.
     pub(crate) verdict: RefCell<Verdict>,
     standing: RefCell<Rc<Standing>>,

@@ -34,6 +34,7 @@ pub mod inbound;
 
 pub mod relay;
 
+mod record;
 mod transport;
 
 #[cfg(test)]

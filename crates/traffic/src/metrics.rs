@@ -1,9 +1,18 @@
-//! What a worker counts. Counting is adding to a cell; whoever wants the numbers sums the workers.
+//! What a worker counts of itself. Whoever wants the numbers sums the workers.
+//!
+//! On a metrics page each is `tombolo_proxy_<name>_total`; what is told of each request and connection, and of
+//! who called whom, is in `telemetry::metrics`.
 
-use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use telemetry::series::Plain;
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
         /// The counters of one worker.
         #[derive(Debug, Default)]
         pub struct Metrics {
@@ -13,7 +22,7 @@ macro_rules! counters {
         /// The values of all counters at one moment; sums of workers are sums of these.
         #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
         pub struct Counters {
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])* pub $name: u64,)*
         }
 
         impl Metrics {
@@ -28,6 +37,10 @@ macro_rules! counters {
                 [$((stringify!($name), self.$name),)*].into_iter()
             }
         }
+
+        /// Name, as on a metrics page but for its end, and meaning of each.
+        const FAMILIES: &[(&str, &str)] =
+            &[$((concat!("tombolo_proxy_", stringify!($name)), concat!("", $($doc,)*)),)*];
 
         impl std::ops::Add for Counters {
             type Output = Self;
@@ -90,12 +103,32 @@ counters! {
     relay_unreachable,
 }
 
+/// The sum over workers, for a metrics page.
+#[derive(Clone, Debug)]
+pub struct Totals(pub Vec<Arc<Metrics>>);
+
+impl Totals {
+    pub fn read(&self) -> Counters {
+        self.0.iter().fold(Counters::default(), |sum, worker| sum + worker.read())
+    }
+}
+
+impl Collector for Totals {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for ((name, help), (_, value)) in FAMILIES.iter().zip(self.read().iter()) {
+            let mut metric = encoder.encode_descriptor(name, help.trim(), None, MetricType::Counter)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+}
+
 /// Counts up, on one thread.
 #[derive(Debug, Default)]
-pub(crate) struct Count(Cell<u64>);
+pub(crate) struct Count(Plain);
 
 impl Count {
     pub(crate) fn add(&self) {
-        self.0.set(self.0.get() + 1);
+        self.0.add(1);
     }
 }

@@ -16,6 +16,7 @@ use crate::balance::{self, Candidate, Fitness, Record};
 use crate::budget::Budget;
 use crate::connect::ConnectError;
 use crate::http::pool::Pool;
+use crate::record::Resolved;
 use crate::standing::{Entry, Registry, Standing};
 use crate::tls::Credentials;
 use crate::worker::Shared;
@@ -109,6 +110,8 @@ pub struct Destination {
     pub budget: Budget,
     /// Cancelled when connections of the application should come to their end.
     pub(crate) closing: CancellationToken,
+    /// Of what never came to an endpoint.
+    pub(crate) series: Resolved,
     /// Connections to other proxies, by whom they lead to.
     open: Registry<OpenConnection>,
 }
@@ -129,6 +132,7 @@ impl Destination {
             home: RefCell::default(),
             endpoints: RefCell::new(Rc::new([])),
             budget: Budget::default(),
+            series: Resolved::default(),
             open: Registry::default(),
         }
     }
@@ -243,6 +247,7 @@ pub(crate) struct Endpoint {
     in_flight: Cell<u32>,
     record: Cell<Record>,
     pub(crate) pool: Pool,
+    pub(crate) series: Resolved,
 }
 
 impl Endpoint {
@@ -254,6 +259,7 @@ impl Endpoint {
             in_flight: Cell::default(),
             record: Cell::default(),
             pool: Pool::default(),
+            series: Resolved::default(),
             part,
         }
     }

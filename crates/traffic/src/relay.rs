@@ -11,9 +11,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use snapshot::parts::Handles;
+use telemetry::{About, Flag, Labels, Series};
 use tokio::io::AsyncWriteExt;
 use tokio::time;
 use tracing::debug;
@@ -55,6 +57,7 @@ pub struct Relay {
     means: Means,
     handles: RefCell<Handles>,
     flows: Registry<Flow>,
+    series: Arc<Series>,
     connections: Cell<usize>,
     peers: RefCell<HashMap<IpAddr, usize>>,
 }
@@ -69,10 +72,12 @@ struct Flow {
 impl Relay {
     pub fn new(shared: Rc<Shared>, limits: Limits) -> Self {
         let means = Means { scratch: shared.scratch.clone(), pipes: Pipes::default() };
+        let series = shared.recorder.series(Labels::RELAY);
         Self {
             shared,
             limits,
             means,
+            series,
             handles: RefCell::default(),
             flows: Registry::default(),
             connections: Cell::default(),
@@ -105,6 +110,8 @@ impl Relay {
         O: Transport,
         F: Future<Output = std::io::Result<O>>,
     {
+        let about = || About { from: Some(from), ..About::default() };
+        let mut record = self.shared.recorder.begin(&self.series, about);
         let opened = match self.admit(from) {
             Some(place) => self.open(&mut stream, dial).await.map(|opened| (place, opened)),
             None => Err(Refusal::OverLimit),
@@ -115,11 +122,13 @@ impl Relay {
                 // Whatever it was, it looks the same from outside.
                 stream.reset_on_drop();
                 refusal.count(&self.shared.metrics);
+                record.failed(refusal.flag());
                 debug!(%from, why = &refusal as &dyn std::error::Error, "a connection was ended");
                 return;
             }
         };
         self.shared.metrics.relayed.add();
+        record.reached(flow.endpoint);
         let watch = flow.standing.watch();
         let _entry = self.flows.enter(flow);
         let carried = async {
@@ -133,8 +142,12 @@ impl Relay {
             copied = carried => Some(copied),
         };
         match copied {
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => {
+            Some(Ok((sent, received))) => {
+                record.moved(sent, received);
+                record.ended();
+            }
+            cut => {
+                record.failed(if cut.is_some() { Flag::Reset } else { Flag::Revoked });
                 stream.reset_on_drop();
                 endpoint.reset_on_drop();
             }

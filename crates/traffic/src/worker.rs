@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
+use telemetry::Recorder;
 use tokio::runtime;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -19,7 +20,9 @@ use crate::transport::Scratch;
 /// What everything on one worker shares.
 #[derive(Debug, Default)]
 pub struct Shared {
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
+    /// Where records of requests and connections go.
+    pub recorder: Recorder,
     /// Owns every task of the worker: connections, and what serves them.
     pub tasks: TaskTracker,
     /// Cancelled when open connections should come to their end.
@@ -40,8 +43,9 @@ pub struct Worker<C> {
 }
 
 impl<C: Send + 'static> Worker<C> {
-    /// Starts a thread that runs `run` to its end, and then drops what it left behind.
-    pub fn start<F, R>(name: String, run: F) -> io::Result<Self>
+    /// Starts a thread that runs `run` to its end, and then drops what it left behind. What it counts can be
+    /// read meanwhile.
+    pub fn start<F, R>(name: String, metrics: Arc<Metrics>, recorder: Recorder, run: F) -> io::Result<Self>
     where
         F: FnOnce(Rc<Shared>, mpsc::Receiver<C>) -> R + Send + 'static,
         R: Future<Output = ()>,
@@ -50,7 +54,8 @@ impl<C: Send + 'static> Worker<C> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new().name(name).spawn(move || {
             let local = LocalSet::new();
-            local.block_on(&runtime, async move { run(Rc::default(), received).await });
+            let shared = Shared { metrics, recorder, ..Shared::default() };
+            local.block_on(&runtime, async move { run(Rc::new(shared), received).await });
         })?;
         Ok(Self { commands, thread: Some(thread) })
     }

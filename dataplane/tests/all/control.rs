@@ -162,8 +162,13 @@ async fn echo_application() -> (SocketAddr, mpsc::UnboundedReceiver<Vec<u8>>) {
 
 /// The first line and the body.
 async fn get(address: SocketAddr) -> (String, String) {
+    get_page(address, "/").await
+}
+
+async fn get_page(address: SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n").await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -283,6 +288,29 @@ async fn a_sidecar_joins_and_carries_requests_as_who_its_zone_says_it_is() {
     let document: serde_json::Value = serde_json::from_slice(body).unwrap();
     assert_eq!(document["networking"]["inbound"][1]["port"], 8081);
     assert_eq!(state.certificates, 1);
+}
+
+#[tokio::test]
+async fn the_metrics_page_tells_who_called_whom_and_no_handle() {
+    let mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    for (running, direction) in [(mesh.web(), "outbound"), (&mesh.cart, "inbound")] {
+        let told = async {
+            loop {
+                let (line, page) = get_page(running.metrics_address, "/metrics").await;
+                assert!(line.contains(" 200 "), "{line}");
+                let mut lines = page.lines().filter(|line| line.starts_with("tombolo_requests_total{"));
+                let wanted = |line: &str| line.contains(direction) && line.contains("result=\"2xx\"");
+                if lines.any(|line| wanted(line) && line.contains(WEB_ID)) {
+                    return page;
+                }
+                time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let page = time::timeout(PATIENCE, told).await.expect("told in time");
+        assert!(page.contains("\ntombolo_proxy_denials_total 0\n"), "{page}");
+        assert!(page.ends_with("# EOF\n") && !page.contains(SNI), "{page}");
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use super::apps::{Answer, App, send};
 use super::host;
 use super::pki::Authority;
 use super::recorder::Recorder;
+use super::told::Told;
 
 pub(super) const WEB: &str = "spiffe://default.east.mesh.local/workload/web";
 pub(super) const CATALOG: &str = "spiffe://default.west.mesh.local/workload/catalog";
@@ -41,6 +42,8 @@ pub(super) struct Setup {
     pub(super) application: bool,
     /// Of each sidecar.
     pub(super) workers: usize,
+    /// Whether access logs are written, and traces continued.
+    pub(super) told: bool,
 }
 
 impl Default for Setup {
@@ -53,6 +56,7 @@ impl Default for Setup {
             allowed: &[WEB],
             application: true,
             workers: 1,
+            told: false,
         }
     }
 }
@@ -65,6 +69,7 @@ pub(super) struct Zones {
     pub(super) ingress: Ingress,
     pub(super) recorder: Recorder,
     pub(super) east: Proxy,
+    pub(super) telemetry: Told,
     /// Where the application of the east finds the catalog.
     pub(super) http: SocketAddr,
     pub(super) tcp: SocketAddr,
@@ -99,7 +104,9 @@ impl Zones {
             [known_to("catalog", CATALOG), inbound(8080, http_app, "http"), inbound(9000, tcp_app, "tcp")];
         let Static { mut config, .. } = read(folder.path(), "west.yaml", &file.concat());
         permit(&mut config, setup.allowed);
-        let west = Proxy::start(proxy::Options { workers: setup.workers }).unwrap();
+        let telemetry = Told::start(folder.path(), setup.told);
+        let options = proxy::Options { workers: setup.workers };
+        let west = Proxy::start_telling(options, &telemetry.west).unwrap();
         let applied = west.apply(config.clone()).await.unwrap();
         assert!(applied.problems.is_empty(), "{:?}", applied.problems);
 
@@ -111,7 +118,8 @@ impl Zones {
             .into(),
         );
         let listen = "127.0.0.1:0".parse().unwrap();
-        let ingress = Ingress::start(ingress::Options { listen, limits: Limits::default() }).await.unwrap();
+        let to = ingress::Options { listen, limits: Limits::default() };
+        let ingress = Ingress::start_telling(to, &telemetry.ingress).await.unwrap();
         ingress.handles(handles.clone()).await.unwrap();
         let recorder = Recorder::start(ingress.bound()).await;
 
@@ -131,7 +139,7 @@ impl Zones {
             ));
         }
         let Static { config: east_config, endpoints } = read(folder.path(), "east.yaml", &file.concat());
-        let east = Proxy::start(proxy::Options { workers: setup.workers }).unwrap();
+        let east = Proxy::start_telling(options, &telemetry.east).unwrap();
         for (id, endpoints) in endpoints {
             east.endpoints(id, endpoints).await.unwrap();
         }
@@ -139,7 +147,19 @@ impl Zones {
         assert!(applied.problems.is_empty(), "{:?}", applied.problems);
         let outbound = |id: &str| bound(&east, &Purpose::Outbound(id.parse().unwrap()));
         let [http, tcp] = destinations.map(|(id, ..)| outbound(id));
-        Self { app, west, west_config: config, handles, ingress, recorder, east, http, tcp, _folder: folder }
+        Self {
+            app,
+            west,
+            west_config: config,
+            handles,
+            ingress,
+            recorder,
+            east,
+            telemetry,
+            http,
+            tcp,
+            _folder: folder,
+        }
     }
 
     pub(super) async fn get(&self, path: &str) -> Answer {

@@ -112,6 +112,14 @@ async fn open_until(zone: &Zone, ingress: SocketAddr, name: &str, want: Option<u
     time::timeout(PATIENCE, opening).await.expect("the wanted answer in time")
 }
 
+async fn metrics(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: ingress\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    time::timeout(PATIENCE, stream.read_to_string(&mut page)).await.expect("told in time").unwrap();
+    page
+}
+
 #[tokio::test]
 async fn an_ingress_joins_says_where_it_is_and_relays_by_the_table_of_its_zone() {
     let zone = Zone::new();
@@ -139,6 +147,11 @@ async fn an_ingress_joins_says_where_it_is_and_relays_by_the_table_of_its_zone()
     zone.signal(EAST_1, "handles", "[".into());
     zone.signal(EAST_1, "handles", table(&[(SECOND, second), (FIRST, first)]));
     open_until(&zone, running.listen, FIRST, Some(1)).await;
+
+    let page = metrics(running.metrics_address).await;
+    let unknown = "\ntombolo_connections_total{direction=\"relay\",result=\"broken\",flag=\"unknown-name\"} ";
+    assert!(page.contains(unknown), "{page}");
+    assert!(page.contains("\ntombolo_proxy_relayed_total ") && !page.contains(FIRST), "{page}");
 
     running.shutdown().await.unwrap();
     let state = zone.until(EAST_1, "the end", |state| !state.ended.is_empty()).await;

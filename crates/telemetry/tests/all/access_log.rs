@@ -15,7 +15,7 @@ fn to(path: &Path) -> Settings {
 async fn each_request_is_one_line_of_json_and_the_last_is_written_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
-    let (telemetry, outlets) = Telemetry::new(to(&path)).unwrap();
+    let (telemetry, outlets) = Telemetry::new(&to(&path), "web").unwrap();
     let recorder = telemetry.worker();
     let series = recorder.series(web_calls_catalog(Unit::Request));
     for number in 0..3_000 {
@@ -62,7 +62,7 @@ async fn each_request_is_one_line_of_json_and_the_last_is_written_at_the_end() {
 async fn s14_absent_and_odd_names_are_still_one_line_of_json_each() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
-    let (telemetry, outlets) = Telemetry::new(to(&path)).unwrap();
+    let (telemetry, outlets) = Telemetry::new(&to(&path), "web").unwrap();
     let recorder = telemetry.worker();
     let nobody = Labels {
         protocol: None,
@@ -97,7 +97,7 @@ async fn s14_absent_and_odd_names_are_still_one_line_of_json_each() {
 #[tokio::test]
 async fn a_log_that_is_not_written_costs_lines_that_are_counted_and_never_time() {
     let folder = tempfile::tempdir().unwrap();
-    let (telemetry, outlets) = Telemetry::new(to(&folder.path().join("access.log"))).unwrap();
+    let (telemetry, outlets) = Telemetry::new(&to(&folder.path().join("access.log")), "web").unwrap();
     let recorder = telemetry.worker();
     let series = recorder.series(web_calls_catalog(Unit::Connection));
     let start = Instant::now();

@@ -69,14 +69,14 @@ impl Collector {
 }
 
 fn to(address: SocketAddr, sampling: f64) -> Settings {
-    let tracing = Tracing { endpoint: format!("http://{address}"), sampling, service: "web".into() };
+    let tracing = Tracing { endpoint: format!("http://{address}"), sampling };
     Settings { tracing: Some(tracing), ..Settings::default() }
 }
 
 #[tokio::test]
 async fn a_collector_receives_each_sampled_request_with_its_place_in_the_trace() {
     let (collector, address) = Collector::start(Semaphore::MAX_PERMITS).await;
-    let (telemetry, outlets) = Telemetry::new(to(address, 0.0)).unwrap();
+    let (telemetry, outlets) = Telemetry::new(&to(address, 0.0), "web").unwrap();
     let stop = CancellationToken::new();
     let running = tokio::spawn(outlets.run(stop.clone()));
 
@@ -121,7 +121,7 @@ async fn a_collector_receives_each_sampled_request_with_its_place_in_the_trace()
 #[tokio::test]
 async fn a_slow_collector_costs_spans_that_are_counted_and_never_latency() {
     let (collector, address) = Collector::start(0).await;
-    let (telemetry, outlets) = Telemetry::new(to(address, 1.0)).unwrap();
+    let (telemetry, outlets) = Telemetry::new(&to(address, 1.0), "web").unwrap();
     let stop = CancellationToken::new();
     let running = tokio::spawn(outlets.run(stop.clone()));
     let worker = telemetry.clone();
@@ -152,7 +152,7 @@ async fn a_slow_collector_costs_spans_that_are_counted_and_never_latency() {
 #[tokio::test]
 async fn a_collector_that_is_not_there_costs_only_spans() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let (telemetry, outlets) = Telemetry::new(to(nobody, 1.0)).unwrap();
+    let (telemetry, outlets) = Telemetry::new(&to(nobody, 1.0), "web").unwrap();
     let stop = CancellationToken::new();
     let running = tokio::spawn(outlets.run(stop.clone()));
     let recorder = telemetry.worker();

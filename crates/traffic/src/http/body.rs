@@ -15,6 +15,9 @@ pub trait Keeper: Unpin {
 
     /// The stream came to its end.
     fn completed(&mut self);
+
+    /// Whoever sends the stream broke it off.
+    fn broken(&mut self);
 }
 
 pub type BodyError = Box<dyn Error + Send + Sync>;
@@ -46,8 +49,10 @@ impl<K: Keeper> Body for Answer<K> {
                     return Poll::Ready(Some(Err(error)));
                 }
                 let frame = ready!(Pin::new(stream).poll_frame(cx));
-                if frame.is_none() {
-                    keeper.completed();
+                match &frame {
+                    None => keeper.completed(),
+                    Some(Err(_)) => keeper.broken(),
+                    Some(Ok(_)) => {}
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::Alpn;
+use telemetry::{Flag, Record};
 use tracing::debug;
 
 use super::application::{ApplicationError, Lease};
@@ -22,6 +23,7 @@ use super::problem::problem;
 use crate::access::Verdict;
 use crate::connect::Guarded;
 use crate::inbound::{Inbound, Peer};
+use crate::record::{about, propagate, refused};
 use crate::route::agrees;
 use crate::standing::{Standing, Watch};
 use crate::transport::Transport;
@@ -77,60 +79,79 @@ pub(crate) async fn serve<T: Transport + 'static>(
 pub(crate) struct Held {
     watch: Watch,
     lease: Lease,
+    record: Record,
 }
 
 impl Keeper for Held {
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        self.watch.poll_revoked(cx).map(|()| revoked().into())
+        self.watch.poll_revoked(cx).map(|()| {
+            self.record.failed(Flag::Revoked);
+            revoked().into()
+        })
     }
 
     fn completed(&mut self) {
         self.lease.completed();
+        self.record.ended();
+    }
+
+    fn broken(&mut self) {
+        self.record.failed(Flag::UpstreamReset);
     }
 }
 
 /// An error resets the stream, and ends a connection of HTTP/1.1.
 async fn answer(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     inbound: &Rc<Inbound>,
     peer: &Rc<Peer>,
     client: HeaderValue,
     is_h2: bool,
 ) -> Result<Response<Answer<Held>>, h2::Error> {
     let metrics = &inbound.shared().metrics;
+    let about = || about(request.method(), request.uri(), request.headers());
+    let mut record = inbound.shared().recorder.begin(&peer.series, about);
     match &*peer.verdict.borrow() {
         Verdict::Allowed => {}
         Verdict::Observed(_) => metrics.observed_denials.add(),
-        Verdict::Denied(_) => return Ok(denied(inbound, peer)),
+        Verdict::Denied(_) => return Ok(refusal(record, Flag::Denied, denied(inbound, peer))),
     }
     let watch = peer.standing().watch();
     if request.method() == Method::CONNECT {
         let detail = "CONNECT is not carried";
-        return Ok(problem(StatusCode::NOT_IMPLEMENTED, "connect", detail).map(Answer::ours));
+        let response = problem(StatusCode::NOT_IMPLEMENTED, "connect", detail);
+        return Ok(refusal(record, Flag::Unsupported, response));
     }
     // Two readers of it might take one each.
     if request.headers().get_all(HOST).iter().count() > 1 {
         let detail = "the request names more than one host";
-        return Ok(problem(StatusCode::BAD_REQUEST, "bad-request", detail).map(Answer::ours));
+        let response = problem(StatusCode::BAD_REQUEST, "bad-request", detail);
+        return Ok(refusal(record, Flag::BadRequest, response));
     }
     if let Some(authority) = request.uri().authority()
         && is_h2
         && !agrees(request.headers(), authority)
     {
         let detail = "the request names one host as its authority, and another in a header";
-        return Ok(problem(StatusCode::BAD_REQUEST, "bad-request", detail).map(Answer::ours));
+        let response = problem(StatusCode::BAD_REQUEST, "bad-request", detail);
+        return Ok(refusal(record, Flag::BadRequest, response));
     }
     let application = inbound.application();
+    propagate(&record, request.headers_mut());
     let request = match to_application(request, client, application.speaks_http2()) {
         Some(request) => request,
         None => {
             let detail = "the request names no host, or one that cannot be read";
-            return Ok(problem(StatusCode::BAD_REQUEST, "bad-request", detail).map(Answer::ours));
+            let response = problem(StatusCode::BAD_REQUEST, "bad-request", detail);
+            return Ok(refusal(record, Flag::BadRequest, response));
         }
     };
     let sent = tokio::select! {
         biased;
-        () = watch.revoked() => return Err(revoked()),
+        () = watch.revoked() => {
+            record.failed(Flag::Revoked);
+            return Err(revoked());
+        }
         sent = application.send(request) => sent,
     };
     match sent {
@@ -138,35 +159,48 @@ async fn answer(
             metrics.inbound_requests.add();
             strip_hop_by_hop(response.headers_mut());
             *response.version_mut() = if is_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
-            Ok(response.map(|stream| Answer::Theirs { stream, keeper: Held { watch, lease } }))
+            record.answered(response.status().as_u16());
+            let keeper = Held { watch, lease, record };
+            Ok(response.map(|stream| Answer::Theirs { stream, keeper }))
         }
         Err(error) => {
             metrics.application_failures.add();
             debug!(inbound = inbound.name, %error, "the application failed a request");
             match error {
                 // So that the peer may try another endpoint; it has read nothing of the body yet.
-                ApplicationError::Unreachable(_) if is_h2 => Err(h2::Reason::REFUSED_STREAM.into()),
+                ApplicationError::Unreachable(_) if is_h2 => {
+                    record.failed(Flag::ApplicationUnreachable);
+                    Err(h2::Reason::REFUSED_STREAM.into())
+                }
                 ApplicationError::Unreachable(_) => {
                     let status = StatusCode::SERVICE_UNAVAILABLE;
-                    Ok(problem(status, "application-unreachable", &error.to_string()).map(Answer::ours))
+                    let response = problem(status, "application-unreachable", &error.to_string());
+                    Ok(refusal(record, Flag::ApplicationUnreachable, response))
                 }
                 ApplicationError::Broken(_) => {
                     let status = StatusCode::BAD_GATEWAY;
-                    Ok(problem(status, "application-broken", &error.to_string()).map(Answer::ours))
+                    let response = problem(status, "application-broken", &error.to_string());
+                    Ok(refusal(record, Flag::UpstreamReset, response))
                 }
             }
         }
     }
 }
 
-fn denied(inbound: &Inbound, peer: &Peer) -> Response<Answer<Held>> {
+/// The proxy's own answer ends it.
+fn refusal(mut record: Record, why: Flag, response: Response<Bytes>) -> Response<Answer<Held>> {
+    refused(&mut record, why, response.status());
+    response.map(Answer::ours)
+}
+
+fn denied(inbound: &Inbound, peer: &Peer) -> Response<Bytes> {
     let id = inbound.deny(peer);
     let detail = format!("{} may not call this; `tombolo why {id}` tells the reason", peer.id);
     let mut response: Response<Bytes> = problem(StatusCode::FORBIDDEN, "denied", &detail);
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert(DECISION_ID, id);
     }
-    response.map(Answer::ours)
+    response
 }
 
 /// The request in the form of the protocol that the application speaks; none if it lacks what that needs.

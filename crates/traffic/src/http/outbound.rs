@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use model::Protocol;
+use telemetry::{Flag, Record};
 use tracing::debug;
 
 use super::body::{Answer, BodyError, Keeper};
@@ -26,6 +27,7 @@ use super::problem::problem;
 use super::upload::Source;
 use crate::connect::ConnectError;
 use crate::outbound::{ATTEMPTS, Destination, InFlight};
+use crate::record::{about, propagate, refused};
 use crate::route::{Plan, plan};
 use crate::transport::Transport;
 
@@ -66,6 +68,7 @@ pub async fn serve(stream: impl Transport + 'static, destination: Rc<Destination
 pub struct Held {
     _stream: Stream,
     _in_flight: InFlight,
+    record: Record,
 }
 
 impl Keeper for Held {
@@ -73,16 +76,24 @@ impl Keeper for Held {
         Poll::Pending
     }
 
-    fn completed(&mut self) {}
+    fn completed(&mut self) {
+        self.record.ended();
+    }
+
+    fn broken(&mut self) {
+        self.record.failed(Flag::UpstreamReset);
+    }
 }
 
 async fn answer(request: Request<Incoming>, destination: &Rc<Destination>) -> Response<Answer<Held>> {
     let metrics = &destination.shared().metrics;
     let (mut head, body) = request.into_parts();
+    let mut record = destination.begin(|| about(&head.method, &head.uri, &head.headers));
     match plan(&head) {
         Plan::Forward(target) => head.uri = target,
         Plan::Refuse(refusal) => {
             metrics.outbound_rejected.add();
+            refused(&mut record, Flag::BadRequest, StatusCode::BAD_REQUEST);
             return ours(problem(StatusCode::BAD_REQUEST, "bad-request", &refusal.to_string()));
         }
     }
@@ -93,15 +104,16 @@ async fn answer(request: Request<Incoming>, destination: &Rc<Destination>) -> Re
 
     // Who asks for it is told to go on as soon as the body can be taken.
     head.headers.remove(EXPECT);
+    propagate(&record, &mut head.headers);
 
-    match send(head, body, destination).await {
+    match send(head, body, destination, record).await {
         Ok(mut response) => {
             metrics.outbound_requests.add();
             strip_hop_by_hop(response.headers_mut());
             *response.version_mut() = if version == Version::HTTP_2 { version } else { Version::HTTP_11 };
             response
         }
-        Err(failure) => {
+        Err((failure, mut record)) => {
             metrics.outbound_failures.add();
             let (status, reason, detail) = match &failure {
                 Failure::Connect(error) => {
@@ -119,6 +131,7 @@ async fn answer(request: Request<Incoming>, destination: &Rc<Destination>) -> Re
                 ),
             };
             debug!(destination = %destination.id, reason, ?failure, "a request failed");
+            refused(&mut record, failure.flag(), status);
             ours(problem(status, reason, &detail))
         }
     }
@@ -135,12 +148,40 @@ enum Failure {
     Broken(hyper::Error),
 }
 
-/// Sends a request to one endpoint after the other until one of them looks at it.
+impl Failure {
+    fn flag(&self) -> Flag {
+        match self {
+            Self::Connect(error) => (&**error).into(),
+            Self::Refused => Flag::Refused,
+            Self::Broken(_) => Flag::UpstreamReset,
+        }
+    }
+}
+
+/// Sends a request to an endpoint; the record goes with the answer's body, or comes back.
 async fn send(
     head: request::Parts,
     body: Incoming,
     destination: &Rc<Destination>,
-) -> Result<Response<Answer<Held>>, Failure> {
+    mut record: Record,
+) -> Result<Response<Answer<Held>>, (Failure, Record)> {
+    match try_each(head, body, destination, &mut record).await {
+        Ok((response, stream, in_flight)) => {
+            record.answered(response.status().as_u16());
+            let keeper = Held { _stream: stream, _in_flight: in_flight, record };
+            Ok(response.map(|stream| Answer::Theirs { stream, keeper }))
+        }
+        Err(failure) => Err((failure, record)),
+    }
+}
+
+/// One endpoint after the other until one of them looks at it.
+async fn try_each(
+    head: request::Parts,
+    body: Incoming,
+    destination: &Rc<Destination>,
+    record: &mut Record,
+) -> Result<(Response<Incoming>, Stream, InFlight), Failure> {
     let failed = |error| Failure::Connect(Rc::new(error));
     let credentials = destination.credentials().map_err(failed)?;
     let source = Source::new(body);
@@ -163,6 +204,7 @@ async fn send(
             }
             Err(error) => return Err(Failure::Connect(error)),
         };
+        destination.tell_endpoint(record, &endpoint);
         let in_flight = endpoint.occupy();
         // It is not refused for its own sake: the last endpoint's answer stands.
         let Some(upload) = source.upload() else { break };
@@ -170,8 +212,7 @@ async fn send(
         let mut error = match sent.await {
             Ok(response) => {
                 endpoint.answered();
-                let keeper = Held { _stream: stream, _in_flight: in_flight };
-                return Ok(response.map(|stream| Answer::Theirs { stream, keeper }));
+                return Ok((response, stream, in_flight));
             }
             Err(error) => error,
         };

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use telemetry::Flag;
+
 use crate::metrics::{Count, Metrics};
 use crate::opening::OpeningError;
 
@@ -26,6 +28,16 @@ impl Refusal {
     pub(crate) fn count(&self, metrics: &Metrics) {
         metrics.relay_refusals.add();
         self.counter(metrics).add();
+    }
+
+    pub(crate) fn flag(&self) -> Flag {
+        match self {
+            Self::OverLimit => Flag::TooMany,
+            Self::Opening(_) => Flag::BadOpening,
+            Self::UnknownName | Self::TakenAway => Flag::UnknownName,
+            Self::NoAnswer(_) => Flag::ConnectTimeout,
+            Self::Unreachable(_) => Flag::Unreachable,
+        }
     }
 
     fn counter<'a>(&self, metrics: &'a Metrics) -> &'a Count {

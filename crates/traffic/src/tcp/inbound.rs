@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use identity::Alpn;
+use telemetry::{About, Flag};
 use tokio::io::AsyncWriteExt;
 use tokio::time;
 use tracing::debug;
@@ -22,9 +23,11 @@ pub(crate) async fn serve(
     peer: Rc<Peer>,
 ) {
     let shared = inbound.shared().clone();
+    let mut record = shared.recorder.begin(&peer.series, About::default);
     let wants_status = alpn == Some(Alpn::Tcp);
     if peer.verdict.borrow().is_denied() {
         inbound.deny(&peer);
+        record.failed(Flag::Denied);
         return refuse(stream, wants_status, Status::Denied).await;
     }
     if let Verdict::Observed(_) = &*peer.verdict.borrow() {
@@ -32,17 +35,22 @@ pub(crate) async fn serve(
     }
     let watch = peer.standing().watch();
     if inbound.closing.is_cancelled() {
+        record.failed(Flag::Draining);
         return refuse(stream, wants_status, Status::Draining).await;
     }
     let dialled = tokio::select! {
         biased;
-        () = watch.revoked() => return stream.reset_on_drop(),
+        () = watch.revoked() => {
+            record.failed(Flag::Revoked);
+            return stream.reset_on_drop();
+        }
         dialled = time::timeout(CONNECT, dial(inbound.part().application)) => dialled,
     };
     let mut application = match dialled.unwrap_or_else(|elapsed| Err(elapsed.into())) {
         Ok(application) => application,
         Err(error) => {
             shared.metrics.application_failures.add();
+            record.failed(Flag::ApplicationUnreachable);
             debug!(inbound = inbound.name, %error, "the application does not accept a connection");
             return refuse(stream, wants_status, Status::Unreachable).await;
         }
@@ -61,10 +69,13 @@ pub(crate) async fn serve(
     };
     match carried {
         Some(Ok((received, sent))) => {
+            record.moved(received, sent);
+            record.ended();
             debug!(inbound = inbound.name, client = %peer.id, received, sent, "a connection ended");
         }
         // By one of the sides, or because it is no longer allowed.
-        Some(Err(_)) | None => {
+        cut => {
+            record.failed(if cut.is_some() { Flag::Reset } else { Flag::Revoked });
             stream.reset_on_drop();
             application.reset_on_drop();
         }

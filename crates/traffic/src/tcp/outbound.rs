@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use telemetry::{About, Flag};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
@@ -16,15 +17,18 @@ use crate::transport::{Transport, copy_both};
 /// not take it for an orderly end.
 pub async fn serve(mut stream: impl Transport, destination: Rc<Destination>) {
     let shared = destination.shared().clone();
+    let mut record = destination.begin(About::default);
     let (endpoint, mut connected) = match connect(&destination).await {
         Ok(connected) => connected,
         Err(error) => {
             shared.metrics.outbound_failures.add();
+            record.failed((&error).into());
             debug!(destination = %destination.id, reason = error.reason(), %error, "a connection failed");
             stream.reset_on_drop();
             return;
         }
     };
+    destination.tell_endpoint(&mut record, &endpoint);
     let _in_flight = endpoint.occupy();
     let (standing, _entry) = destination.enter(connected.peer.id);
     let watch = standing.watch();
@@ -35,9 +39,12 @@ pub async fn serve(mut stream: impl Transport, destination: Rc<Destination>) {
     };
     match copied {
         Some(Ok((sent, received))) => {
+            record.moved(sent, received);
+            record.ended();
             debug!(destination = %destination.id, sent, received, "a connection ended");
         }
-        Some(Err(_)) | None => {
+        cut => {
+            record.failed(if cut.is_some() { Flag::Reset } else { Flag::Revoked });
             stream.reset_on_drop();
             connected.stream.reset_on_drop();
         }
