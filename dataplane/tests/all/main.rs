@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod control;
+mod program;
 mod zone;
