@@ -23,7 +23,7 @@ use crate::traffic::{Pair, Traffic};
 pub const ZONES: [&str; 2] = ["east", "west"];
 
 /// One application of the shop with its sidecar.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Member {
     pub service: &'static str,
     pub zone: &'static str,
@@ -44,12 +44,16 @@ const CALLS: [(Member, Member, u16); 4] = [
     (FRONTEND, CART, 10_003),
     (CART, CATALOG_EAST, 10_001),
 ];
-/// Where the frontend reaches the bytes of the cart that are no HTTP.
-const CART_EVENTS: u16 = 10_004;
-/// Where it reaches the catalog of whichever zone.
+/// The same for bytes that are no HTTP: both ways between the zones, and within one.
+const STREAMS: [(Member, Member, u16); 3] =
+    [(FRONTEND, CART, 10_004), (CART, CATALOG_EAST, 10_002), (FRONTEND, CATALOG_EAST, 10_006)];
+/// Where the frontend reaches the catalog of whichever zone.
 const CATALOG: u16 = 10_005;
 /// The zone of what is in several.
 pub const ANY: &str = "any";
+
+/// The last byte of the first relay's address; the next zone's is the one after.
+const RELAYS: u8 = 31;
 
 const HTTP: u16 = 8080;
 const EVENTS: u16 = 9000;
@@ -105,6 +109,25 @@ pub struct Mesh {
     traffic: Traffic,
 }
 
+/// Where a program of the mesh takes what comes.
+pub struct Port {
+    pub name: String,
+    pub address: SocketAddr,
+    pub takes: Takes,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Takes {
+    /// Mutual TLS, or TLS and a token.
+    Tls,
+    /// Requests for a few pages of its own.
+    Pages,
+    /// Requests of the application beside it.
+    Requests,
+    /// Any bytes of the application beside it.
+    Bytes,
+}
+
 struct Zone {
     running: Running,
     ingress: zone_ingress::Running,
@@ -147,9 +170,7 @@ impl Mesh {
             tell(format!("{:<22} in {}, its sidecar at {}", member.service, member.zone, mesh.ip(member)));
         }
         for (caller, called, port) in CALLS {
-            let pair =
-                Pair { caller: caller.service, from: caller.zone, called: called.service, to: called.zone };
-            mesh.traffic.add(pair, SocketAddr::new(mesh.ip(caller), port));
+            mesh.traffic.add(pair(caller, called), SocketAddr::new(mesh.ip(caller), port));
         }
         let Member { service: caller, zone: from, .. } = FRONTEND;
         let pair = Pair { caller, from, called: CATALOG_EAST.service, to: ANY };
@@ -172,7 +193,7 @@ impl Mesh {
             ..zone_cp::Options::local(name, self.zone_dir(zone))
         };
         let running = ZoneCp::start(options).await?;
-        let relay = Relay::start(self.any_port(30 + zone.len() as u8)).await?;
+        let relay = Relay::start(self.any_port(RELAYS + self.zones.len() as u8)).await?;
         let request = TokenRequest { addresses: vec![relay.address.ip()], ..TokenRequest::default() };
         let api = self.zone_api_at(zone, &running.addresses)?;
         let token = api.token(TokenKind::Ingress, &request).await?;
@@ -204,16 +225,30 @@ impl Mesh {
             ..TokenRequest::default()
         };
         let token = self.zone_api(zone)?.token(TokenKind::Dataplane, &request).await?;
-        let id = format!("{zone}-{service}");
-        let joined = dataplane::ControlOptions::new(
-            self.zones[zone].running.addresses.sync.to_string(),
-            self.write(&format!("{id}.token"), &token)?,
-            self.write(&format!("{id}.yaml"), &self.dataplane(member))?,
-            self.dir.path().join(id),
-        );
-        let sidecar = dataplane::start(dataplane::ControlOptions { drain_time: DRAIN, ..joined }).await?;
+        self.write(&format!("{zone}-{service}.token"), &token)?;
+        self.write(&format!("{zone}-{service}.yaml"), &self.dataplane(member))?;
+        let sidecar = self.start_sidecar(member).await?;
         self.sidecars.push((member, sidecar));
         self.apps.push((member, app));
+        Ok(())
+    }
+
+    async fn start_sidecar(&self, member: Member) -> anyhow::Result<dataplane::Running> {
+        let Member { service, zone, .. } = member;
+        let file = |ending: &str| self.dir.path().join(format!("{zone}-{service}{ending}"));
+        let zone_cp = self.zones[zone].running.addresses.sync.to_string();
+        let joined = dataplane::ControlOptions::new(zone_cp, file(".token"), file(".yaml"), file(""));
+        dataplane::start(dataplane::ControlOptions { drain_time: DRAIN, ..joined }).await
+    }
+
+    /// Drains a sidecar, and starts it again from what it kept.
+    pub async fn restart_sidecar(&mut self, service: &str, zone: &str) -> anyhow::Result<()> {
+        let is_it = |(member, _): &(Member, _)| member.service == service && member.zone == zone;
+        let at = self.sidecars.iter().position(is_it).context("there is no such sidecar")?;
+        let (member, sidecar) = self.sidecars.remove(at);
+        sidecar.shutdown().await?;
+        let sidecar = self.start_sidecar(member).await?;
+        self.sidecars.push((member, sidecar));
         Ok(())
     }
 
@@ -231,11 +266,11 @@ impl Mesh {
             let labels = format!("{{tombolo.io/display-name: {service}, tombolo.io/zone: {zone}}}");
             format!("kind: MeshService\n      port: {at}\n      labels: {labels}")
         };
-        let calls = CALLS.iter().filter(|(caller, ..)| caller.host == member.host);
+        let calls = CALLS.iter().map(|call| (call, HTTP)).chain(STREAMS.iter().map(|call| (call, EVENTS)));
+        let calls = calls.filter(|((caller, ..), _)| *caller == member);
         let mut outbounds: Vec<(u16, String)> =
-            calls.map(|(_, called, port)| (*port, of_one_zone(*called, HTTP))).collect();
-        if member.host == FRONTEND.host {
-            outbounds.push((CART_EVENTS, of_one_zone(CART, EVENTS)));
+            calls.map(|((_, called, port), at)| (*port, of_one_zone(*called, at))).collect();
+        if member == FRONTEND {
             let joined = format!("kind: MeshMultiZoneService\n      port: {HTTP}\n      name: catalog");
             outbounds.push((CATALOG, joined));
         }
@@ -316,29 +351,55 @@ impl Mesh {
         found.map(|member| SocketAddr::new(self.ip(*member), HTTP))
     }
 
-    /// Where the frontend finds the cart's port that is no HTTP.
-    pub fn cart_events(&self) -> SocketAddr {
-        SocketAddr::new(self.ip(FRONTEND), CART_EVENTS)
+    /// Who sends bytes to whom that are no HTTP, and where: they come back as they went.
+    pub fn streams(&self) -> Vec<(Pair, SocketAddr)> {
+        let stream = |&(caller, called, port)| (pair(caller, called), SocketAddr::new(self.ip(caller), port));
+        STREAMS.iter().map(stream).collect()
     }
 
-    /// Every port on which a program of the mesh takes what comes.
-    pub fn ports(&self) -> Vec<(String, SocketAddr)> {
-        let planes = [("global", &self.global_addresses)];
-        let zones = self.zones.iter().map(|(name, zone)| (*name, &zone.running.addresses));
+    /// Every port of every program of the mesh.
+    pub fn ports(&self) -> Vec<Port> {
         let mut ports = Vec::new();
-        for (name, Addresses { api, sync, health }) in planes.into_iter().chain(zones) {
-            ports.push((format!("{name} API"), *api));
-            ports.push((format!("{name} sync"), *sync));
-            ports.push((format!("{name} health"), *health));
+        let mut add = |name, address, takes| ports.push(Port { name, address, takes });
+        let zones = self.zones.iter().map(|(name, zone)| (*name, &zone.running.addresses));
+        for (name, Addresses { api, sync, health }) in zones.chain([("global", &self.global_addresses)]) {
+            add(format!("{name} API"), *api, Takes::Tls);
+            add(format!("{name} sync"), *sync, Takes::Tls);
+            add(format!("{name} health"), *health, Takes::Pages);
         }
-        ports.extend(self.zones.iter().map(|(name, zone)| (format!("{name} ingress"), zone.ingress.listen)));
-        for (member, _) in &self.sidecars {
-            let Member { service, zone, .. } = member;
-            let ip = self.ip(*member);
-            ports.push((format!("{zone} {service} inbound http"), SocketAddr::new(ip, HTTP)));
-            ports.push((format!("{zone} {service} inbound tcp"), SocketAddr::new(ip, EVENTS)));
+        for (name, Zone { ingress, .. }) in &self.zones {
+            add(format!("{name} ingress"), ingress.listen, Takes::Tls);
+            add(format!("{name} ingress readiness"), ingress.ready_address, Takes::Pages);
+            add(format!("{name} ingress metrics"), ingress.metrics_address, Takes::Pages);
+        }
+        for (member, sidecar) in &self.sidecars {
+            let (name, ip) = (format!("{} {}", member.zone, member.service), self.ip(*member));
+            add(format!("{name} inbound http"), SocketAddr::new(ip, HTTP), Takes::Tls);
+            add(format!("{name} inbound tcp"), SocketAddr::new(ip, EVENTS), Takes::Tls);
+            add(format!("{name} readiness"), sidecar.ready_address, Takes::Pages);
+            add(format!("{name} metrics"), sidecar.metrics_address, Takes::Pages);
+        }
+        for call in self.traffic.calls() {
+            add(format!("outbound {}", call.pair), call.through, Takes::Requests);
+        }
+        for (pair, address) in self.streams() {
+            add(format!("tcp outbound {pair}"), address, Takes::Bytes);
         }
         ports
+    }
+
+    /// Where every control plane and proxy says whether it is ready.
+    pub fn readiness(&self) -> Vec<(String, SocketAddr)> {
+        let mut pages = vec![("global".to_owned(), self.global_addresses.health)];
+        for (name, Zone { running, ingress, .. }) in &self.zones {
+            pages.push((format!("zone {name}"), running.addresses.health));
+            pages.push((format!("ingress of {name}"), ingress.ready_address));
+        }
+        let sidecars = self.sidecars.iter();
+        pages.extend(sidecars.map(|(member, sidecar)| {
+            (format!("sidecar of {} in {}", member.service, member.zone), sidecar.ready_address)
+        }));
+        pages
     }
 
     /// Keeps a file in the mesh's own folder.
@@ -380,6 +441,10 @@ impl Mesh {
             None => Ok(()),
         }
     }
+}
+
+fn pair(caller: Member, called: Member) -> Pair {
+    Pair { caller: caller.service, from: caller.zone, called: called.service, to: called.zone }
 }
 
 async fn start_global(data_dir: &Path, addresses: Addresses) -> anyhow::Result<Running> {

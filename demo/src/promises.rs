@@ -11,11 +11,14 @@ mod wire;
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::Method;
 use tokio::time::{self, Instant};
 
 use crate::mesh::Mesh;
+use crate::traffic::{Outcome, Pair};
 
 pub struct Promise {
     pub number: u32,
@@ -47,7 +50,7 @@ pub const ALL: &[Promise] = &[
     },
     Promise {
         number: 5,
-        says: "without the global no request fails, and when it is back policy reaches everyone",
+        says: "without the global no request fails and a sidecar restarts, and when it is back policy reaches everyone",
         keep: |mesh, _| Box::pin(global_away::keep(mesh)),
     },
     Promise {
@@ -62,7 +65,7 @@ pub const ALL: &[Promise] = &[
 pub struct Patience(pub u32);
 
 impl Patience {
-    fn limit(self, promised: Duration) -> Duration {
+    pub(crate) fn limit(self, promised: Duration) -> Duration {
         promised * self.0
     }
 }
@@ -83,19 +86,38 @@ where
     }
 }
 
-/// Runs `watched` while every pair of the shop goes on asking, and fails if one of them failed.
-async fn without_a_failure<T>(
-    mesh: &mut Mesh,
-    watched: impl AsyncFnOnce(&mut Mesh) -> anyhow::Result<T>,
-) -> anyhow::Result<(T, u64)> {
-    let (answered_before, failed_before) = mesh.traffic().totals();
-    let done = watched(mesh).await?;
-    let (answered, failed) = mesh.traffic().totals();
-    ensure!(
-        failed == failed_before,
-        "{} requests failed, such as {}",
-        failed - failed_before,
-        mesh.traffic().last_failure().unwrap_or_default()
-    );
-    Ok((done, answered - answered_before))
+/// One request of its own for every pair that fits, each over a new connection; all must be answered.
+async fn every_pair_answers(mesh: &Mesh, path: &str, fits: impl Fn(&Pair) -> bool) -> anyhow::Result<()> {
+    for call in mesh.traffic().calls().iter().filter(|call| fits(&call.pair)) {
+        match call.once(Method::GET, path, Bytes::new()).await.with_context(|| call.pair.to_string())? {
+            Outcome::Answered(_) => {}
+            denied => bail!("{}: expected an answer, got {denied:?}", call.pair),
+        }
+    }
+    Ok(())
+}
+
+/// How often each pair of the shop was answered and failed up to some moment.
+struct UpTo(Vec<(u64, u64)>);
+
+impl UpTo {
+    fn now(mesh: &Mesh) -> Self {
+        let tallies = mesh.traffic().calls().iter().map(|call| call.tally());
+        Self(tallies.map(|tally| (tally.answered, tally.failed)).collect())
+    }
+
+    /// Fails if a pair that fits failed since, or was not answered once; counts the answers of all.
+    fn unfailed_since(&self, mesh: &Mesh, fits: impl Fn(&Pair) -> bool) -> anyhow::Result<u64> {
+        let mut all = 0;
+        for (call, (answered, failed)) in mesh.traffic().calls().iter().zip(&self.0) {
+            let (pair, tally) = (call.pair, call.tally());
+            if fits(&pair) {
+                let why = tally.last_failure.unwrap_or_default();
+                ensure!(tally.failed == *failed, "{pair}: {} requests failed: {why}", tally.failed - failed);
+                ensure!(tally.answered > *answered, "{pair}: nothing was asked meanwhile");
+            }
+            all += tally.answered - answered;
+        }
+        Ok(all)
+    }
 }

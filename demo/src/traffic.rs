@@ -148,18 +148,6 @@ impl Traffic {
         Ok(())
     }
 
-    /// Of all pairs since the beginning: what was answered, and what failed (a denial is no failure).
-    pub fn totals(&self) -> (u64, u64) {
-        let tallies = self.calls.iter().map(|call| call.tally());
-        tallies.fold((0, 0), |(answered, failed), tally| (answered + tally.answered, failed + tally.failed))
-    }
-
-    pub fn last_failure(&self) -> Option<String> {
-        self.calls
-            .iter()
-            .find_map(|call| call.tally().last_failure.map(|why| format!("{}: {why}", call.pair)))
-    }
-
     pub async fn shutdown(self) {
         self.stop.cancel();
         self.tasks.close();

@@ -36,14 +36,23 @@ pub async fn watch(
     let start = Instant::now();
     writeln!(out, "Starting a mesh of two zones on this machine ...")?;
     out.flush()?;
-    let mut parts = Vec::new();
-    let mesh = Mesh::start(&mut |part| parts.push(format!("  {part}\n"))).await?;
-    let head = format!(
-        "A mesh of two zones, up after {:.1?}: real sockets, and mutual TLS from sidecar to sidecar.\n\n{}\n{}",
-        start.elapsed(),
-        parts.concat(),
-        commands(&mesh, tombolo)?
+    let (mut parts, mut told) = (String::new(), Ok(()));
+    let mesh = Mesh::start(&mut |part| {
+        let line = format!("  {part}\n");
+        if told.is_ok() {
+            told = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+        }
+        parts += &line;
+    })
+    .await?;
+    told?;
+    let up = format!(
+        "A mesh of two zones, up after {:.1?}: real sockets, and mutual TLS from sidecar to sidecar.\n",
+        start.elapsed()
     );
+    let commands = commands(&mesh, tombolo)?;
+    // What is drawn in place takes the place of what was told before.
+    let head = if terminal { format!("{up}\n{parts}\n{commands}") } else { format!("{up}\n{commands}") };
     tokio::select! {
         shown = show(out, terminal, &head, &mesh) => shown?,
         () = stop => {}

@@ -1,6 +1,7 @@
 //! Without a permission nothing passes; with one it does; taking it away stops what is open too. The API says
-//! `applied` when the last proxy enforces it, and not before.
+//! `applied` when the last proxy enforces it, and not before: what comes right after that is decided by it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -10,12 +11,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{self, Instant};
 
-use super::{Patience, eventually};
-use crate::mesh::{ALLOW_SHOP, LIMIT, Mesh, PERMISSION};
+use super::{Patience, every_pair_answers};
+use crate::mesh::{ALLOW_SHOP, Mesh, PERMISSION, ZONES};
 use crate::traffic::Outcome;
 
 /// From the answer of the API to the last proxy that enforces it.
 const PROMISED: Duration = Duration::from_millis(500);
+/// What is open is closed before `applied` is said; this is for the news of it to get here.
+const CLOSING: Duration = Duration::from_millis(100);
+/// For a few bytes to go and come back, or to be turned away.
+const EXCHANGE: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 3;
 
 pub(super) async fn keep(mesh: &mut Mesh, patience: Patience) -> anyhow::Result<String> {
@@ -23,69 +28,79 @@ pub(super) async fn keep(mesh: &mut Mesh, patience: Patience) -> anyhow::Result<
     let api = mesh.api()?;
     let mut slowest = Duration::ZERO;
     for _ in 0..ROUNDS {
-        let mut open = echo(mesh).await.context("before anything changes")?;
+        let mut open = exchanged(mesh, patience).await.context("before anything changes")?;
 
         let revision = api.delete(PERMISSION).await?;
         let start = Instant::now();
         api.applied(&revision, limit).await.context("taking the permission away")?;
         slowest = slowest.max(start.elapsed());
+        closed(&mut open, patience.limit(CLOSING)).await.context("an open connection")?;
         denied(mesh).await.context("after the permission was taken away")?;
-        closed(&mut open).await.context("the open connection")?;
-        let new = echo(mesh).await;
-        ensure!(new.is_err(), "a new TCP connection was let through without a permission");
+        turned_away(mesh, patience).await.context("after the permission was taken away")?;
 
         let revision = api.put(PERMISSION, ALLOW_SHOP).await?;
         let start = Instant::now();
         api.applied(&revision, limit).await.context("giving the permission back")?;
         slowest = slowest.max(start.elapsed());
-        allowed(mesh).await.context("after the permission was given back")?;
-        eventually(LIMIT, || async { echo(mesh).await.map(|_| ()) })
+        exchanged(mesh, patience).await.context("after the permission was given back")?;
+        every_pair_answers(mesh, "/allowed", |_| true)
             .await
-            .context("TCP with the permission")?;
+            .context("after the permission was given back")?;
     }
     ensure!(slowest <= limit, "the slowest of {} changes took {slowest:.0?}", 2 * ROUNDS);
     Ok(format!("the slowest of {} changes took {slowest:.0?}", 2 * ROUNDS))
 }
 
-/// The first request, and no other, decides.
+/// The first request of each pair, and no other, decides.
 async fn denied(mesh: &Mesh) -> anyhow::Result<()> {
-    let call = mesh.traffic().call("frontend", "cart", "west")?;
-    match call.once(Method::GET, "/denied", Bytes::new()).await? {
-        Outcome::Denied { decision: Some(_) } => {}
-        other => bail!("expected a denial with a decision id, got {other:?}"),
+    for call in mesh.traffic().calls() {
+        let pair = call.pair;
+        match call.once(Method::GET, "/denied", Bytes::new()).await.with_context(|| pair.to_string())? {
+            Outcome::Denied { decision: Some(_) } => {}
+            other => bail!("{pair}: expected a denial with a decision id, got {other:?}"),
+        }
+        let saw = ZONES.iter().any(|zone| mesh.app(pair.called, zone).is_some_and(|app| app.saw("/denied")));
+        ensure!(!saw, "{pair}: the application saw a request that was denied");
     }
-    let saw = mesh.app("cart", "west").is_some_and(|app| app.saw("/denied"));
-    ensure!(!saw, "the application saw a request that was denied");
     Ok(())
 }
 
-async fn allowed(mesh: &Mesh) -> anyhow::Result<()> {
-    let call = mesh.traffic().call("frontend", "cart", "west")?;
-    match call.once(Method::GET, "/allowed", Bytes::new()).await? {
-        Outcome::Answered(_) => Ok(()),
-        denied => bail!("expected an answer, got {denied:?}"),
+/// An opaque connection of each pair that has carried bytes both ways, each at the first try.
+async fn exchanged(mesh: &Mesh, patience: Patience) -> anyhow::Result<Vec<TcpStream>> {
+    let mut open = Vec::new();
+    for (pair, address) in mesh.streams() {
+        let exchange = time::timeout(patience.limit(EXCHANGE), exchange(address)).await;
+        open.push(exchange.context("no echo")?.with_context(|| format!("TCP from {pair}"))?);
     }
+    Ok(open)
 }
 
-/// An opaque connection across the zones that has carried bytes both ways.
-async fn echo(mesh: &Mesh) -> anyhow::Result<TcpStream> {
-    let exchange = async {
-        let mut stream = TcpStream::connect(mesh.cart_events()).await?;
-        stream.write_all(b"hello").await?;
-        let mut back = [0; 5];
-        stream.read_exact(&mut back).await?;
-        ensure!(&back == b"hello", "{back:?} came back");
-        Ok(stream)
-    };
-    time::timeout(LIMIT, exchange).await.context("no echo")?
+async fn turned_away(mesh: &Mesh, patience: Patience) -> anyhow::Result<()> {
+    for (pair, address) in mesh.streams() {
+        let exchange = time::timeout(patience.limit(EXCHANGE), exchange(address)).await;
+        let exchange = exchange.with_context(|| format!("a new TCP connection from {pair} stays open"))?;
+        ensure!(exchange.is_err(), "a new TCP connection from {pair} was let through");
+    }
+    Ok(())
 }
 
-async fn closed(stream: &mut TcpStream) -> anyhow::Result<()> {
-    let mut byte = [0];
-    let read =
-        time::timeout(LIMIT, stream.read(&mut byte)).await.context("stays open without a permission")?;
-    match read {
-        Ok(0) | Err(_) => Ok(()),
-        Ok(_) => bail!("still carries bytes"),
+async fn exchange(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"hello").await?;
+    let mut back = [0; 5];
+    stream.read_exact(&mut back).await?;
+    ensure!(&back == b"hello", "{back:?} came back");
+    Ok(stream)
+}
+
+async fn closed(open: &mut [TcpStream], limit: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    for stream in open {
+        let read = time::timeout_at(deadline, stream.read(&mut [0])).await;
+        match read.with_context(|| format!("stays open for {limit:?} without a permission"))? {
+            Ok(0) | Err(_) => {}
+            Ok(_) => bail!("still carries bytes"),
+        }
     }
+    Ok(())
 }

@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time;
 
-use super::without_a_failure;
-use crate::mesh::{LIMIT, Mesh};
+use super::{UpTo, every_pair_answers};
+use crate::mesh::{LIMIT, Mesh, Port, Takes};
 
 /// Five mistakes, each on a line of its own.
 const FIVE_MISTAKES: &str = "\
@@ -34,14 +34,18 @@ const MISTAKEN: &str = "/meshes/default/meshtrafficpermissions/mistaken";
 const LINES: [u32; 5] = [4, 6, 7, 11, 12];
 
 pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
-    let (ports, _) = without_a_failure(mesh, async |mesh| {
-        five_mistakes(mesh).await.context("a document with five mistakes")?;
-        wrong_tokens(mesh).await?;
-        garbage(mesh).await
-    })
-    .await?;
-    let health = reqwest::get(format!("http://{}/healthz", mesh.global_addresses().health)).await?;
-    ensure!(health.status() == StatusCode::OK, "the global says {} of its health", health.status());
+    let before = UpTo::now(mesh);
+    five_mistakes(mesh).await.context("a document with five mistakes")?;
+    wrong_tokens(mesh).await?;
+    let ports = garbage(mesh).await?;
+    for (name, address) in mesh.readiness() {
+        for page in ["healthz", "readyz"] {
+            let status = reqwest::get(format!("http://{address}/{page}")).await?.status();
+            ensure!(status == StatusCode::OK, "after all that the {name} answers /{page} with {status}");
+        }
+    }
+    every_pair_answers(mesh, "/undisturbed", |_| true).await.context("after all that")?;
+    before.unfailed_since(mesh, |_| true).context("meanwhile")?;
     Ok(format!("five mistakes at lines {LINES:?}, four tokens, garbage on {ports} ports"))
 }
 
@@ -110,16 +114,26 @@ async fn refused(
     }
 }
 
-/// Every port gets a plain HTTP request and bytes that are nothing; what answers must say so or close.
+/// Every port gets a plain HTTP request and bytes that are nothing; what answers must say so or close. What an
+/// application sends to its own sidecar as bytes is never garbage: it arrives.
 async fn garbage(mesh: &Mesh) -> anyhow::Result<usize> {
     let ports = mesh.ports();
     let noise: [u8; 512] = rand::random();
-    futures::future::try_join_all(ports.iter().map(|(name, address)| async move {
-        let http = send(*address, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    futures::future::try_join_all(ports.iter().map(|Port { name, address, takes }| async move {
+        if *takes == Takes::Bytes {
+            let echo = echo(*address, &noise).await.with_context(|| format!("{name} and any bytes"))?;
+            ensure!(echo == noise, "{name} changes what passes");
+            return Ok(());
+        }
+        let http = send(*address, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
         let answer = http.with_context(|| format!("{name} and a plain HTTP request"))?;
         let text = String::from_utf8_lossy(&answer);
-        ensure!(!text.starts_with("HTTP/1.1 2"), "{name} answers a plain HTTP request with {text}");
-        send(*address, &noise).await.with_context(|| format!("{name} and garbage"))
+        let is_good = text.starts_with("HTTP/1.1 2");
+        ensure!(is_good == (*takes == Takes::Requests), "{name} answers a plain HTTP request with {text}");
+        let answer = send(*address, &noise).await.with_context(|| format!("{name} and garbage"))?;
+        let text = String::from_utf8_lossy(&answer);
+        ensure!(!text.starts_with("HTTP/1.1 2"), "{name} answers garbage with {text}");
+        Ok(())
     }))
     .await?;
     Ok(ports.len())
@@ -133,4 +147,12 @@ async fn send(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let _ = time::timeout(LIMIT, stream.read_to_end(&mut answer)).await.context("stays open")?;
     Ok(answer)
+}
+
+async fn echo(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(bytes).await?;
+    let mut back = vec![0; bytes.len()];
+    time::timeout(LIMIT, stream.read_exact(&mut back)).await.context("nothing comes back")??;
+    Ok(back)
 }
