@@ -1,23 +1,26 @@
 //! Keeps what the zone writes by itself in step with what it is made of.
 
-use std::collections::BTreeMap;
+mod orphans;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use model::document::Document;
-use model::kinds::MeshZoneAddress;
+use model::kinds::{MeshService, MeshZoneAddress, Workload};
 use model::labels;
 use model::{DocumentKey, Origin, ResourceName, ZoneName};
 use snapshot::{Held, View};
 use store::{Change, Draft, Expect, Filter, Store, Write};
-use tokio::time;
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::authorities::Authorities;
 use crate::generate::{self, GENERATOR, Generated};
 use crate::ingresses::Ingresses;
+use orphans::Orphans;
 
 /// After a write or a read of the store that failed.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -39,15 +42,17 @@ impl Generator {
         for record in &listing.records {
             put(&mut view, record);
         }
+        let mut orphans = Orphans::default();
         loop {
             let registered = ingresses.borrow_and_update().clone();
-            let generated = self.generate(&view, &registered).await;
+            let generated = self.generate(&view, &registered, &mut orphans).await;
             if let Err(error) = &generated {
                 warn!(error = format!("{error:#}"), "generated documents could not be written; trying again");
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = time::sleep(AGAIN), if generated.is_err() => {}
+                () = reached(orphans.next()), if generated.is_ok() => {}
                 changed = ingresses.changed() => changed?,
                 commit = watch.next() => match commit {
                     Ok(commit) => commit.changes.iter().for_each(|change| match change {
@@ -71,6 +76,7 @@ impl Generator {
         &self,
         view: &View,
         ingresses: &BTreeMap<ResourceName, SocketAddr>,
+        orphans: &mut Orphans,
     ) -> anyhow::Result<()> {
         for (mesh, domain) in generate::trust_domains(view, &self.zone).keys() {
             // One that is damaged keeps nobody else from theirs.
@@ -80,6 +86,10 @@ impl Generator {
         }
         let wanted = generate::documents(view, &self.zone, ingresses, &self.authorities.public());
         let origin = Origin::Zone(self.zone.clone());
+        let keys: BTreeSet<DocumentKey> =
+            wanted.iter().map(|generated| generated.document.key(&origin)).collect();
+        let now = Instant::now();
+        orphans.found(without_members(view, &origin, &keys), now);
         let mut writes = Vec::new();
         for Generated { document, bundle } in wanted {
             let key = document.key(&origin);
@@ -89,12 +99,14 @@ impl Generator {
             }
         }
         writes.extend(abandoned(view, &origin, ingresses));
+        writes.extend(orphans.due(now).filter_map(|key| view.any(key)).map(delete));
         for batch in writes.chunks(store::MAX_WRITES) {
             let receipt = self.store.transact(batch.to_vec()).await?;
             for written in receipt.written.iter().filter(|written| written.changed) {
                 info!(version = %written.version, "generated");
             }
         }
+        orphans.removed(now);
         Ok(())
     }
 }
@@ -124,11 +136,110 @@ fn abandoned<'a>(
     ingresses: &'a BTreeMap<ResourceName, SocketAddr>,
 ) -> impl Iterator<Item = Write> + 'a {
     let own = view.all::<MeshZoneAddress>().filter(move |(held, _)| held.key.origin == *origin);
-    own.filter(|(held, _)| is_generated(held) && !ingresses.contains_key(&held.key.name)).map(|(held, _)| {
-        Write::Delete { key: held.key.clone(), expect: Expect::Version(held.version.clone()) }
-    })
+    own.filter(|(held, _)| is_generated(held) && !ingresses.contains_key(&held.key.name))
+        .map(|(held, _)| delete(held))
+}
+
+/// Services and workloads that were made here for members who are no more.
+fn without_members(view: &View, origin: &Origin, wanted: &BTreeSet<DocumentKey>) -> BTreeSet<DocumentKey> {
+    let services = view.all::<MeshService>().map(|(held, _)| held);
+    let workloads = view.all::<Workload>().map(|(held, _)| held);
+    let own = services.chain(workloads).filter(|held| held.key.origin == *origin && is_generated(held));
+    own.map(|held| held.key.clone()).filter(|key| !wanted.contains(key)).collect()
+}
+
+/// Whoever writes it meanwhile wins.
+fn delete(held: &Held) -> Write {
+    Write::Delete { key: held.key.clone(), expect: Expect::Version(held.version.clone()) }
+}
+
+/// Never, where there is no time to wait for.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn is_generated(held: &Held) -> bool {
     held.document.labels.get(labels::MANAGED_BY) == Some(GENERATOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::document::{Defaults, parse_one, read};
+    use model::kinds::ResourceSpec;
+    use store::MemoryStore;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn east() -> Origin {
+        Origin::Zone("east".parse().unwrap())
+    }
+
+    fn draft(yaml: &str) -> Draft {
+        let document = read(&parse_one(yaml).unwrap(), &Defaults::default()).unwrap();
+        Draft::new(document.key(&east()), document.canonical())
+    }
+
+    const CART: &str = "type: Dataplane
+mesh: default
+name: cart-1
+labels: {tombolo.io/workload: cart}
+networking: {address: 127.0.0.1, inbound: [{port: 8080, servicePort: 80}]}";
+
+    /// The services of the store, once they are as `wanted`; paused time goes on while nothing else does.
+    async fn services_are(store: &dyn Store, wanted: &[&str]) {
+        loop {
+            let kinds = [MeshService::KIND.key_name(), Workload::KIND.key_name()];
+            let listing = store.list(Filter::all().kinds(kinds)).await.unwrap();
+            let found: Vec<String> = listing.records.iter().map(|record| record.key.to_string()).collect();
+            if found == wanted {
+                return;
+            }
+            time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_and_its_workload_go_an_hour_after_their_last_member() {
+        let store = MemoryStore::new(east());
+        let made = ["MeshService/default/east//cart", "Workload/default/east//cart"];
+        store.put(draft("type: Mesh\nname: default"), Expect::Any).await.unwrap();
+        let own = "type: MeshService\nmesh: default\nname: mine\nspec: {ports: [{port: 1}]}";
+        store.put(draft(own), Expect::Any).await.unwrap();
+        let with = |made: &[&'static str]| {
+            let all: BTreeSet<&str> =
+                made.iter().copied().chain(["MeshService/default/east//mine"]).collect();
+            all.into_iter().collect::<Vec<_>>()
+        };
+        let generator = Generator {
+            zone: "east".parse().unwrap(),
+            store: store.clone(),
+            authorities: Arc::default(),
+            ingresses: Arc::new(Ingresses::load(&*store).await.unwrap()),
+        };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(generator.run(stop.clone()));
+
+        store.put(draft(CART), Expect::Any).await.unwrap();
+        services_are(&*store, &with(&made)).await;
+        // It leaves for less than an hour, and then for good.
+        let cart = draft(CART).key;
+        store.delete(cart.clone(), Expect::Any).await.unwrap();
+        time::sleep(HOUR / 2).await;
+        store.put(draft(CART), Expect::Any).await.unwrap();
+        time::sleep(HOUR).await;
+        services_are(&*store, &with(&made)).await;
+        store.delete(cart, Expect::Any).await.unwrap();
+        let start = Instant::now();
+        time::sleep(HOUR - Duration::from_secs(60)).await;
+        services_are(&*store, &with(&made)).await;
+        services_are(&*store, &with(&[])).await;
+        assert!(start.elapsed() >= HOUR && start.elapsed() < HOUR + Duration::from_secs(60));
+        stop.cancel();
+        running.await.unwrap().unwrap();
+    }
 }
