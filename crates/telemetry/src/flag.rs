@@ -68,8 +68,6 @@ flags! {
     Reset = "reset",
     /// Access policy changed and does not allow it any more, or its peer is not listed any more.
     Revoked = "revoked",
-    /// It took longer than it may.
-    Timeout = "timeout",
 
     // An ingress did not relay it; from outside all of these look alike.
     /// The opening is no whole ClientHello with a name in time.

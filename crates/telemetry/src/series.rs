@@ -172,11 +172,6 @@ impl Recorder {
     pub fn series(&self, labels: Labels) -> Arc<Series> {
         self.table.series(labels)
     }
-
-    /// Whether requests should be given to [`crate::About`] with their context.
-    pub fn traces(&self) -> bool {
-        self.telemetry.tracing().is_some()
-    }
 }
 
 /// Counts only, and nobody reads it.
