@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use model::DestinationId;
 use snapshot::parts::Endpoints;
@@ -66,7 +66,7 @@ pub(crate) async fn run(
         let command = tokio::select! {
             command = commands.recv() => command,
             _ = sweep.tick() => {
-                carrier.inbounds.sweep(time::Instant::now());
+                carrier.inbounds.sweep(time::Instant::now(), SystemTime::now());
                 continue;
             }
         };

@@ -71,10 +71,14 @@ impl Inbounds {
         gone
     }
 
-    /// Closes connections to applications that were idle for too long.
-    pub fn sweep(&self, now: Instant) {
+    /// Closes connections to applications that were idle for too long, and ends what is open of peers whose
+    /// certificate has ended by this time of day.
+    pub fn sweep(&self, now: Instant, time: SystemTime) {
         for inbound in self.inbounds.borrow().values() {
             inbound.application.borrow().sweep(now);
+            for peer in inbound.peers.open().iter().filter(|peer| peer.has_ended(time)) {
+                inbound.revoke(peer, Verdict::Denied(None));
+            }
         }
     }
 }
@@ -160,8 +164,10 @@ impl Inbound {
             None => Verdict::Denied(None),
         };
         let standing = RefCell::new(Standing::new());
+        let not_after = found.not_after;
         let series = self.series_of(Some(&found.id));
-        let peer = Rc::new(Peer { id: found.id, series, verdict: RefCell::new(verdict), standing });
+        let peer =
+            Rc::new(Peer { id: found.id, series, verdict: RefCell::new(verdict), standing, not_after });
         let entry = self.peers.enter(peer.clone());
         (peer, entry)
     }
@@ -178,8 +184,13 @@ impl Inbound {
             self.application.replace(Rc::new(Application::new(part.application, part.protocol)));
         }
         self.part.replace(part.clone());
+        let now = SystemTime::now();
+        let verdict = |peer: &Peer| match peer.has_ended(now) {
+            true => Verdict::Denied(None),
+            false => self.verdict(part, &peer.id, trust),
+        };
         let peers = self.peers.open().into_iter();
-        peers.filter_map(|peer| self.revoke(&peer, self.verdict(part, &peer.id, trust))).collect()
+        peers.filter_map(|peer| self.revoke(&peer, verdict(&peer))).collect()
     }
 
     fn end(&self) -> Vec<Rc<Standing>> {
@@ -215,9 +226,15 @@ pub(crate) struct Peer {
     /// Always by the rules that are in force.
     pub(crate) verdict: RefCell<Verdict>,
     standing: RefCell<Rc<Standing>>,
+    /// The end of the certificate that it showed.
+    not_after: SystemTime,
 }
 
 impl Peer {
+    fn has_ended(&self, time: SystemTime) -> bool {
+        self.not_after < time
+    }
+
     /// What was let through by the present verdict depends on this.
     pub(crate) fn standing(&self) -> Rc<Standing> {
         self.standing.borrow().clone()

@@ -178,10 +178,12 @@ impl Destination {
     }
 
     /// Notes a connection to a peer that has proved who it is; it is watched by its standing from now on. Who
-    /// the destination lists may have changed since the handshake began.
+    /// the destination lists, and whom we believe, may have changed since the handshake began.
     pub(crate) fn enter(&self, peer: SpiffeId) -> (Rc<Standing>, Entry<OpenConnection>) {
         let standing = Standing::new();
-        if !self.part.borrow().identities.contains(&peer) {
+        let believes = |now: &Arc<Credentials>| now.trust.zone_of(&peer.trust_domain()).is_some();
+        let is_believed = self.shared.credentials.borrow().as_ref().is_some_and(believes);
+        if !is_believed || !self.part.borrow().identities.contains(&peer) {
             standing.revoke();
         }
         let entry = self.open.enter(Rc::new(OpenConnection { peer, standing: standing.clone() }));

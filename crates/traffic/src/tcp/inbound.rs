@@ -101,8 +101,10 @@ mod tests {
     use std::io;
     use std::net::SocketAddr;
     use std::sync::Arc;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
+    use futures::FutureExt;
+    use identity::SVID_LIFETIME;
     use model::Protocol;
     use policy::access::{AccessRule, ClientMatch, Effect, RuleOrigin};
     use snapshot::parts::{self, Access};
@@ -191,6 +193,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_does_not_outlive_the_certificate_that_it_was_let_in_for() {
+        let (listener, address) = application().await;
+        let swept = async {
+            let side = Side::new(address, true);
+            let (mut client, reset) = side.connect().await;
+            assert_eq!(client.stream.read_u8().await.unwrap(), Status::Connected.as_byte());
+            let (_application, _) = listener.accept().await.unwrap();
+
+            let (now, today) = (time::Instant::now(), SystemTime::now());
+            side.inbounds.sweep(now, today + SVID_LIFETIME / 2);
+            assert!(!side.inbounds.inbound(9000).unwrap().closing.is_cancelled() && !reset.get());
+            assert!(client.stream.read_u8().now_or_never().is_none(), "it goes on");
+            side.inbounds.sweep(now, today + SVID_LIFETIME + Duration::from_secs(1));
+            assert!(client.stream.read_u8().await.is_err());
+            assert!(reset.get());
+        };
+        LocalSet::new().run_until(swept).await;
+    }
+
+    #[tokio::test]
     async fn the_first_byte_says_what_became_of_the_connection() {
         let (_listener, address) = application().await;
         let (free, nobody) = application().await;
@@ -231,7 +253,7 @@ mod tests {
             assert_eq!(side.shared.metrics.read().denials, 1);
         };
         LocalSet::new().run_until(denied).await;
-        assert!(futures::FutureExt::now_or_never(listener.accept()).is_none());
+        assert!(FutureExt::now_or_never(listener.accept()).is_none());
     }
 
     #[tokio::test]
