@@ -432,10 +432,10 @@ impl Engine {
 
     /// The last that could be made.
     fn credentials(&mut self) -> Option<Arc<Credentials>> {
-        if let (Some(svid), Some(trust)) = (&self.svid, &self.parts.trust) {
-            if !self.credentials.as_ref().is_some_and(|made| made.is_of(svid, trust)) {
-                self.credentials = make(svid, trust).or(self.credentials.take());
-            }
+        if let (Some(svid), Some(trust)) = (&self.svid, &self.parts.trust)
+            && !self.credentials.as_ref().is_some_and(|made| made.is_of(svid, trust))
+        {
+            self.credentials = make(svid, trust).or(self.credentials.take());
         }
         self.credentials.as_ref().map(|made| made.credentials.clone())
     }

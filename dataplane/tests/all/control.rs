@@ -254,7 +254,7 @@ impl Mesh {
             web_folder,
             web: Some(web),
             cart,
-            cart_folder: cart_folder,
+            cart_folder,
             http,
             tcp,
             heard,
