@@ -248,17 +248,7 @@ impl Mesh {
         }
         let web = web_folder.start().await;
         ready(&web).await;
-        Self {
-            zone,
-            serving: Some(serving),
-            web_folder,
-            web: Some(web),
-            cart,
-            cart_folder,
-            http,
-            tcp,
-            heard,
-        }
+        Self { zone, serving: Some(serving), web_folder, web: Some(web), cart, cart_folder, http, tcp, heard }
     }
 
     fn web(&self) -> &Running {
