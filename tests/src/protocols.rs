@@ -1,7 +1,11 @@
 //! What applications may speak, through two sidecars.
 
 mod apps;
+mod bulk;
 mod elsewhere;
+mod framing;
 mod grpc;
 mod mesh;
+mod raw;
 mod trailers;
+mod upgrades;

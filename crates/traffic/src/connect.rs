@@ -226,6 +226,12 @@ impl<T: Transport> Guarded<T> {
     }
 }
 
+impl<T: Transport> Transport for Guarded<T> {
+    fn reset_on_drop(&self) {
+        self.stream.reset_on_drop();
+    }
+}
+
 impl<T: Transport> AsyncRead for Guarded<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,

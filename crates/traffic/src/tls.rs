@@ -18,6 +18,8 @@ pub struct Credentials {
     pub not_after: SystemTime,
     pub trust: Arc<TrustStore>,
     pub(crate) client_http: Arc<ClientConfig>,
+    /// For connections that may switch to another protocol.
+    pub(crate) client_http1: Arc<ClientConfig>,
     pub(crate) client_tcp: Arc<ClientConfig>,
     server_http: Arc<ServerConfig>,
     server_tcp: Arc<ServerConfig>,
@@ -29,6 +31,7 @@ impl Credentials {
             id: svid.id().clone(),
             not_after: svid.not_after(),
             client_http: workload_client(svid, trust.clone(), Alpn::H2)?,
+            client_http1: workload_client(svid, trust.clone(), Alpn::Http1)?,
             client_tcp: workload_client(svid, trust.clone(), Alpn::Tcp)?,
             server_http: workload_server(svid, trust.clone(), &[Alpn::H2, Alpn::Http1])?,
             server_tcp: workload_server(svid, trust.clone(), &[Alpn::Tcp])?,

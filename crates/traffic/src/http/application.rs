@@ -22,6 +22,8 @@ use tokio::time::{self, Instant};
 
 use super::edge::{CONNECTION_WINDOW, HEADER_LIST, KEEP_ALIVE, SEND_BUFFER, STREAM_WINDOW};
 use super::pool::{CONNECTIONS, STREAMS_BEFORE_ANOTHER, never_processed};
+use super::upgrade::{self, Driving, Outcome};
+use super::upload::Upload;
 use crate::connect::dial;
 use crate::worker::Local;
 
@@ -75,6 +77,15 @@ impl Application {
             Speaks::Http1(idle) => self.send_http1(idle, request).await,
             Speaks::Http2(few) => self.send_http2(few, request).await,
         }
+    }
+
+    /// Sends a request that asks to switch, over a connection of its own.
+    pub(crate) async fn switch(
+        &self,
+        request: Request<Upload>,
+    ) -> Result<Outcome<TcpStream>, ApplicationError> {
+        let stream = reach(self.address).await.map_err(ApplicationError::Unreachable)?;
+        upgrade::over(stream, request).await.map_err(ApplicationError::Broken)
     }
 
     pub(crate) fn sweep(&self, now: Instant) {
@@ -302,7 +313,13 @@ impl Drop for Shared {
 /// What an answer's body holds on to.
 pub(crate) enum Lease {
     Http1(Leased),
-    Http2 { _stream: Stream },
+    Http2 {
+        _stream: Stream,
+    },
+    /// A connection that was to switch, and did not.
+    Own {
+        _driving: Driving<TcpStream>,
+    },
 }
 
 impl Lease {

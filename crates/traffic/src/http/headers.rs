@@ -11,6 +11,9 @@ pub const CLIENT_ID: HeaderName = HeaderName::from_static("tombolo-client-id");
 /// To a client that was denied: what `tombolo why` explains.
 pub const DECISION_ID: HeaderName = HeaderName::from_static("tombolo-decision-id");
 
+/// Between proxies on HTTP/1.1: no application looked at the request, which HTTP/2 says by REFUSED_STREAM.
+pub(crate) const UNREACHED: HeaderName = HeaderName::from_static("tombolo-unreached");
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 

@@ -1,5 +1,6 @@
 //! Requests of other proxies: access is decided before a byte of them reaches the application.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -9,17 +10,21 @@ use http::header::{EXPECT, HOST, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::Alpn;
 use telemetry::{Flag, Record};
+use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::application::{ApplicationError, Lease};
 use super::body::{Answer, BodyError, Keeper};
 use super::edge;
-use super::headers::{CLIENT_ID, DECISION_ID, join_cookies, name_te, set_host, strip_hop_by_hop};
+use super::headers::{CLIENT_ID, DECISION_ID, UNREACHED, join_cookies, name_te, set_host, strip_hop_by_hop};
 use super::problem::problem;
+use super::upgrade::{self, Outcome, Tunnel};
+use super::upload::Upload;
 use crate::access::Verdict;
 use crate::connect::Guarded;
 use crate::inbound::{Inbound, Peer};
@@ -45,33 +50,42 @@ pub(crate) async fn serve<T: Transport + 'static>(
     // Requests lose their standing one by one on HTTP/2, and with the connection on HTTP/1.1.
     let standing = if is_h2 { Standing::new() } else { peer.standing() };
     let stream = TokioIo::new(Guarded::new(stream, standing.watch()));
-    let service = service_fn(|request| {
-        let (inbound, peer, client) = (inbound.clone(), peer.clone(), client.clone());
-        async move { answer(request, &inbound, &peer, client, is_h2).await }
-    });
+    let switched = RefCell::default();
     let ended = if is_h2 {
+        let service = service_fn(|request| {
+            let (inbound, peer, client) = (inbound.clone(), peer.clone(), client.clone());
+            async move { answer(request, &inbound, &peer, client, None).await }
+        });
         let mut connection = pin!(edge::http2().serve_connection(stream, service));
         tokio::select! {
-            ended = connection.as_mut() => ended,
+            ended = connection.as_mut() => ended.map(|()| None),
             () = closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                connection.await.map(|()| None)
             }
         }
     } else {
+        let switched = &switched;
+        let service = service_fn(|request| {
+            let (inbound, peer, client) = (inbound.clone(), peer.clone(), client.clone());
+            Box::pin(async move { answer(request, &inbound, &peer, client, Some(switched)).await })
+        });
         let mut builder = edge::http1();
         builder.timer(TokioTimer::new());
-        let mut connection = pin!(builder.serve_connection(stream, service));
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = closing.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        upgrade::run(builder.serve_connection(stream, service), &closing).await.map(Some)
     };
-    if let Err(error) = ended {
-        debug!(inbound = inbound.name, client = %peer.id, %error, "a connection ended early");
+    match (ended, switched.take()) {
+        (Ok(Some((stream, early))), Some(tunnel)) => {
+            tunnel.carry(stream, early, &inbound.shared().scratch).await;
+        }
+        (Ok(Some((stream, _))), None) => {
+            // It may be gone already.
+            let _ = upgrade::close(stream).await;
+        }
+        (Ok(None), _) => {}
+        (Err(error), _) => {
+            debug!(inbound = inbound.name, client = %peer.id, %error, "a connection ended early");
+        }
     }
 }
 
@@ -100,14 +114,18 @@ impl Keeper for Held {
     }
 }
 
-/// An error resets the stream, and ends a connection of HTTP/1.1.
+/// The other end of a connection that has switched.
+type Switched = RefCell<Option<Tunnel<TcpStream, Watch>>>;
+
+/// An error resets the stream, and ends a connection of HTTP/1.1, which alone has a `switched`.
 async fn answer(
     mut request: Request<Incoming>,
     inbound: &Rc<Inbound>,
     peer: &Rc<Peer>,
     client: HeaderValue,
-    is_h2: bool,
+    switched: Option<&Switched>,
 ) -> Result<Response<Answer<Held>>, h2::Error> {
+    let is_h2 = switched.is_none();
     let metrics = &inbound.shared().metrics;
     let about = || about(request.method(), request.uri(), request.headers());
     let mut record = inbound.shared().recorder.begin(&peer.series, about);
@@ -138,7 +156,14 @@ async fn answer(
     }
     let application = inbound.application();
     propagate(&record, request.headers_mut());
-    let request = match to_application(request, client, application.speaks_http2()) {
+    let (head, body) = request.into_parts();
+    let upgrade = match switched {
+        Some(switched) if !application.speaks_http2() => {
+            upgrade::wanted(&head, &body).map(|protocol| (protocol, switched))
+        }
+        _ => None,
+    };
+    let request = match to_application(Request::from_parts(head, body), client, application.speaks_http2()) {
         Some(request) => request,
         None => {
             let detail = "the request names no host, or one that cannot be read";
@@ -146,17 +171,44 @@ async fn answer(
             return Ok(refusal(record, Flag::BadRequest, response));
         }
     };
+    let (protocol, switched) = upgrade.unzip();
+    let sent = async {
+        let Some(protocol) = protocol else {
+            let (response, lease) = application.send(request).await?;
+            return Ok(Sent::Answered(response, lease));
+        };
+        let mut request = request.map(|_empty| Upload::none());
+        upgrade::ask(request.headers_mut(), protocol);
+        let outcome = application.switch(request).await?;
+        Ok(match outcome {
+            Outcome::Switched(response, parts) => Sent::Switched(response, Box::new(parts)),
+            Outcome::Declined(response, driving) => {
+                Sent::Answered(response, Lease::Own { _driving: driving })
+            }
+        })
+    };
     let sent = tokio::select! {
         biased;
         () = watch.revoked() => {
             record.failed(Flag::Revoked);
             return Err(revoked());
         }
-        sent = application.send(request) => sent,
+        sent = sent => sent,
     };
     match sent {
-        Ok((mut response, lease)) => {
+        Ok(Sent::Switched(response, parts)) => {
             metrics.inbound_requests.add();
+            record.answered(response.status().as_u16());
+            if let Some(switched) = switched {
+                switched.replace(Some(Tunnel::new(*parts, watch, record)));
+            }
+            Ok(upgrade::switching(response).map(|()| Answer::ours(Bytes::new())))
+        }
+        Ok(Sent::Answered(mut response, lease)) => {
+            metrics.inbound_requests.add();
+            if !is_h2 {
+                response.headers_mut().remove(UNREACHED);
+            }
             strip_hop_by_hop(response.headers_mut());
             *response.version_mut() = if is_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
             record.answered(response.status().as_u16());
@@ -174,7 +226,8 @@ async fn answer(
                 }
                 ApplicationError::Unreachable(_) => {
                     let status = StatusCode::SERVICE_UNAVAILABLE;
-                    let response = problem(status, "application-unreachable", &error.to_string());
+                    let mut response = problem(status, "application-unreachable", &error.to_string());
+                    response.headers_mut().insert(UNREACHED, HeaderValue::from_static("1"));
                     Ok(refusal(record, Flag::ApplicationUnreachable, response))
                 }
                 ApplicationError::Broken(_) => {
@@ -185,6 +238,12 @@ async fn answer(
             }
         }
     }
+}
+
+/// What an application made of a request.
+enum Sent {
+    Answered(Response<Incoming>, Lease),
+    Switched(Response<()>, Box<Parts<TokioIo<TcpStream>>>),
 }
 
 /// The proxy's own answer ends it.

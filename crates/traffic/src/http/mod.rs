@@ -10,9 +10,12 @@ pub mod body;
 mod edge;
 mod headers;
 pub mod inbound;
+#[cfg(test)]
+mod limits;
 pub mod outbound;
 pub(crate) mod pool;
 mod problem;
+mod upgrade;
 mod upload;
 
 pub use headers::{CLIENT_ID, DECISION_ID};

@@ -4,14 +4,16 @@
 //! A request that nobody looked at goes to another endpoint. That is safe, whatever it asks for, and not a
 //! retry: it is the first time that an application sees it.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{EXPECT, HOST};
-use http::{Request, Response, StatusCode, Version, request};
+use http::header::{EXPECT, HOST, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode, Uri, Version, request};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -21,9 +23,10 @@ use tracing::debug;
 
 use super::body::{Answer, BodyError, Keeper};
 use super::edge;
-use super::headers::{CLIENT_ID, strip_hop_by_hop};
+use super::headers::{CLIENT_ID, set_host, strip_hop_by_hop};
 use super::pool::{Pool, Stream, Unprocessed, never_processed};
 use super::problem::problem;
+use super::upgrade::{self, Between, Driving, Outcome, Peer, Tunnel};
 use super::upload::Source;
 use crate::connect::ConnectError;
 use crate::outbound::{ATTEMPTS, Destination, InFlight};
@@ -35,41 +38,60 @@ use crate::transport::Transport;
 pub async fn serve(stream: impl Transport + 'static, destination: Rc<Destination>) {
     let is_h2 = matches!(destination.part().protocol, Protocol::Http2 | Protocol::Grpc);
     let closing = destination.closing.clone();
-    let service = service_fn(|request| {
-        let destination = destination.clone();
-        async move { Ok::<_, Infallible>(answer(request, &destination).await) }
-    });
+    let switched = RefCell::default();
     let stream = TokioIo::new(stream);
     let ended = if is_h2 {
+        let service = service_fn(|request| {
+            let destination = destination.clone();
+            async move { Ok::<_, Infallible>(answer(request, &destination, None).await) }
+        });
         let mut connection = pin!(edge::http2().serve_connection(stream, service));
         tokio::select! {
-            ended = connection.as_mut() => ended,
+            ended = connection.as_mut() => ended.map(|()| None),
             () = closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                connection.await.map(|()| None)
             }
         }
     } else {
-        let mut connection = pin!(edge::http1().serve_connection(stream, service));
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = closing.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        let switched = &switched;
+        let service = service_fn(|request| {
+            let destination = destination.clone();
+            Box::pin(async move { Ok::<_, Infallible>(answer(request, &destination, Some(switched)).await) })
+        });
+        upgrade::run(edge::http1().serve_connection(stream, service), &closing).await.map(Some)
     };
-    if let Err(error) = ended {
-        debug!(%error, "a connection of the application ended early");
+    match (ended, switched.take()) {
+        (Ok(Some((stream, early))), Some(tunnel)) => {
+            tunnel.carry(stream, early, &destination.shared().scratch).await;
+        }
+        (Ok(Some((stream, _))), None) => {
+            // It may be gone already.
+            let _ = upgrade::close(stream).await;
+        }
+        (Ok(None), _) => {}
+        (Err(error), _) => debug!(%error, "a connection of the application ended early"),
     }
 }
 
 /// What an answer's body holds on to: its place among the streams of its connection and endpoint.
 pub struct Held {
-    _stream: Stream,
-    _in_flight: InFlight,
+    _on: On,
     record: Record,
 }
+
+enum On {
+    Stream {
+        _stream: Stream,
+        _in_flight: InFlight,
+    },
+    /// A connection that was to switch, and did not.
+    Connection {
+        _held: Box<(Driving<Peer>, Between)>,
+    },
+}
+
+type Switched = RefCell<Option<Tunnel<Peer, Between>>>;
 
 impl Keeper for Held {
     fn poll_cut(&mut self, _: &mut Context<'_>) -> Poll<BodyError> {
@@ -85,7 +107,12 @@ impl Keeper for Held {
     }
 }
 
-async fn answer(request: Request<Incoming>, destination: &Rc<Destination>) -> Response<Answer<Held>> {
+/// Answers a request. Where `switched` is none, a connection cannot become anything else.
+async fn answer(
+    request: Request<Incoming>,
+    destination: &Rc<Destination>,
+    switched: Option<&Switched>,
+) -> Response<Answer<Held>> {
     let metrics = &destination.shared().metrics;
     let (mut head, body) = request.into_parts();
     let mut record = destination.begin(|| about(&head.method, &head.uri, &head.headers));
@@ -97,6 +124,7 @@ async fn answer(request: Request<Incoming>, destination: &Rc<Destination>) -> Re
             return ours(problem(StatusCode::BAD_REQUEST, "bad-request", &refusal.to_string()));
         }
     }
+    let upgrade = if switched.is_some() { upgrade::wanted(&head, &body) } else { None };
     let version = std::mem::replace(&mut head.version, Version::HTTP_2);
     strip_hop_by_hop(&mut head.headers);
     head.headers.remove(HOST);
@@ -106,7 +134,15 @@ async fn answer(request: Request<Incoming>, destination: &Rc<Destination>) -> Re
     head.headers.remove(EXPECT);
     propagate(&record, &mut head.headers);
 
-    match send(head, body, destination, record).await {
+    let sent = match (upgrade, switched) {
+        (Some(protocol), Some(switched)) => switch(head, protocol, destination, switched, record).await,
+        _ => send(head, body, destination, record).await,
+    };
+    match sent {
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            metrics.outbound_requests.add();
+            response
+        }
         Ok(mut response) => {
             metrics.outbound_requests.add();
             strip_hop_by_hop(response.headers_mut());
@@ -137,9 +173,41 @@ async fn answer(request: Request<Incoming>, destination: &Rc<Destination>) -> Re
     }
 }
 
+/// Sends a request that asks to switch, and if it may, leaves the other end in `switched`.
+async fn switch(
+    mut head: request::Parts,
+    protocol: HeaderValue,
+    destination: &Rc<Destination>,
+    switched: &Switched,
+    mut record: Record,
+) -> Result<Response<Answer<Held>>, (Failure, Record)> {
+    head.version = Version::HTTP_11;
+    if let Some(authority) = head.uri.authority() {
+        set_host(&mut head.headers, authority);
+    }
+    head.uri = Uri::from(head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
+    upgrade::ask(&mut head.headers, protocol);
+    let (outcome, held) = match upgrade::send(head, destination, &mut record).await {
+        Ok(sent) => sent,
+        Err(failure) => return Err((failure, record)),
+    };
+    match outcome {
+        Outcome::Switched(response, parts) => {
+            record.answered(response.status().as_u16());
+            switched.replace(Some(Tunnel::new(parts, held, record)));
+            Ok(upgrade::switching(response).map(|()| Answer::ours(Bytes::new())))
+        }
+        Outcome::Declined(response, driving) => {
+            record.answered(response.status().as_u16());
+            let keeper = Held { _on: On::Connection { _held: Box::new((driving, held)) }, record };
+            Ok(response.map(|stream| Answer::Theirs { stream, keeper }))
+        }
+    }
+}
+
 /// Why a request got no answer.
 #[derive(Debug)]
-enum Failure {
+pub(crate) enum Failure {
     /// It was never sent.
     Connect(Rc<ConnectError>),
     /// It was sent, and nobody looked at it.
@@ -168,7 +236,7 @@ async fn send(
     match try_each(head, body, destination, &mut record).await {
         Ok((response, stream, in_flight)) => {
             record.answered(response.status().as_u16());
-            let keeper = Held { _stream: stream, _in_flight: in_flight, record };
+            let keeper = Held { _on: On::Stream { _stream: stream, _in_flight: in_flight }, record };
             Ok(response.map(|stream| Answer::Theirs { stream, keeper }))
         }
         Err(failure) => Err((failure, record)),
@@ -239,7 +307,7 @@ async fn try_each(
 }
 
 /// The head as it is sent, so that it can be sent again.
-fn copy(head: &request::Parts) -> request::Parts {
+pub(crate) fn copy(head: &request::Parts) -> request::Parts {
     let (mut copy, ()) = Request::new(()).into_parts();
     copy.method = head.method.clone();
     copy.uri = head.uri.clone();

@@ -78,6 +78,12 @@ impl<B: Body<Data = Bytes>> Source<B> {
     }
 }
 
+impl<B> Upload<B> {
+    pub(crate) fn none() -> Self {
+        Self { kept: None, attempt: 0, sent: 0 }
+    }
+}
+
 impl<B> Drop for Source<B> {
     /// It is not sent again.
     fn drop(&mut self) {

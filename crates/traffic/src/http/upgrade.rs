@@ -1,0 +1,227 @@
+//! Connections of HTTP/1.1 that become something else, such as a WebSocket.
+//!
+//! Each goes over a connection of its own between the proxies, in HTTP/1.1 as well: so what an application
+//! answers, whichever it is, arrives as it was said, and after a 101 there are only bytes to copy. HTTP/2 has
+//! no word for an upgrade that was declined with success.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version, request};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1 as client;
+use hyper::server::conn::http1 as server;
+use hyper::service::HttpService;
+use hyper_util::rt::TokioIo;
+use telemetry::{Flag, Record};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::body::BodyError;
+use super::headers::UNREACHED;
+use super::outbound::{Failure, copy};
+use super::upload::Upload;
+use crate::connect::{ConnectError, Guarded, reach, secure, within};
+use crate::outbound::{ATTEMPTS, Destination, InFlight, OpenConnection};
+use crate::standing::Entry;
+use crate::transport::{Scratch, Transport, copy_both};
+
+/// What a request asks to switch to; none where it does not, or must not.
+pub(crate) fn wanted(request: &request::Parts, body: &Incoming) -> Option<HeaderValue> {
+    let headers = &request.headers;
+    // Most requests have none.
+    let protocol = headers.get(UPGRADE)?;
+    let mut connection = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let asked =
+        connection.any(|value| value.split(',').any(|name| name.trim().eq_ignore_ascii_case("upgrade")));
+    let alone = headers.get_all(UPGRADE).iter().count() == 1;
+    // HTTP inside of HTTP would go past everything that looks at requests.
+    let is_http = protocol.to_str().map_or(true, |text| {
+        text.split(',').any(|name| {
+            let name = name.trim().to_ascii_lowercase();
+            name == "h2c" || name == "h2" || name.starts_with("http/") || name.starts_with("tls/")
+        })
+    });
+    let is_simple =
+        request.version == Version::HTTP_11 && request.method != Method::CONNECT && body.is_end_stream();
+    (asked && alone && !is_http && is_simple).then(|| protocol.clone())
+}
+
+/// Says again what was said hop by hop.
+pub(crate) fn ask(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(UPGRADE, protocol);
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+}
+
+/// The other end of a connection that has switched.
+pub(crate) struct Tunnel<T, K> {
+    stream: T,
+    /// What it said behind its answer.
+    early: Bytes,
+    _held: K,
+    record: Record,
+}
+
+impl<T: Transport, K> Tunnel<T, K> {
+    pub(crate) fn new(parts: client::Parts<TokioIo<T>>, held: K, record: Record) -> Self {
+        Self { stream: parts.io.into_inner(), early: parts.read_buf, _held: held, record }
+    }
+
+    /// Carries both ways until both ended. `early` is what came behind the request.
+    pub(crate) async fn carry(mut self, mut stream: impl Transport, early: Bytes, scratch: &Scratch) {
+        let carried = async {
+            self.stream.write_all(&early).await?;
+            self.stream.flush().await?;
+            stream.write_all(&self.early).await?;
+            stream.flush().await?;
+            copy_both(&mut stream, &mut self.stream, scratch).await
+        };
+        match carried.await {
+            Ok((sent, received)) => {
+                self.record.moved(sent, received);
+                self.record.ended();
+            }
+            Err(_) => {
+                self.record.failed(Flag::Reset);
+                stream.reset_on_drop();
+                self.stream.reset_on_drop();
+            }
+        }
+    }
+}
+
+/// Runs a connection to its end, and gives its stream back, with what was read of it and not understood.
+pub(crate) async fn run<T, S>(
+    mut connection: server::Connection<TokioIo<T>, S>,
+    closing: &CancellationToken,
+) -> hyper::Result<(T, Bytes)>
+where
+    T: Transport + 'static,
+    S: HttpService<Incoming> + Unpin,
+    S::Future: Unpin,
+    S::Error: Into<BodyError>,
+    S::ResBody: 'static,
+    <S::ResBody as Body>::Error: Into<BodyError>,
+{
+    let mut closing = pin!(closing.cancelled());
+    let mut told = false;
+    poll_fn(|cx| {
+        if !told && closing.as_mut().poll(cx).is_ready() {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(cx)
+    })
+    .await?;
+    let parts = connection.into_parts();
+    Ok((parts.io.into_inner(), parts.read_buf))
+}
+
+/// A connection to where a request goes that may switch, and what drives it.
+pub(crate) type Driving<T> = AbortOnDropHandle<hyper::Result<client::Parts<TokioIo<T>>>>;
+
+/// What came of a request that may switch.
+pub(crate) enum Outcome<T> {
+    Switched(Response<()>, client::Parts<TokioIo<T>>),
+    Declined(Response<Incoming>, Driving<T>),
+}
+
+/// Asks over a connection that serves nothing else.
+pub(crate) async fn over<T: Transport + 'static>(
+    stream: T,
+    request: Request<Upload>,
+) -> hyper::Result<Outcome<T>> {
+    let (mut requests, connection) = client::handshake(TokioIo::new(stream)).await?;
+    let driving = AbortOnDropHandle::new(tokio::task::spawn_local(connection.without_shutdown()));
+    let response = requests.send_request(request).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Outcome::Declined(response, driving));
+    }
+    match driving.await {
+        Ok(parts) => Ok(Outcome::Switched(response.map(drop), parts?)),
+        Err(_) => {
+            unreachable!("the task of a connection neither panics nor is aborted while it is waited for")
+        }
+    }
+}
+
+/// What a connection between proxies holds on to.
+pub(crate) struct Between {
+    _entry: Entry<OpenConnection>,
+    _in_flight: InFlight,
+}
+
+pub(crate) type Peer = Guarded<TlsStream<TcpStream>>;
+
+/// Sends a request that may switch to one endpoint after the other until one of them looks at it.
+pub(crate) async fn send(
+    head: request::Parts,
+    destination: &Rc<Destination>,
+    record: &mut Record,
+) -> Result<(Outcome<Peer>, Between), Failure> {
+    let failed = |error| Failure::Connect(Rc::new(error));
+    let credentials = destination.credentials().map_err(failed)?;
+    let mut tried = Vec::new();
+    let mut last = None;
+    while tried.len() < ATTEMPTS {
+        let endpoint = match destination.pick(&tried) {
+            Ok(endpoint) => endpoint,
+            Err(none) => return Err(last.unwrap_or_else(|| failed(none))),
+        };
+        let part = destination.part();
+        let connected = within(&part, endpoint.part.address, async {
+            let stream = reach(&endpoint.part).await?;
+            secure(stream, &endpoint.part, &part, &credentials.client_http1, &credentials.trust).await
+        });
+        let connected = connected.await;
+        endpoint.record(&connected, destination.shared());
+        let secured = match connected {
+            Ok(secured) => secured,
+            Err(error) if error.may_retry() => {
+                last = Some(failed(error));
+                tried.push(endpoint);
+                continue;
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        destination.tell_endpoint(record, &endpoint);
+        let in_flight = endpoint.occupy();
+        let (standing, entry) = destination.enter(secured.peer.id);
+        let stream = Guarded::new(secured.stream, standing.watch());
+        let request = Request::from_parts(copy(&head), Upload::none());
+        match over(stream, request).await.map_err(Failure::Broken)? {
+            Outcome::Declined(response, _) if response.headers().contains_key(UNREACHED) => {
+                endpoint.refused(destination.shared());
+                last = Some(Failure::Refused);
+                tried.push(endpoint);
+            }
+            outcome => return Ok((outcome, Between { _entry: entry, _in_flight: in_flight })),
+        }
+    }
+    let none = || failed(ConnectError::NoEndpoint { destination: destination.id.clone() });
+    Err(last.unwrap_or_else(none))
+}
+
+/// The answer that lets a connection switch.
+pub(crate) fn switching(response: Response<()>) -> Response<()> {
+    let (mut head, ()) = response.into_parts();
+    let protocol = head.headers.get(UPGRADE).cloned();
+    super::headers::strip_hop_by_hop(&mut head.headers);
+    if let Some(protocol) = protocol {
+        ask(&mut head.headers, protocol);
+    }
+    head.version = Version::HTTP_11;
+    Response::from_parts(head, ())
+}
+
+/// Ends a connection in order.
+pub(crate) async fn close(mut stream: impl Transport) -> io::Result<()> {
+    stream.shutdown().await
+}
