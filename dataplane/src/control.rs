@@ -16,7 +16,7 @@ mod host;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use joining::{Joining, Membership};
@@ -77,7 +77,7 @@ impl ControlOptions {
             workers: 1,
             drain_time: Duration::from_secs(30),
             telemetry: Settings::default(),
-            clock: Arc::new(SystemTime::now),
+            clock: joining::Clock::system(),
         }
     }
 }

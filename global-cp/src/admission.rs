@@ -10,7 +10,6 @@ use model::{Document, MeshName, Origin, Record, TrustDomain, Version, ZoneName};
 use store::Draft;
 
 use crate::answers::failed;
-use crate::originated::own_domain;
 use crate::zones::{Zones, same_tag};
 
 pub(crate) struct GlobalAdmission {
@@ -87,7 +86,7 @@ fn check_zone(name: &ZoneName, zone: &Zone, others: &BTreeMap<ZoneName, Zone>) -
         mistakes.push(InvalidParameter::new("name", reason));
     }
     for (index, domain) in zone.trust_domains.iter().enumerate() {
-        let by_name = own_domain(domain).map(|(_, zone)| zone).filter(|owner| owner != name);
+        let by_name = domain.default_owner().map(|(_, zone)| zone).filter(|owner| owner != name);
         let given = others.iter().find(|(other, zone)| *other != name && zone.trust_domains.contains(domain));
         if let Some(owner) = by_name.or(given.map(|(other, _)| other.clone())) {
             let reason = format!("belongs to zone '{owner}': a trust domain has one owner");
@@ -100,7 +99,7 @@ fn check_zone(name: &ZoneName, zone: &Zone, others: &BTreeMap<ZoneName, Zone>) -
 /// The bundles of zones' own trust domains are the zones' to publish.
 fn check_trust(domain: &TrustDomain, zones: &BTreeMap<ZoneName, Zone>) -> Vec<InvalidParameter> {
     let given = zones.iter().find(|(_, zone)| zone.trust_domains.contains(domain));
-    let owner = own_domain(domain).map(|(_, zone)| zone).or(given.map(|(zone, _)| zone.clone()));
+    let owner = domain.default_owner().map(|(_, zone)| zone).or(given.map(|(zone, _)| zone.clone()));
     let mistake = |owner: ZoneName| {
         let reason = format!("belongs to zone '{owner}', which publishes its bundle itself");
         InvalidParameter::new("spec.trustDomain", reason)
@@ -122,7 +121,7 @@ fn check_identity(
         return Vec::new();
     };
     let is_given = zones.values().any(|zone| zone.trust_domains.contains(&domain));
-    if is_given || own_domain(&domain).is_some() {
+    if is_given || domain.default_owner().is_some() {
         return Vec::new();
     }
     let reason = format!(

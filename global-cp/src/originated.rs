@@ -120,19 +120,13 @@ fn owns(
     domain: &TrustDomain,
     given: &[TrustDomain],
 ) -> Result<(), String> {
-    if given.contains(domain) || own_domain(domain) == mesh.map(|mesh| (mesh.clone(), zone.clone())) {
+    if given.contains(domain) || domain.default_owner() == mesh.map(|mesh| (mesh.clone(), zone.clone())) {
         return Ok(());
     }
     Err(format!(
         "trust domain '{domain}' is not zone '{zone}'s: its own are <mesh>.{zone}.mesh.local, and those in \
          trustDomains of its Zone"
     ))
-}
-
-/// Whose trust domain this is by its name alone, `<mesh>.<zone>.mesh.local`.
-pub fn own_domain(domain: &TrustDomain) -> Option<(MeshName, ZoneName)> {
-    let (mesh, zone) = domain.as_str().strip_suffix(".mesh.local")?.split_once('.')?;
-    Some((mesh.parse().ok()?, zone.parse().ok()?))
 }
 
 /// The bundles that are held, to tell an older one or a stolen key from a good one.

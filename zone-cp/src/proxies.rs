@@ -204,7 +204,7 @@ impl Host for Session {
 
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
         let pem = match (kind.as_str(), &self.client) {
-            ("certificate", Client::Proxy(proxy)) => {
+            (questions::CERTIFICATE, Client::Proxy(proxy)) => {
                 let assigned = self.zone.hub.assigned(proxy);
                 let assigned =
                     assigned.ok_or("no MeshIdentity of this zone's own authority selects this proxy")?;

@@ -81,15 +81,11 @@ impl ZoneCp {
         let authority = match (global, upstream) {
             (Some((address, token_file)), Some(handle)) => {
                 let host = Arc::new(Upstream { zone: zone.clone(), store: store.clone(), hub: hub.clone() });
-                let tell_time = {
-                    let clock = clock.clone();
-                    Arc::new(move || clock.now())
-                };
                 let joining = Joining {
                     peer: Peer::Zone(zone.clone()),
                     address: address.clone(),
                     token_file,
-                    clock: tell_time,
+                    clock: clock.clone(),
                 };
                 let authority = Authority::Global { address: Some(address) };
                 join(&mut tasks, store.clone(), joining, host, handle.clone()).await?;

@@ -8,7 +8,7 @@ mod host;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use identity::Peer;
@@ -73,7 +73,7 @@ impl ControlOptions {
             metrics_address: any,
             drain_time: Duration::from_secs(30),
             access_log: AccessLog::Off,
-            clock: Arc::new(SystemTime::now),
+            clock: joining::Clock::system(),
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Nothing here is anonymous, no request reaches a route without a caller, and no error leaves but as a
 //! problem. A route that panics costs its own request alone.
 
-use std::any::Any;
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -183,19 +182,11 @@ async fn guarded(route: impl Future<Output = Response>) -> Response {
     match time::timeout(REQUEST_LIMIT, AssertUnwindSafe(route).catch_unwind()).await {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => {
-            error!(panic = panic_text(panic.as_ref()), "a route panicked");
+            error!(panic = runtime::tasks::panic_text(panic.as_ref()), "a route panicked");
             Problem::internal().into_response()
         }
         Err(_) => Problem::unavailable("the request took too long").into_response(),
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&'static str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 /// Errors of the router and of extractors are texts or empty: they become problems as well.

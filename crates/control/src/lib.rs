@@ -4,8 +4,6 @@
 //! then `server_tls` and `serve` (how one is reached), `enrolment` and `tokens` (how peers join), `defaults`
 //! (what a first start makes), and `questions` (the words between a global and its zones).
 
-pub mod clock;
-
 pub mod home;
 
 pub mod server_tls;
@@ -20,9 +18,9 @@ pub mod defaults;
 
 pub mod questions;
 
-pub use clock::Clock;
 pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};
 pub use home::{Home, HomeError};
+pub use runtime::Clock;
 pub use serve::{Addresses, Listeners, Running};
 pub use server_tls::ServerTls;
 pub use tokens::TokenOffice;

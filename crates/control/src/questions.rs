@@ -4,8 +4,8 @@ use api::shapes::{LateProxy, ZoneProgress};
 use model::{DestinationId, MeshName, ResourceName, Version};
 use serde::{Deserialize, Serialize};
 
-/// Any lower peer asks for its next control certificate: a request in DER, answered by a PEM chain.
-pub const CLIENT_CERTIFICATE: &str = "client-certificate";
+// What every lower peer says to whoever it joined.
+pub use joining::{CERTIFICATE, CLIENT_CERTIFICATE, DRAINED};
 
 /// The global asks a zone who runs a revision: [`RevisionQuestion`], answered by [`RevisionAnswer`].
 pub const REVISION: &str = "revision";

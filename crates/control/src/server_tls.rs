@@ -11,7 +11,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::clock::Clock;
+use runtime::Clock;
 
 /// The configurations to serve with, always the latest.
 #[derive(Clone)]

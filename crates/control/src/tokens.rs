@@ -11,8 +11,8 @@ use identity::{Audience, Issuer, Pin, TokenClaims, TokenKey, token_id};
 use model::{MeshName, ZoneName};
 use tracing::info;
 
-use crate::clock::Clock;
 use crate::home::Home;
+use runtime::Clock;
 
 /// How long a token can be exchanged unless its request says otherwise.
 pub const VALID_FOR: Duration = Duration::from_secs(24 * 60 * 60);

@@ -19,5 +19,6 @@ pub mod membership;
 mod watched;
 
 pub use kept::{Keep, KeepFile, Kept};
-pub use membership::{Clock, DRAINED, Joining, Membership, drain};
+pub use membership::{CERTIFICATE, CLIENT_CERTIFICATE, DRAINED, Joining, Membership, drain};
+pub use runtime::Clock;
 pub use step::NoWay;

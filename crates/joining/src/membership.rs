@@ -10,6 +10,7 @@ use identity::{
     CertificateError, Credential, PEER_RENEWAL, Peer, PeerError, Pin, PrivateKey, ServerRole, SvidError,
     TlsError, certificates_from_pem, control_tls, peer_from_certificate,
 };
+use runtime::Clock;
 use runtime::logs::utc;
 use rustls::pki_types::CertificateDer;
 use sync::client::{self, DialError, Target};
@@ -25,15 +26,16 @@ use crate::step::{Experience, Held, NoWay, Shown, Step, step};
 use crate::token::{NoToken, Token};
 use crate::watched::{Attempts, Watched};
 
-/// Tells the time of day.
-pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
-
 /// What a peer says when it leaves for good: nobody waits for it any more.
 pub const DRAINED: &str = "drained";
 
 /// The question by which a peer that joined asks for its next client certificate. Its body is a PKCS#10
 /// request in DER, its answer a chain in PEM.
 pub const CLIENT_CERTIFICATE: &str = "client-certificate";
+
+/// The question by which a sidecar asks for its next workload certificate. Its body is a PKCS#10 request in DER,
+/// its answer a chain in PEM.
+pub const CERTIFICATE: &str = "certificate";
 
 /// Who joins where, and by what.
 #[derive(Clone)]
@@ -98,16 +100,11 @@ pub async fn drain(handle: &Handle, stop: &CancellationToken) {
 impl Joining {
     /// By the system's clock.
     pub fn new(peer: Peer, address: impl Into<String>, token_file: impl Into<PathBuf>) -> Self {
-        Self {
-            peer,
-            address: address.into(),
-            token_file: token_file.into(),
-            clock: Arc::new(SystemTime::now),
-        }
+        Self { peer, address: address.into(), token_file: token_file.into(), clock: Clock::system() }
     }
 
     fn now(&self) -> SystemTime {
-        (self.clock)()
+        self.clock.now()
     }
 }
 

@@ -14,7 +14,7 @@ use identity::{
     Audience, ControlCa, Issuer, Peer, ServerRole, TokenClaims, TokenKey, certificates_to_pem, control_tls,
     peer_from_certificate, token_id,
 };
-use joining::{Joining, KeepFile, Membership};
+use joining::{Clock, Joining, KeepFile, Membership};
 use rustls::pki_types::CertificateDer;
 use sync::client::DialError;
 use sync::link::{self, Handle, Host, Topics};
@@ -235,10 +235,10 @@ impl Proxy {
     }
 
     async fn start(&self, address: SocketAddr) -> Running {
-        self.start_by(address, Arc::new(SystemTime::now)).await
+        self.start_by(address, Clock::system()).await
     }
 
-    async fn start_by(&self, address: SocketAddr, clock: joining::Clock) -> Running {
+    async fn start_by(&self, address: SocketAddr, clock: Clock) -> Running {
         let peer = "proxy/default/web-1".parse().unwrap();
         let joining = Joining { clock, ..Joining::new(peer, address.to_string(), self.token_file()) };
         let keep = KeepFile::new(self.folder.path().join("membership.json"));
@@ -379,7 +379,7 @@ async fn the_certificate_is_renewed_over_the_session_with_a_new_key() {
         let ahead = Duration::from_secs(asked.load(SeqCst) * 24 * 60 * 60);
         SystemTime::now() + ahead
     };
-    let running = proxy.start_by(zone.address, Arc::new(clock.clone())).await;
+    let running = proxy.start_by(zone.address, Clock::new(clock.clone())).await;
     zone.session().await;
     running.handle.connected().await;
     running.stop().await;
@@ -388,7 +388,7 @@ async fn the_certificate_is_renewed_over_the_session_with_a_new_key() {
     days.store(11, SeqCst);
     let renewals = zone.zone.renewals.clone();
     let until_renewed = move || if renewals.load(SeqCst) == 0 { clock() } else { SystemTime::now() };
-    let running = proxy.start_by(zone.address, Arc::new(until_renewed)).await;
+    let running = proxy.start_by(zone.address, Clock::new(until_renewed)).await;
     zone.session().await;
     let renewed = async {
         while running.membership.kept().unwrap().credential().chain() == first.credential().chain() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::name::{MeshName, ZoneName};
 use crate::text::checked_text;
 
 /// A trust domain: 1 to 255 of `a-z`, `0-9`, `.`, `-` and `_`.
@@ -17,6 +18,14 @@ pub struct TrustDomain(Arc<str>);
 pub struct InvalidTrustDomain(String);
 
 checked_text!(TrustDomain, InvalidTrustDomain);
+
+impl TrustDomain {
+    /// The mesh and the zone whose domain this is by its name alone, `<mesh>.<zone>.mesh.local`.
+    pub fn default_owner(&self) -> Option<(MeshName, ZoneName)> {
+        let (mesh, zone) = self.0.strip_suffix(".mesh.local")?.split_once('.')?;
+        Some((mesh.parse().ok()?, zone.parse().ok()?))
+    }
+}
 
 impl FromStr for TrustDomain {
     type Err = InvalidTrustDomain;

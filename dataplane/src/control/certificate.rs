@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use identity::{CertificateError, PrivateKey, Svid, SvidError, certificates_from_pem};
+use joining::CERTIFICATE;
 use model::SpiffeId;
 use runtime::logs::utc;
 use sync::link::Handle;
@@ -15,8 +16,6 @@ use tokio::sync::watch;
 use tokio::time;
 use tracing::{info, warn};
 
-/// The question: its body is a PKCS#10 request in DER, its answer a chain in PEM.
-const CERTIFICATE: &str = "certificate";
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -119,14 +118,14 @@ async fn ask(handle: &Handle, clock: &joining::Clock, wanted: &SpiffeId) -> Resu
     if svid.id() != wanted {
         return Err(NotIssued::AnotherIdentity { found: svid.id().clone(), wanted: wanted.clone() });
     }
-    if svid.renew_at(1.0) <= clock() {
+    if svid.renew_at(1.0) <= clock.now() {
         return Err(NotIssued::OutOfTime);
     }
     Ok(svid)
 }
 
 async fn wait_until(clock: &joining::Clock, due: SystemTime) {
-    while let Ok(left) = due.duration_since(clock())
+    while let Ok(left) = due.duration_since(clock.now())
         && !left.is_zero()
     {
         time::sleep(left.min(PIECE)).await;

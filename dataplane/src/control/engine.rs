@@ -153,7 +153,7 @@ impl Engine {
             unsaved: false,
             told: None,
             unanswered: None,
-            svid: svid.filter(|svid| clock() <= svid.not_after()),
+            svid: svid.filter(|svid| clock.now() <= svid.not_after()),
             clock,
             parts,
             world: set.world,
@@ -468,7 +468,7 @@ impl Engine {
 
     fn next_wakeup(&self) -> Instant {
         let ends = self.svid.as_ref().map(|svid| {
-            let left = svid.not_after().duration_since((self.clock)()).unwrap_or_default();
+            let left = svid.not_after().duration_since(self.clock.now()).unwrap_or_default();
             // A certificate counts to the end of its last second.
             Instant::now() + (left + Duration::from_millis(1)).min(PIECE)
         });
@@ -489,7 +489,7 @@ impl Engine {
             info!("the zone has not spoken yet; serving by what was kept");
             self.put_in_force().await?;
         }
-        if self.svid.as_ref().is_some_and(|svid| (self.clock)() > svid.not_after()) {
+        if self.svid.as_ref().is_some_and(|svid| self.clock.now() > svid.not_after()) {
             warn!("the certificate ended; nothing is served until there is another");
             self.svid = None;
             self.put_in_force().await?;

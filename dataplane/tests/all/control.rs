@@ -391,7 +391,7 @@ async fn an_ended_certificate_is_never_shown() {
     mesh.web.take().unwrap().shutdown().await.unwrap();
     let address = mesh.stop_zone().await;
 
-    let later = Arc::new(|| SystemTime::now() + Duration::from_secs(25 * 60 * 60));
+    let later = joining::Clock::new(|| SystemTime::now() + Duration::from_secs(25 * 60 * 60));
     let options = ControlOptions { clock: later, ..mesh.web_folder.options() };
     let web = dataplane::start(options).await.unwrap();
     let put_in_force = async {

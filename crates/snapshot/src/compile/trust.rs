@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::kinds::MeshTrust;
-use model::{MeshName, TrustDomain, ZoneName};
+use model::{MeshName, TrustDomain};
 
 use crate::parts::{Trust, TrustBundle};
 use crate::view::View;
@@ -13,7 +13,9 @@ use crate::view::View;
 pub(super) fn trust(view: &View, mesh: &MeshName) -> Trust {
     let mut domains: BTreeMap<TrustDomain, TrustBundle> = BTreeMap::new();
     for (held, trust) in view.of_mesh::<MeshTrust>(mesh) {
-        let zone = held.key.origin.zone().cloned().or_else(|| default_owner(mesh, &trust.trust_domain));
+        let by_name =
+            || trust.trust_domain.default_owner().filter(|(named, _)| named == mesh).map(|(_, zone)| zone);
+        let zone = held.key.origin.zone().cloned().or_else(by_name);
         let Some(zone) = zone else { continue };
         let bundle = domains
             .entry(trust.trust_domain.clone())
@@ -28,10 +30,4 @@ pub(super) fn trust(view: &View, mesh: &MeshName) -> Trust {
         }
     }
     Trust { domains }
-}
-
-/// The zone of `<mesh>.<zone>.mesh.local`.
-fn default_owner(mesh: &MeshName, domain: &TrustDomain) -> Option<ZoneName> {
-    let rest = domain.as_str().strip_prefix(mesh.as_str())?.strip_prefix('.')?;
-    rest.strip_suffix(".mesh.local")?.parse().ok()
 }
