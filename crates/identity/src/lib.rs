@@ -41,7 +41,7 @@ pub use key::{CertificateRequest, KeyError, PrivateKey, RequestError};
 pub use peer::{Peer, ServerRole};
 pub use pin::Pin;
 pub use svid::{Credential, Svid, SvidError};
-pub use tls::{Alpn, TlsError, peer_of, sni, workload_client, workload_server};
+pub use tls::{Alpn, TlsError, WrongServer, expecting, peer_of, sni, workload_client, workload_server};
 pub use token::{
     AdminToken, Audience, Expected, Issuer, TokenClaims, TokenError, TokenKey, ca_of_token,
     expected_of_token, token_id,

@@ -65,7 +65,7 @@ pub fn workload_server(
     alpn: &[Alpn],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = provider();
-    let verifier = WorkloadVerifier { algorithms: provider.signature_verification_algorithms, trust };
+    let verifier = WorkloadVerifier::new(&provider, trust, None);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -83,7 +83,7 @@ pub fn workload_client(
     alpn: Alpn,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();
-    let verifier = WorkloadVerifier { algorithms: provider.signature_verification_algorithms, trust };
+    let verifier = WorkloadVerifier::new(&provider, trust, None);
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -92,6 +92,33 @@ pub fn workload_client(
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+/// The same configuration for one connection, whose handshake fails unless the server proves to be exactly
+/// `expected`. So it fails before the server knows that it has a client: one that is honest but not the
+/// expected one does nothing on its behalf. The error is [`WrongServer`], in rustls' `CertificateError::Other`.
+pub fn expecting(config: &ClientConfig, trust: Arc<TrustStore>, expected: SpiffeId) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    let verifier = WorkloadVerifier::new(config.crypto_provider(), trust, Some(expected));
+    config.dangerous().set_certificate_verifier(Arc::new(verifier));
+    Arc::new(config)
+}
+
+/// A server that proved to be somebody else than the expected one.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the server is {found}")]
+pub struct WrongServer {
+    pub found: SpiffeId,
+}
+
+impl WrongServer {
+    /// Whether that is why a handshake failed.
+    pub fn of(error: &Error) -> Option<&Self> {
+        match error {
+            Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.downcast_ref(),
+            _ => None,
+        }
+    }
 }
 
 /// Who is at the other end of a finished handshake, from rustls' `peer_certificates()`. No signature is
@@ -130,9 +157,15 @@ pub(crate) fn without_server_resumption(config: &mut ServerConfig) {
 struct WorkloadVerifier {
     trust: Arc<TrustStore>,
     algorithms: WebPkiSupportedAlgorithms,
+    /// Of servers; none: anyone who is believed.
+    expected: Option<SpiffeId>,
 }
 
 impl WorkloadVerifier {
+    fn new(provider: &CryptoProvider, trust: Arc<TrustStore>, expected: Option<SpiffeId>) -> Self {
+        Self { trust, algorithms: provider.signature_verification_algorithms, expected }
+    }
+
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
@@ -167,7 +200,11 @@ impl ServerCertVerifier for WorkloadVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verify(leaf, intermediates, now, Role::Server).map(|_| ServerCertVerified::assertion())
+        let found = self.verify(leaf, intermediates, now, Role::Server)?;
+        if self.expected.as_ref().is_some_and(|expected| *expected != found) {
+            return Err(CertificateError::Other(OtherError(Arc::new(WrongServer { found }))).into());
+        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

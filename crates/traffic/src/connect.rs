@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use identity::{Alpn, TrustStore, WorkloadPeer, peer_of, sni};
+use identity::{Alpn, TrustStore, WorkloadPeer, WrongServer, expecting, peer_of, sni};
 use model::{DestinationId, SpiffeId};
 use rustls::ClientConfig;
 use snapshot::parts::{Destination, Endpoint};
@@ -147,8 +147,8 @@ pub async fn secure<T>(
     stream: T,
     endpoint: &Endpoint,
     destination: &Destination,
-    config: &Arc<ClientConfig>,
-    trust: &TrustStore,
+    config: &ClientConfig,
+    trust: &Arc<TrustStore>,
 ) -> Result<Secured<T>, ConnectError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -156,15 +156,24 @@ where
     let address = endpoint.address;
     let name = sni(&endpoint.sni)
         .map_err(|_| ConnectError::NotAHandle { endpoint: address, sni: endpoint.sni.clone() })?;
-    let handshake_failed = |source| ConnectError::Handshake { endpoint: address, source };
-    let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(handshake_failed)?;
+    let wrong =
+        |found| ConnectError::WrongIdentity { endpoint: address, found, wanted: endpoint.identity.clone() };
+    // A signal can never add an identity, so nobody is even asked who it is.
+    if !destination.identities.contains(&endpoint.identity) {
+        return Err(wrong(endpoint.identity.clone()));
+    }
+    let handshake_failed = |source: io::Error| {
+        let tls = source.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        match tls.and_then(WrongServer::of) {
+            Some(WrongServer { found }) => wrong(found.clone()),
+            None => ConnectError::Handshake { endpoint: address, source },
+        }
+    };
+    let expecting = expecting(config, trust.clone(), endpoint.identity.clone());
+    let stream = TlsConnector::from(expecting).connect(name, stream).await.map_err(handshake_failed)?;
     let state = stream.get_ref().1;
     let peer = peer_of(state.peer_certificates(), trust)
         .ok_or_else(|| handshake_failed(io::Error::other("the peer's trust domain is not known any more")))?;
-    if peer.id != endpoint.identity || !destination.identities.contains(&peer.id) {
-        let wanted = endpoint.identity.clone();
-        return Err(ConnectError::WrongIdentity { endpoint: address, found: peer.id, wanted });
-    }
     if agreed(state).map(Alpn::as_bytes) != config.alpn_protocols.first().map(Vec::as_slice) {
         return Err(ConnectError::NoProtocol { endpoint: address });
     }

@@ -30,8 +30,7 @@ pub(super) struct App {
     pub(super) http: SocketAddr,
     pub(super) tcp: SocketAddr,
     requests: Arc<Mutex<Vec<Seen>>>,
-    /// Of the echo: those on which anything was ever said, and those that are open (of HTTP as well). A peer
-    /// that finds out too late whom it talks to may have opened one, and never says a word.
+    /// Of the echo: those that ever were, and those that are open (of HTTP as well).
     connections: Arc<Mutex<usize>>,
     open: watch::Sender<usize>,
     /// The path of the last request, as soon as it came.
@@ -73,12 +72,10 @@ impl App {
         app._tasks.spawn(async move {
             let mut serving = JoinSet::new();
             while let Ok((stream, _)) = tcp.accept().await {
+                *connections.lock().unwrap() += 1;
                 open.send_modify(|open| *open += 1);
-                let (connections, open) = (connections.clone(), open.clone());
+                let open = open.clone();
                 serving.spawn(async move {
-                    if stream.peek(&mut [0]).await.is_ok_and(|read| read > 0) {
-                        *connections.lock().unwrap() += 1;
-                    }
                     let _ = echo(stream).await;
                     open.send_modify(|open| *open -= 1);
                 });
