@@ -23,9 +23,6 @@ use crate::metrics::Metrics;
 use crate::planner::{Client, Input, Plan, ProxyId, SessionNumber};
 use crate::registration::{self, Granted, Refusal};
 
-/// What a client says when it leaves for good: it counts no more, and nobody waits for it.
-pub const DRAINED: &str = "drained";
-
 /// What all sessions share.
 pub struct Zone {
     pub name: ZoneName,
@@ -225,7 +222,7 @@ impl Host for Session {
     }
 
     fn closed(&self, ended: &Ended) {
-        let drained = matches!(ended, Ended::ByPeer(reason) if reason == DRAINED);
+        let drained = matches!(ended, Ended::ByPeer(reason) if reason == questions::DRAINED);
         self.zone.hub.detach(&self.client, self.number, drained);
         if let (true, Client::Proxy(proxy)) = (drained, &self.client) {
             let (zone, proxy) = (self.zone.clone(), proxy.clone());
