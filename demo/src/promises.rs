@@ -17,8 +17,8 @@ use futures::future::BoxFuture;
 use http::Method;
 use tokio::time::{self, Instant};
 
-use crate::mesh::Mesh;
-use crate::traffic::{Outcome, Pair};
+use crate::mesh::{LIMIT, Mesh};
+use crate::traffic::{Call, Outcome, Pair};
 
 pub struct Promise {
     pub number: u32,
@@ -120,4 +120,21 @@ impl UpTo {
         }
         Ok(all)
     }
+}
+
+/// How often a request may meet a connection that is just being cut.
+const CUT: usize = 10;
+
+/// Asks while the way leads to somebody else: nobody must be spoken to. A request that was on a connection as it
+/// was cut ends with 502, since the right application may have seen it, and says nothing yet.
+async fn nobody_answers(call: &Call, path: &str) -> anyhow::Result<()> {
+    for _ in 0..CUT {
+        let asked = time::timeout(LIMIT, call.once(Method::GET, path, Bytes::new())).await;
+        match asked.context("the request hung")? {
+            Err(error) if error.to_string().starts_with("503") => return Ok(()),
+            Err(error) if error.to_string().starts_with("502") => {}
+            other => bail!("expected 503, got {other:?}"),
+        }
+    }
+    bail!("after {CUT} requests there is still a connection to cut")
 }

@@ -1,13 +1,11 @@
 //! Between the zones nothing is seen but TLS records, and an endpoint that shows another identity is not
 //! spoken to.
 
-use std::time::Duration;
-
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http::Method;
 
-use super::eventually;
+use super::{eventually, nobody_answers};
 use crate::mesh::{LIMIT, Mesh};
 use crate::traffic::Outcome;
 
@@ -58,12 +56,7 @@ async fn another_identity_is_not_spoken_to(mesh: &Mesh, path: &str) -> anyhow::R
 async fn refused(mesh: &Mesh, path: &str) -> anyhow::Result<()> {
     let call = mesh.traffic().call("frontend", "cart", "west")?;
     for _ in 0..3 {
-        let asked =
-            tokio::time::timeout(Duration::from_secs(10), call.once(Method::GET, path, Bytes::new())).await;
-        match asked.context("the request hung")? {
-            Err(error) if error.to_string().contains("503") => {}
-            other => bail!("expected 503, got {other:?}"),
-        }
+        nobody_answers(call, path).await?;
     }
     Ok(())
 }
