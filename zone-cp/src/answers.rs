@@ -9,7 +9,6 @@ use api::{Admission, Change, NoSuchRevision, Proof};
 use control::Enroller;
 use futures::future::BoxFuture;
 use identity::Peer;
-use model::kinds::{Dataplane, ResourceSpec};
 use model::{MeshName, Origin, ResourceName, Version, ZoneName};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -94,13 +93,12 @@ impl Admission for Gatekeeper {
     fn admit<'a>(&'a self, change: Change<'a>) -> BoxFuture<'a, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let Change::Delete { held, .. } = change else { return Ok(Vec::new()) };
-            if let (true, Some(mesh)) = (held.key.kind.as_str() == Dataplane::KIND.name, &held.key.mesh) {
-                let peer = Peer::Proxy { mesh: mesh.clone(), name: held.key.name.clone() };
+            if let Some(proxy) = ProxyId::of(&held.key) {
+                let peer = Peer::Proxy { mesh: proxy.mesh.clone(), name: proxy.name.clone() };
                 if let Err(error) = self.enroller.forget(&peer).await {
                     warn!(document = %held.key, %error, "its grant could not be taken away");
                     return Err(Problem::unavailable("the zone cannot write its store now: try again"));
                 }
-                let proxy = ProxyId { mesh: mesh.clone(), name: held.key.name.clone() };
                 self.hub.close(&Client::Proxy(proxy), "its Dataplane was deleted");
             }
             Ok(Vec::new())

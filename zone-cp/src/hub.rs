@@ -21,7 +21,8 @@ use sync::link::Handle;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-use crate::planner::{Client, Input, Output, Plan, Planner, Proof, ProxyId, SessionNumber, Standing};
+use crate::planner::{Client, Input, Output, Plan, Planner, Proof, ProxyId, SessionNumber};
+use crate::proof;
 
 /// How long a proxy whose session was lost still counts as it did.
 const LOSS_COUNTS_AFTER: Duration = Duration::from_secs(5);
@@ -192,12 +193,7 @@ impl Hub {
 
     /// How many proxies run the newest that the zone knows of, and how many do not.
     pub fn counts(&self) -> ProxyCounts {
-        let proof = self.state().planner.overview(self.clock.now());
-        ProxyCounts {
-            current: proof.current,
-            late: proof.count(Standing::Late),
-            unknown: proof.count(Standing::Unknown),
-        }
+        proof::counts(&self.state().planner.overview(self.clock.now()))
     }
 
     /// Moves whenever something may have changed.

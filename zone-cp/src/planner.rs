@@ -396,8 +396,9 @@ impl Planner {
         removed: &[String],
         out: &mut Vec<Output>,
     ) {
-        let (view, zone, world) = (self.view.clone(), self.zone.clone(), self.world.clone());
-        let Some(state) = self.current(&client, session) else { return };
+        let (view, zone) = (&self.view, &self.zone);
+        let state = self.clients.get_mut(&client).filter(|state| state.session == session);
+        let Some(state) = state else { return };
         let mut parts = (*state.plan.wanted).clone();
         for name in removed {
             if let Ok(part) = name.parse() {
@@ -427,8 +428,8 @@ impl Planner {
                 state.plan.generation += 1;
             }
             state.plan.wanted = Arc::new(parts);
-            state.compile(&view, &zone, id, &fresh);
-            state.plan.world = world;
+            state.compile(view, zone, id, &fresh);
+            state.plan.world = self.world.clone();
             out.push(Output::Plan { client: client.clone(), session, plan: state.plan.clone() });
         }
         self.subscribe_signals(&client, session, signals, out);
