@@ -1,5 +1,6 @@
 //! What the zone's API answers beside documents, and what it lets happen to them.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use control::Enroller;
 use futures::future::BoxFuture;
 use identity::Peer;
 use model::{MeshName, Origin, ResourceName, Version, ZoneName};
+use store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::hub::Hub;
+use crate::lives;
 use crate::planner::{Client, ProxyId};
 use crate::proof;
 
@@ -86,19 +89,23 @@ impl Inspector for Answers {
 pub struct Gatekeeper {
     pub hub: Arc<Hub>,
     pub enroller: Arc<Enroller>,
+    pub store: Arc<dyn Store>,
 }
 
 impl Admission for Gatekeeper {
-    /// Who deletes a Dataplane takes away its proxy's right to come back: it has to enrol again.
+    /// Who deletes a Dataplane takes away its proxy's right to come back: it has to enrol again. What was kept
+    /// of the proxy's life is forgotten with it.
     fn admit<'a>(&'a self, change: Change<'a>) -> BoxFuture<'a, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let Change::Delete { held, .. } = change else { return Ok(Vec::new()) };
             if let Some(proxy) = ProxyId::of(&held.key) {
                 let peer = Peer::Proxy { mesh: proxy.mesh.clone(), name: proxy.name.clone() };
-                if let Err(error) = self.enroller.forget(&peer).await {
+                let failed = |error: &dyn Display| {
                     warn!(document = %held.key, %error, "its grant could not be taken away");
-                    return Err(Problem::unavailable("the zone cannot write its store now: try again"));
-                }
+                    Problem::unavailable("the zone cannot write its store now: try again")
+                };
+                self.enroller.forget(&peer).await.map_err(|error| failed(&error))?;
+                lives::forget(&*self.store, &proxy).await.map_err(|error| failed(&error))?;
                 self.hub.close(&Client::Proxy(proxy), "its Dataplane was deleted");
             }
             Ok(Vec::new())

@@ -41,6 +41,29 @@ pub async fn read(store: &dyn Store, proxy: &ProxyId) -> anyhow::Result<Option<L
     Ok(kept.map(|kept| serde_json::from_slice(kept.expose())).transpose()?)
 }
 
+/// Of a proxy that is gone for good.
+pub async fn forget(store: &dyn Store, proxy: &ProxyId) -> Result<(), store::Error> {
+    store.secret_delete(&name(proxy)).await
+}
+
 pub async fn write(store: &dyn Store, proxy: &ProxyId, life: Life) -> anyhow::Result<()> {
     Ok(store.secret_put(&name(proxy), SecretBytes::from(serde_json::to_vec(&life)?)).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use store::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_known_of_a_proxy_is_kept_until_it_is_gone_for_good() {
+        let store = MemoryStore::new("east".parse().unwrap());
+        let proxy = ProxyId { mesh: "default".parse().unwrap(), name: "web-1".parse().unwrap() };
+        let life = Life { leaf_ends: 7, drained: true };
+        write(&*store, &proxy, life).await.unwrap();
+        assert_eq!(read(&*store, &proxy).await.unwrap(), Some(life));
+        forget(&*store, &proxy).await.unwrap();
+        assert_eq!(read(&*store, &proxy).await.unwrap(), None);
+    }
 }

@@ -123,11 +123,11 @@ impl ZoneCp {
 
         let answers = Arc::new(Answers { zone, hub: hub.clone(), stopping: tasks.stopping() });
         let config = ApiConfig {
-            store,
+            store: store.clone(),
             authority,
             proof: answers.clone(),
             auth: home.auth(),
-            admission: Arc::new(Gatekeeper { hub, enroller }),
+            admission: Arc::new(Gatekeeper { hub, enroller, store }),
             hosts: server_tls::host_name().into_iter().collect(),
             extra: routes::inspect(answers).merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
         };

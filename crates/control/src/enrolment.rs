@@ -255,7 +255,7 @@ impl Enroller {
     /// and its name is free for another workload.
     pub async fn forget(&self, peer: &Peer) -> Result<(), EnrolError> {
         let _turn = self.turn.lock().await;
-        Ok(self.home.store.secret_put(&grant_name(peer), Vec::new().into()).await?)
+        Ok(self.home.store.secret_delete(&grant_name(peer)).await?)
     }
 
     fn issue(
@@ -275,10 +275,8 @@ impl Enroller {
     }
 
     async fn read_grant(&self, peer: &Peer) -> Result<Option<Grant>, EnrolError> {
-        match self.home.store.secret_get(&grant_name(peer)).await? {
-            Some(held) if !held.expose().is_empty() => Ok(Some(serde_json::from_slice(held.expose())?)),
-            _ => Ok(None),
-        }
+        let held = self.home.store.secret_get(&grant_name(peer)).await?;
+        Ok(held.map(|held| serde_json::from_slice(held.expose())).transpose()?)
     }
 
     async fn write_grant(&self, peer: &Peer, grant: Grant, now: SystemTime) -> Result<(), EnrolError> {

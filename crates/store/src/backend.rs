@@ -6,11 +6,11 @@ use model::{DocumentKey, Origin, Record, World};
 
 use crate::error::Error;
 use crate::query::{self, Changes, Commit, Filter, Head, History, Listing};
-use crate::seal::{RollingHash, SecretBytes};
+use crate::seal::{RollingHash, SecretBytes, new_generation};
 use crate::store::{Answer, Store};
 use crate::tables::{Identity, Reader, Task};
 use crate::watch::{Feed, Watch};
-use crate::write::{MAX_WRITES, Receipt, Write};
+use crate::write::{Fence, MAX_WRITES, Receipt, Write};
 
 /// Reads and writes of tables. Reads see the last committed state and wait for nobody.
 pub(crate) trait Backend: Send + Sync + 'static {
@@ -80,8 +80,24 @@ impl<B: Backend> Store for Backed<B> {
 
     fn secret_put(&self, name: &str, value: SecretBytes) -> Answer<'_, ()> {
         let sealed = self.0.identity().keys.seal_private(name, &value);
-        let task = Task::Private { name: name.to_owned(), sealed };
-        let done = self.0.write(task);
+        let done = self.0.write(Task::Private { name: name.to_owned(), sealed: Some(sealed) });
+        Box::pin(async move { done.await.map(drop) })
+    }
+
+    fn secret_delete(&self, name: &str) -> Answer<'_, ()> {
+        let done = self.0.write(Task::Private { name: name.to_owned(), sealed: None });
+        Box::pin(async move { done.await.map(drop) })
+    }
+
+    fn fence(&self, lane: &str) -> Answer<'_, Fence> {
+        let fence = Fence { lane: lane.to_owned(), generation: new_generation() };
+        let (lane, generation) = (fence.lane.clone(), Some(fence.generation));
+        let done = self.0.write(Task::Lane { lane, generation });
+        Box::pin(async move { done.await.map(|_| fence) })
+    }
+
+    fn unfence(&self, lane: &str) -> Answer<'_, ()> {
+        let done = self.0.write(Task::Lane { lane: lane.to_owned(), generation: None });
         Box::pin(async move { done.await.map(drop) })
     }
 }

@@ -25,6 +25,9 @@ pub enum Error {
     TooLarge { key: DocumentKey, size: usize, limit: usize },
     #[error("{writes} writes are more than the {limit} of one transaction: split them")]
     TooMany { writes: usize, limit: usize },
+    /// A later session writes for this lane: the one that is told so is over.
+    #[error("another session has taken over {lane}: end this one")]
+    Fenced { lane: String },
     /// The change log does not reach back that far, or never came that far.
     #[error("changes after {after} are not in the log, which begins after {oldest}: list again")]
     Compacted { after: u64, oldest: u64 },

@@ -28,4 +28,4 @@ pub use seal::{RollingHash, SecretBytes};
 pub use store::{Answer, Store};
 pub use tables::Retention;
 pub use watch::Watch;
-pub use write::{Draft, Expect, MAX_DOCUMENT, MAX_WRITES, Receipt, Write, Written};
+pub use write::{Draft, Expect, Fence, MAX_DOCUMENT, MAX_WRITES, Receipt, Write, Written};

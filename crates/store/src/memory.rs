@@ -83,6 +83,7 @@ struct State {
     commits: BTreeMap<u64, SealedCommit>,
     hashes: BTreeMap<u64, RollingHash>,
     private: BTreeMap<String, Vec<u8>>,
+    generations: BTreeMap<String, u64>,
 }
 
 impl Default for State {
@@ -95,6 +96,7 @@ impl Default for State {
             commits: BTreeMap::new(),
             hashes: BTreeMap::new(),
             private: BTreeMap::new(),
+            generations: BTreeMap::new(),
         }
     }
 }
@@ -137,6 +139,10 @@ impl Tables for State {
 
     fn private(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         Ok(self.private.get(name).cloned())
+    }
+
+    fn generation(&self, lane: &str) -> Result<Option<u64>, Error> {
+        Ok(self.generations.get(lane).copied())
     }
 }
 
@@ -185,6 +191,21 @@ impl TablesMut for State {
 
     fn put_private(&mut self, name: &str, sealed: Vec<u8>) -> Result<(), Error> {
         self.private.insert(name.to_owned(), sealed);
+        Ok(())
+    }
+
+    fn remove_private(&mut self, name: &str) -> Result<(), Error> {
+        self.private.remove(name);
+        Ok(())
+    }
+
+    fn put_generation(&mut self, lane: &str, generation: u64) -> Result<(), Error> {
+        self.generations.insert(lane.to_owned(), generation);
+        Ok(())
+    }
+
+    fn remove_generation(&mut self, lane: &str) -> Result<(), Error> {
+        self.generations.remove(lane);
         Ok(())
     }
 }

@@ -104,6 +104,8 @@ pub(crate) fn plan(
             Write::Copy(record) => written.push(planning.copy(record)?),
             Write::Forget { key, version } => written.push(planning.forget(key, version)?),
             Write::Advance(world) => planning.advance(&world),
+            // Checked before anything is planned.
+            Write::Fence(_) => {}
         }
     }
     let Planning { mut line, changes, hashes, .. } = planning;

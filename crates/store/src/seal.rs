@@ -86,6 +86,13 @@ pub(crate) fn new_store_key() -> StoreKey {
     key
 }
 
+/// Random, so that a lane that was forgotten and comes back never meets a number of its past.
+pub(crate) fn new_generation() -> u64 {
+    let mut bytes = [0; 8];
+    rand::fill(&mut bytes).expect("the system gives randomness");
+    u64::from_be_bytes(bytes)
+}
+
 impl StoreKeys {
     pub(crate) fn new(key: &StoreKey) -> Self {
         Self {

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::query::{Changes, Filter, Head, Listing};
 use crate::seal::{RollingHash, SecretBytes};
 use crate::watch::Watch;
-use crate::write::{Draft, Expect, Receipt, Write, Written};
+use crate::write::{Draft, Expect, Fence, Receipt, Write, Written};
 
 /// A future of a store's methods, boxed so that a store can be an `Arc<dyn Store>`.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -48,6 +48,16 @@ pub trait Store: Send + Sync {
 
     /// Replaces a private value.
     fn secret_put(&self, name: &str, value: SecretBytes) -> Answer<'_, ()>;
+
+    /// Takes a private value away; nothing happens where there is none.
+    fn secret_delete(&self, name: &str) -> Answer<'_, ()>;
+
+    /// Begins a session of a lane: batches with the fence of an earlier one are refused from now on, also
+    /// those that wait already. Durable, so that an earlier session is over after a restart too.
+    fn fence(&self, lane: &str) -> Answer<'_, Fence>;
+
+    /// Ends whatever session the lane has, and forgets the lane: for peers that are gone for good.
+    fn unfence(&self, lane: &str) -> Answer<'_, ()>;
 
     /// One document of one's own.
     fn put(&self, draft: Draft, expect: Expect) -> Answer<'_, Written> {

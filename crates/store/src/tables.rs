@@ -1,7 +1,7 @@
 //! What every backend keeps, and how a planned transaction is carried out on it.
 //!
-//! Five tables: records, tombstones, the change log, the hashes of the own line, private values; and
-//! one value beside them, [`Meta`]. A backend gives access to them in one transaction; what to put
+//! Six tables: records, tombstones, the change log, the hashes of the own line, private values, the
+//! generations of lanes; and one value beside them, [`Meta`]. A backend gives access to them in one transaction; what to put
 //! where, and what to drop when it grows old, is decided here.
 
 use model::{DocumentKey, Origin, Point, Version, World};
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::plan::{Held, Line, Planned, plan};
 use crate::query::{Change, Commit};
 use crate::seal::{RollingHash, Sealed, SecretBytes, StoreKeys};
-use crate::write::{Receipt, Write};
+use crate::write::{Fence, Receipt, Write};
 
 /// How much of the past a store keeps. The hashes of the own line are kept all.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,6 +106,7 @@ pub(crate) trait Tables {
     fn commit(&self, sequence: u64) -> Result<Option<SealedCommit>, Error>;
     fn hash(&self, revision: u64) -> Result<Option<RollingHash>, Error>;
     fn private(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
+    fn generation(&self, lane: &str) -> Result<Option<u64>, Error>;
 }
 
 /// Changes that become visible together, or not at all.
@@ -119,6 +120,9 @@ pub(crate) trait TablesMut: Tables {
     fn remove_commit(&mut self, sequence: u64) -> Result<(), Error>;
     fn put_hash(&mut self, revision: u64, hash: RollingHash) -> Result<(), Error>;
     fn put_private(&mut self, name: &str, sealed: Vec<u8>) -> Result<(), Error>;
+    fn remove_private(&mut self, name: &str) -> Result<(), Error>;
+    fn put_generation(&mut self, lane: &str, generation: u64) -> Result<(), Error>;
+    fn remove_generation(&mut self, lane: &str) -> Result<(), Error>;
 }
 
 /// Who a store is: the same for as long as it is open.
@@ -207,7 +211,16 @@ impl<'a> Reader<'a> {
 /// What a writer can be asked to do.
 pub(crate) enum Task {
     Writes(Vec<Write>),
-    Private { name: String, sealed: Vec<u8> },
+    /// No value takes the one that is there away.
+    Private {
+        name: String,
+        sealed: Option<Vec<u8>>,
+    },
+    /// No generation forgets the lane.
+    Lane {
+        lane: String,
+        generation: Option<u64>,
+    },
 }
 
 /// A task that was done, as soon as the tables are durable.
@@ -222,16 +235,32 @@ pub(crate) struct Done {
 /// Does a task. After [`Error::Unavailable`] the tables must be thrown away; after any other error
 /// they are as they were.
 pub(crate) fn execute(tables: &mut impl TablesMut, identity: &Identity, task: Task) -> Result<Done, Error> {
-    let mut meta = tables.meta()?;
-    let writes = match task {
-        Task::Writes(writes) => writes,
-        Task::Private { name, sealed } => {
-            tables.put_private(&name, sealed)?;
-            let (sequence, world) = (meta.line.sequence, meta.line.world(&identity.origin));
-            let receipt = Receipt { sequence, world, written: Vec::new() };
-            return Ok(Done { receipt, commit: None, changed: true });
-        }
+    let meta = tables.meta()?;
+    let aside = match task {
+        Task::Writes(writes) => return execute_writes(tables, identity, meta, writes),
+        Task::Private { name, sealed: Some(sealed) } => tables.put_private(&name, sealed),
+        Task::Private { name, sealed: None } => tables.remove_private(&name),
+        Task::Lane { lane, generation: Some(generation) } => tables.put_generation(&lane, generation),
+        Task::Lane { lane, generation: None } => tables.remove_generation(&lane),
     };
+    aside?;
+    let (sequence, world) = (meta.line.sequence, meta.line.world(&identity.origin));
+    Ok(Done { receipt: Receipt { sequence, world, written: Vec::new() }, commit: None, changed: true })
+}
+
+fn execute_writes(
+    tables: &mut impl TablesMut,
+    identity: &Identity,
+    mut meta: Meta,
+    writes: Vec<Write>,
+) -> Result<Done, Error> {
+    for write in &writes {
+        if let Write::Fence(Fence { lane, generation }) = write
+            && tables.generation(lane)? != Some(*generation)
+        {
+            return Err(Error::Fenced { lane: lane.clone() });
+        }
+    }
     let reader = Reader::new(&*tables, identity);
     let planned = plan(&identity.origin, &identity.keys, meta.line.clone(), writes, |key| reader.held(key))?;
     let Planned { receipt, line, commit, hashes } = planned;

@@ -25,9 +25,21 @@ pub enum Write {
     /// Another origin deleted this document, or stopped sharing it, at `version`. A copy that is
     /// later stays.
     Forget { key: DocumentKey, version: Version },
+    /// The transaction is part of the session that this fence was given to: [`crate::Error::Fenced`] if
+    /// another has taken over since.
+    Fence(Fence),
     /// Everything of other origins up to here has arrived. The own component is the store's business
     /// and is passed over; a component never goes back.
     Advance(World),
+}
+
+/// The right to write for one lane, until [`crate::Store::fence`] gives it to somebody else. A lane is what
+/// one peer sends of one topic.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Fence {
+    pub lane: String,
+    /// Compared for equality only, and never given twice.
+    pub generation: u64,
 }
 
 /// A document before it has a version.
@@ -106,6 +118,6 @@ pub struct Receipt {
     pub sequence: u64,
     /// What the store knows afterwards.
     pub world: World,
-    /// One for each write in order; [`Write::Advance`] has none.
+    /// One for each write in order; [`Write::Advance`] and [`Write::Fence`] have none.
     pub written: Vec<Written>,
 }

@@ -50,6 +50,7 @@ pub(super) fn open(folder: &Path, origin: &Origin) -> Result<(Database, StoreKey
             let sealed = fact(&rows, KEY_FACT, &path)?.unwrap_or_default();
             let wrong = |_| OpenError::WrongKey { path: key_path.clone() };
             keys.open_private(KEY_FACT, &sealed).map_err(wrong)?;
+            rows::create_later(&rows).map_err(database_error(&path))?;
             keys
         }
     };

@@ -23,6 +23,8 @@ const COMMITS: TableDefinition<u64, &[u8]> = TableDefinition::new("commits");
 const HASHES: TableDefinition<u64, &[u8; 32]> = TableDefinition::new("hashes");
 /// Sealed values, by name.
 const PRIVATE: TableDefinition<&str, &[u8]> = TableDefinition::new("private");
+/// By the lane.
+const GENERATIONS: TableDefinition<&str, u64> = TableDefinition::new("generations");
 /// What the file is, by a word each; see `files`.
 pub(super) const FACTS: TableDefinition<&str, &[u8]> = TableDefinition::new("facts");
 /// [`Meta`] as JSON, among the facts.
@@ -74,7 +76,14 @@ pub(super) fn create(rows: &mut Rows<WriteTransaction>) -> Result<(), Error> {
     rows.open(COMMITS)?;
     rows.open(HASHES)?;
     rows.open(PRIVATE)?;
+    create_later(rows)?;
     rows.set_meta(&Meta::fresh())
+}
+
+/// Makes the tables that files of an earlier version of this program lack.
+pub(super) fn create_later(rows: &Rows<WriteTransaction>) -> Result<(), Error> {
+    rows.open(GENERATIONS)?;
+    Ok(())
 }
 
 impl<T: Transaction> Rows<T> {
@@ -177,6 +186,12 @@ impl<T: Transaction> Tables for Rows<T> {
         let row = table.get(name).map_err(Error::unavailable)?;
         Ok(row.map(|row| row.value().to_vec()))
     }
+
+    fn generation(&self, lane: &str) -> Result<Option<u64>, Error> {
+        let table = self.open(GENERATIONS)?;
+        let row = table.get(lane).map_err(Error::unavailable)?;
+        Ok(row.map(|row| row.value()))
+    }
 }
 
 impl TablesMut for Rows<WriteTransaction> {
@@ -219,6 +234,18 @@ impl TablesMut for Rows<WriteTransaction> {
 
     fn put_private(&mut self, name: &str, sealed: Vec<u8>) -> Result<(), Error> {
         self.insert(PRIVATE, name, sealed.as_slice())
+    }
+
+    fn remove_private(&mut self, name: &str) -> Result<(), Error> {
+        self.remove(PRIVATE, name)
+    }
+
+    fn put_generation(&mut self, lane: &str, generation: u64) -> Result<(), Error> {
+        self.insert(GENERATIONS, lane, generation)
+    }
+
+    fn remove_generation(&mut self, lane: &str) -> Result<(), Error> {
+        self.remove(GENERATIONS, lane)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use store::{Draft, EmbeddedStore, Expect, Filter, OpenError, SecretBytes};
+use store::{Draft, EmbeddedStore, Error, Expect, Filter, OpenError, SecretBytes, Write};
 
 use crate::kit::{Kit, copy, delete, draft, forget, key, origin, put, version, world};
 
@@ -14,8 +14,12 @@ async fn reopening_finds_everything_as_it_was() {
     store.transact(vec![put("east/a", "1"), put("east/b", "1"), delete("east/b")]).await.unwrap();
     let batch = vec![copy("global/c", "global-1-9", "1"), forget("global/d", "global-1-8")];
     store.apply(batch).await.unwrap();
-    store.apply(vec![store::Write::Advance(world(&["global-1-9"]))]).await.unwrap();
+    store.apply(vec![Write::Advance(world(&["global-1-9"]))]).await.unwrap();
     store.secret_put("ca", SecretBytes::from(b"key".to_vec())).await.unwrap();
+    store.secret_put("gone", SecretBytes::from(b"key".to_vec())).await.unwrap();
+    store.secret_delete("gone").await.unwrap();
+    let (old, fence) =
+        (store.fence("global/policy").await.unwrap(), store.fence("global/policy").await.unwrap());
     let key_file = fs::read(folder.path().join("store.key")).unwrap();
     let (head, listing) = (store.head().await.unwrap(), store.list(Filter::all()).await.unwrap());
     let lacked = store.since(world(&["east-1-0"]), Filter::all()).await.unwrap();
@@ -27,6 +31,9 @@ async fn reopening_finds_everything_as_it_was() {
     assert_eq!(store.since(world(&["east-1-0"]), Filter::all()).await.unwrap(), lacked);
     assert_eq!(store.hash_at(3).await.unwrap(), Some(head.hash));
     assert_eq!(store.secret_get("ca").await.unwrap().unwrap().expose(), b"key");
+    assert_eq!(store.secret_get("gone").await.unwrap(), None);
+    assert!(matches!(store.apply(vec![Write::Fence(old)]).await, Err(Error::Fenced { .. })));
+    store.apply(vec![Write::Fence(fence)]).await.unwrap();
     assert_eq!(fs::read(folder.path().join("store.key")).unwrap(), key_file);
     assert_eq!(store.watch(0).next().await.unwrap().changes.len(), 3, "the log is still there");
     let next = store.put(draft("east/a", "2"), Expect::Version(version("east-1-1"))).await.unwrap();
@@ -101,9 +108,9 @@ async fn sealed_bytes_are_not_in_the_files() {
     assert_eq!((holds(plain), holds(sealed), holds(private)), (true, false, false));
 }
 
-fn secret_copy(bytes: &str) -> store::Write {
+fn secret_copy(bytes: &str) -> Write {
     let record = crate::kit::record("east/sealed", "east-1-1", bytes);
-    store::Write::Copy(model::Record { secret: true, ..record })
+    Write::Copy(model::Record { secret: true, ..record })
 }
 
 #[tokio::test]

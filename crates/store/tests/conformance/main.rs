@@ -4,6 +4,7 @@
 
 mod copies;
 mod durable;
+mod fences;
 mod kit;
 mod secrets;
 mod since;
@@ -76,8 +77,14 @@ every_backend! {
         another_epoch_makes_it_whole,
         the_filter_bounds_what_is_lacked,
         replaying_what_is_lacked_gives_the_same_store;
+    fences:
+        a_batch_of_an_earlier_session_is_refused_whole,
+        lanes_do_not_concern_each_other,
+        a_forgotten_lane_refuses_what_it_once_took,
+        whoever_takes_the_lane_last_writes_it;
     secrets:
         private_values_are_kept,
         private_values_are_no_documents,
+        a_private_value_that_was_deleted_is_gone,
         secret_documents_read_back_as_they_were;
 }

@@ -15,6 +15,20 @@ pub(crate) async fn private_values_are_kept(kit: &Kit) {
     assert_eq!(store.secret_get("other").await.unwrap(), None);
 }
 
+pub(crate) async fn a_private_value_that_was_deleted_is_gone(kit: &Kit) {
+    let store = kit.store("east");
+    for name in ["ca", "other"] {
+        store.secret_put(name, SecretBytes::from(b"key".to_vec())).await.unwrap();
+    }
+    let before = store.head().await.unwrap();
+    for _ in 0..2 {
+        store.secret_delete("ca").await.unwrap();
+        assert_eq!(store.secret_get("ca").await.unwrap(), None);
+    }
+    assert!(store.secret_get("other").await.unwrap().is_some());
+    assert_eq!(store.head().await.unwrap(), before);
+}
+
 pub(crate) async fn private_values_are_no_documents(kit: &Kit) {
     let store = kit.store("east");
     let before = store.head().await.unwrap();
