@@ -3,6 +3,24 @@
 //! YAML whose keys are the names of parts and signals, and whose values are those. `identity` and the bundles
 //! of `trust` name PEM files, relative to the file. Everything is checked, fields that nobody knows included:
 //! there is nobody else who would tell its author.
+//!
+//! The requests to an HTTP destination may go to others, which stand in the file as well:
+//!
+//! ```yaml
+//! destination/ms_default_west__catalog_http:
+//!   protocol: http
+//!   identities: [spiffe://default.west.mesh.local/workload/catalog]
+//!   connectionTimeout: 5000
+//!   routes:                                       # the first rule that covers a request decides; none: 404
+//!   - matches:                                    # any of these; without any, every request
+//!     - path: {prefix: /items}                    # whole segments; or {exact: /items}
+//!       method: GET
+//!       headers: {x-beta: "yes"}                  # the whole value
+//!     backends:                                   # by weight, 1 unless told; without any: 500
+//!     - {destination: ms_default_west__catalog_http, weight: 9}
+//!     - {destination: ms_default_west__catalog-next_http}
+//!   - backends: [{destination: ms_default_west__catalog_http}]
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -63,6 +81,12 @@ fn complete(content: Content, folder: &Path) -> anyhow::Result<Static> {
             destinations.contains_key(id),
             "a listener leads to {id}, and there is no 'destination/{id}'"
         );
+    }
+    for (from, part) in &destinations {
+        let unknown = |id: &&DestinationId| !destinations.contains_key(*id);
+        if let Some(id) = part.backends().find(unknown) {
+            bail!("a route of {from} leads to {id}, and there is no 'destination/{id}'");
+        }
     }
     if let Some(id) = endpoints.keys().find(|id| !destinations.contains_key(id)) {
         bail!("there is an 'endpoints/{id}', and no 'destination/{id}'");
@@ -218,6 +242,12 @@ endpoints/ms_default_west__catalog_http:
     fn a_mistake_is_named_with_its_line() {
         let cases = [
             ("  protocol: http\n  identities", "  protocol: htp\n  identities", "line 21", "htp"),
+            (
+                "5000\n",
+                "5000\n  routes: [{matches: [{path: {prefix: items}}], backends: []}]\n",
+                "line 24",
+                "items",
+            ),
             ("zone: west\n", "zone: west\n  wieght: 3\n", "line 2", "wieght"),
             ("inbound/8080", "inbounds/8080", "line 11", "inbounds/8080"),
             ("127.0.0.1:10080", "localhost:10080", "line 9", "address"),
@@ -244,6 +274,11 @@ endpoints/ms_default_west__catalog_http:
                 "endpoints/ms_default_west__catalog_http:\n",
                 "endpoints/ms_default_west__other_http:\n",
                 "endpoints/",
+            ),
+            (
+                "  connectionTimeout: 5000\n",
+                "  connectionTimeout: 5000\n  routes: [{backends: [{destination: ms_default_west__other_http}]}]\n",
+                "a route",
             ),
         ];
         let folder = tempfile::tempdir().unwrap();

@@ -6,5 +6,7 @@ pub mod order;
 pub mod targeting;
 
 pub mod access;
+pub mod path;
 pub mod permission;
+pub mod route;
 pub mod timeout;

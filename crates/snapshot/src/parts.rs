@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use model::{DestinationId, Protocol, SpiffeId, TrustDomain, ZoneName};
 use policy::access::{AccessRule, ClientMatch};
+use policy::route::RouteRule;
 use serde::{Deserialize, Serialize};
 
 /// The name of a part: what a proxy subscribes to.
@@ -107,6 +108,19 @@ pub struct Destination {
     /// The others; `connect` is `connection_timeout` again, where a zone compiled it.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// Of HTTP alone: which destinations get the requests to this one, by the first rule that covers them. One
+    /// that no rule covers is answered with 404. Without any, all go to the destination itself.
+    ///
+    /// A rule may name this destination as well. The routes of those that it names are not followed further.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteRule>,
+}
+
+impl Destination {
+    /// Those that the routes name, some perhaps several times.
+    pub fn backends(&self) -> impl Iterator<Item = &DestinationId> {
+        self.routes.iter().flat_map(|rule| &rule.backends).map(|backend| &backend.destination)
+    }
 }
 
 /// How long things may take. Nothing, or 0, is for ever.
@@ -299,6 +313,7 @@ mod tests {
         let destination = r#"{"protocol":"http","identities":[],"connectionTimeout":5000}"#;
         let read: Destination = serde_json::from_str(destination).unwrap();
         assert_eq!((read.connection_timeout, read.timeouts), (Millis(5_000), Timeouts::default()));
+        assert_eq!(read.routes, []);
         let inbound = r#"{"listen":"127.0.0.1:1","application":"127.0.0.1:2","protocol":"tcp","access":{"rules":[]},
             "timeouts":{"idle":7200000}}"#;
         let read: Inbound = serde_json::from_str(inbound).unwrap();

@@ -28,6 +28,10 @@ flags! {
     DestinationUnknown = "destination-unknown",
     /// No endpoint of the destination is ready, listed and left to try.
     NoEndpoint = "no-endpoint",
+    /// The destination has routes, and none covers the request.
+    NoRoute = "no-route",
+    /// None of the backends of the request's route is part of this proxy's configuration and has weight.
+    NoBackend = "no-backend",
     /// The endpoint did not accept the connection in time: TCP, TLS and its first word.
     ConnectTimeout = "connect-timeout",
     /// The endpoint could not be reached over TCP.

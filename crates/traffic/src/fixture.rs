@@ -59,6 +59,7 @@ pub(crate) fn destination(protocol: Protocol, identities: &[&str], timeout: Dura
         identities: identities.iter().map(|id| id.parse().unwrap()).collect(),
         connection_timeout: timeout.into(),
         timeouts: Timeouts::default(),
+        routes: Vec::new(),
     }
 }
 

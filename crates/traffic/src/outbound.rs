@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use http::{Uri, request};
 use model::{DestinationId, SpiffeId, ZoneName};
 use snapshot::parts::{self, Endpoints};
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use crate::budget::Budget;
 use crate::connect::ConnectError;
 use crate::http::pool::Pool;
 use crate::record::Resolved;
+use crate::route::{Plan, Refusal, plan};
 use crate::standing::{Entry, Registry, Standing};
 use crate::tls::Credentials;
 use crate::worker::Shared;
@@ -79,6 +81,9 @@ impl Outbound {
             destination.part.replace(part.clone());
             destination.settle(home);
         }
+        for destination in destinations.values() {
+            destination.find_backends(&destinations);
+        }
 
         leaving.retain(|destination| destination.strong_count() > 0);
         let mut gone = Vec::new();
@@ -103,6 +108,8 @@ pub struct Destination {
     pub id: DestinationId,
     shared: Rc<Shared>,
     part: RefCell<Arc<parts::Destination>>,
+    /// Those that its routes name. They may name each other, and end when the configuration drops them.
+    backends: RefCell<HashMap<DestinationId, Weak<Destination>>>,
     /// The zone that we are in, as far as that is known.
     home: RefCell<Option<ZoneName>>,
     endpoints: RefCell<Rc<[Rc<Endpoint>]>>,
@@ -129,6 +136,7 @@ impl Destination {
             closing: shared.draining.child_token(),
             shared,
             part: RefCell::new(part),
+            backends: RefCell::default(),
             home: RefCell::default(),
             endpoints: RefCell::new(Rc::new([])),
             budget: Budget::default(),
@@ -144,6 +152,24 @@ impl Destination {
 
     pub fn part(&self) -> Arc<parts::Destination> {
         self.part.borrow().clone()
+    }
+
+    /// Where a request goes: under which name, and to which other destination, if it does.
+    pub(crate) fn route(&self, request: &request::Parts) -> Result<(Uri, Option<Rc<Self>>), Refusal> {
+        match plan(&self.part.borrow(), request, |below| rand::random_range(..below)) {
+            Plan::Forward(target) => Ok((target, None)),
+            Plan::Route(target, to) => match self.backends.borrow().get(to).and_then(Weak::upgrade) {
+                Some(backend) => Ok((target, Some(backend))),
+                None => Err(Refusal::NoBackend),
+            },
+            Plan::Refuse(refusal) => Err(refusal),
+        }
+    }
+
+    fn find_backends(&self, destinations: &HashMap<DestinationId, Rc<Self>>) {
+        let part = self.part.borrow();
+        let found = part.backends().filter_map(|id| Some((id.clone(), Rc::downgrade(destinations.get(id)?))));
+        self.backends.replace(found.collect());
     }
 
     /// The next endpoint to try.

@@ -1,18 +1,26 @@
-//! What becomes of a request of the own application: decided from the request alone, then done by `http`.
+//! What becomes of a request of the own application: decided from the request and the part of its destination,
+//! then done by `http`.
 
-use http::header::{HOST, HeaderMap};
+use http::header::{HOST, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Uri, Version, request};
+use http::{Method, StatusCode, Uri, Version, request};
+use model::DestinationId;
+use policy::path;
+use policy::route::{Asked, deciding, pick};
+use snapshot::parts::Destination;
+use telemetry::Flag;
 
 /// What to do with a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Plan {
-    /// Send it to the listener's destination under this name.
+pub enum Plan<'a> {
+    /// Send it under this name to the destination of its listener.
     Forward(Uri),
+    /// Send it under this name to another destination, or to the same again.
+    Route(Uri, &'a DestinationId),
     Refuse(Refusal),
 }
 
-/// Why a request is not sent anywhere. It is the application's mistake.
+/// Why a request is not sent anywhere.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Refusal {
     #[error("the request names no host, or more than one")]
@@ -25,13 +33,64 @@ pub enum Refusal {
     BadPath,
     #[error("CONNECT is not carried")]
     Connect,
+    #[error("the path of the request can be read in more than one way, and decides where it goes")]
+    AmbiguousPath,
+    #[error("no route of the destination covers the request")]
+    NoRoute,
+    #[error("the route of the request leads nowhere: none of its backends is known and has weight")]
+    NoBackend,
 }
 
-pub fn plan(request: &request::Parts) -> Plan {
-    match target(request) {
-        Ok(target) => Plan::Forward(target),
-        Err(refusal) => Plan::Refuse(refusal),
+impl Refusal {
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::NoHost
+            | Self::TwoHosts
+            | Self::BadHost
+            | Self::BadPath
+            | Self::Connect
+            | Self::AmbiguousPath => StatusCode::BAD_REQUEST,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
+        }
     }
+
+    pub fn flag(self) -> Flag {
+        match self {
+            Self::NoRoute => Flag::NoRoute,
+            Self::NoBackend => Flag::NoBackend,
+            _ => Flag::BadRequest,
+        }
+    }
+}
+
+/// Decides by the part of the destination that the request's listener leads to. `roll` gives a number below the
+/// one that it is given.
+pub fn plan<'a>(
+    destination: &'a Destination,
+    request: &request::Parts,
+    roll: impl FnOnce(u64) -> u64,
+) -> Plan<'a> {
+    let planned = target(request).and_then(|target| {
+        // Most destinations have none.
+        if destination.routes.is_empty() {
+            return Ok(Plan::Forward(target));
+        }
+        Ok(Plan::Route(target, backend(destination, request, roll)?))
+    });
+    planned.unwrap_or_else(Plan::Refuse)
+}
+
+fn backend<'a>(
+    destination: &'a Destination,
+    request: &request::Parts,
+    roll: impl FnOnce(u64) -> u64,
+) -> Result<&'a DestinationId, Refusal> {
+    let path = path::plain(request.uri.path()).map_err(|_| Refusal::AmbiguousPath)?;
+    let header = |name: &str| request.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let asked = Asked { path: &path, method: request.method.as_str(), header };
+    let rule = deciding(&destination.routes, &asked).ok_or(Refusal::NoRoute)?;
+    pick(&rule.backends, roll).map(|backend| &backend.destination).ok_or(Refusal::NoBackend)
 }
 
 /// The URI in the form that HTTP/2 sends. What the request line names goes before the `Host` header
@@ -78,9 +137,22 @@ fn host(headers: &HeaderMap) -> Result<Authority, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http::Request;
+    use model::Protocol;
+    use serde_json::{Value, from_value, json};
 
     use super::*;
+    use crate::fixture::destination;
+
+    fn without_routes() -> Destination {
+        destination(Protocol::Http, &[], Duration::ZERO)
+    }
+
+    fn no_dice(_: u64) -> u64 {
+        panic!("there is nothing to choose from")
+    }
 
     /// Where a request goes: host and path.
     fn planned(method: &str, uri: &str, hosts: &[&str]) -> Result<String, Refusal> {
@@ -88,11 +160,12 @@ mod tests {
         for host in hosts {
             request = request.header(HOST, *host);
         }
-        match plan(&request.body(()).unwrap().into_parts().0) {
+        match plan(&without_routes(), &request.body(()).unwrap().into_parts().0, no_dice) {
             Plan::Forward(target) => {
                 assert_eq!(target.scheme(), Some(&Scheme::HTTP));
                 Ok(format!("{} {}", target.authority().unwrap(), target.path_and_query().unwrap()))
             }
+            Plan::Route(_, to) => panic!("{to}"),
             Plan::Refuse(refusal) => Err(refusal),
         }
     }
@@ -121,12 +194,68 @@ mod tests {
             for host in hosts {
                 request = request.header(HOST, *host);
             }
-            plan(&request.body(()).unwrap().into_parts().0)
+            let request = request.body(()).unwrap().into_parts().0;
+            match plan(&without_routes(), &request, no_dice) {
+                Plan::Forward(target) => Plan::Forward(target),
+                Plan::Route(_, to) => panic!("{to}"),
+                Plan::Refuse(refusal) => Plan::Refuse(refusal),
+            }
         };
         let forward = Plan::Forward("http://shop/a".parse().unwrap());
         assert_eq!(planned(&[]), forward);
         assert_eq!(planned(&["Shop"]), forward);
         assert_eq!(planned(&["other"]), Plan::Refuse(Refusal::TwoHosts));
         assert_eq!(planned(&["shop", "other"]), Plan::Refuse(Refusal::TwoHosts));
+    }
+
+    /// Which destination gets a request: its service's name.
+    fn routed(routes: &Value, method: &str, uri: &str, header: Option<&str>) -> Result<String, Refusal> {
+        let part = Destination { routes: from_value(routes.clone()).unwrap(), ..without_routes() };
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, "shop");
+        if let Some(value) = header {
+            request = request.header("X-Version", value);
+        }
+        match plan(&part, &request.body(()).unwrap().into_parts().0, |total| total - 1) {
+            Plan::Route(target, to) => {
+                assert_eq!(target.to_string(), format!("http://shop{uri}"), "it goes as it came");
+                Ok(to.service.to_string())
+            }
+            Plan::Forward(_) => panic!("it has routes"),
+            Plan::Refuse(refusal) => Err(refusal),
+        }
+    }
+
+    #[test]
+    fn a_request_goes_where_the_first_route_that_covers_it_leads() {
+        let to = |name: &str| json!([{"destination": format!("ms_default_west__{name}_http")}]);
+        let weighted = json!([
+            {"destination": "ms_default_west__stable_http", "weight": 9},
+            {"destination": "ms_default_west__canary_http", "weight": 1},
+            {"destination": "ms_default_west__dark_http", "weight": 0},
+        ]);
+        let routes = json!([
+            {"matches": [{"path": {"exact": "/items"}, "method": "POST"}], "backends": to("writer")},
+            {"matches": [{"headers": {"x-version": "2"}}], "backends": to("next")},
+            {"matches": [{"path": {"prefix": "/items"}}], "backends": weighted},
+            {"matches": [{"path": {"prefix": "/gone"}}], "backends": []},
+        ]);
+        let cases = [
+            ("POST", "/items?all=1", None, Ok("writer")),
+            ("POST", "/items;v=2", None, Ok("writer")),
+            ("GET", "/%69tems/7", None, Ok("canary")),
+            ("GET", "/else", Some("2"), Ok("next")),
+            ("GET", "/else", Some("3"), Err(Refusal::NoRoute)),
+            ("GET", "/itemsize", None, Err(Refusal::NoRoute)),
+            ("GET", "/gone", None, Err(Refusal::NoBackend)),
+            ("GET", "/items/../gone", None, Err(Refusal::AmbiguousPath)),
+            ("GET", "/else//items", Some("2"), Err(Refusal::AmbiguousPath)),
+        ];
+        for (method, uri, header, want) in cases {
+            assert_eq!(
+                routed(&routes, method, uri, header),
+                want.map(str::to_owned),
+                "{method} {uri} {header:?}"
+            );
+        }
     }
 }

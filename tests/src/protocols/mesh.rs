@@ -80,6 +80,7 @@ impl Mesh {
             identities: [CATALOG.parse().unwrap()].into(),
             connection_timeout: Millis(5000),
             timeouts: Timeouts::default(),
+            routes: Vec::new(),
         };
         let listener = OutboundListener { address: "127.0.0.1:0".parse().unwrap(), destination: id.clone() };
         let east = Proxy::start(proxy::Options::default()).unwrap();

@@ -26,6 +26,7 @@ fn service(view: &View, proxy: &Proxy<'_>, id: &DestinationId) -> Option<Destina
         identities: service.identities.iter().cloned().collect(),
         connection_timeout: timeouts.connect,
         timeouts,
+        routes: Vec::new(),
     })
 }
 
@@ -38,6 +39,7 @@ fn joined(view: &View, proxy: &Proxy<'_>, id: &DestinationId) -> Option<Destinat
         identities: joined.members(view).flat_map(|member| member.service.identities.clone()).collect(),
         connection_timeout: timeouts.connect,
         timeouts,
+        routes: Vec::new(),
     })
 }
 

@@ -31,7 +31,6 @@ use super::upload::Source;
 use crate::connect::ConnectError;
 use crate::outbound::{ATTEMPTS, Destination, InFlight};
 use crate::record::{about, propagate, refused};
-use crate::route::{Plan, plan};
 use crate::transport::Transport;
 
 /// Serves one connection of the application until it ends, or until the worker drains.
@@ -116,14 +115,19 @@ async fn answer(
     let metrics = &destination.shared().metrics;
     let (mut head, body) = request.into_parts();
     let mut record = destination.begin(|| about(&head.method, &head.uri, &head.headers));
-    match plan(&head) {
-        Plan::Forward(target) => head.uri = target,
-        Plan::Refuse(refusal) => {
-            metrics.outbound_rejected.add();
-            refused(&mut record, Flag::BadRequest, StatusCode::BAD_REQUEST);
-            return ours(problem(StatusCode::BAD_REQUEST, "bad-request", &refusal.to_string()));
+    let backend = match destination.route(&head) {
+        Ok((target, backend)) => {
+            head.uri = target;
+            backend
         }
-    }
+        Err(refusal) => {
+            metrics.outbound_rejected.add();
+            let (flag, status) = (refusal.flag(), refusal.status());
+            refused(&mut record, flag, status);
+            return ours(problem(status, flag.as_str(), &refusal.to_string()));
+        }
+    };
+    let destination = backend.as_ref().unwrap_or(destination);
     let upgrade = if switched.is_some() { upgrade::wanted(&head, &body) } else { None };
     let version = std::mem::replace(&mut head.version, Version::HTTP_2);
     strip_hop_by_hop(&mut head.headers);
