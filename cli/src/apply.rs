@@ -87,7 +87,7 @@ pub(crate) async fn run(args: ApplyArgs, client: Client, out: &mut Out<'_>) -> R
                     Some(found) => mistakes.extend(found),
                     None => {
                         out.note(&format!("{} {} was refused", document.place(), document.describe()))?;
-                        write!(out.err, "{}", Failure::Refused(problem))?;
+                        out.note(Failure::Refused(problem).to_string().trim_end())?;
                     }
                 }
             }
@@ -364,7 +364,9 @@ fn show(results: &[Applied], out: &mut Out<'_>) -> Result<(), Failure> {
             out.note(&format!("warning: {} {}: {warning}", result.kind, result.name))?;
         }
     }
-    out.show(&results, || {
+    let names: Vec<String> =
+        results.iter().map(|result| kind::reference(result.kind, &result.name)).collect();
+    out.show_named(&names, &results, || {
         table(
             &["KIND", "NAME", "RESULT", "REVISION"],
             results.iter().map(|result| {
@@ -373,7 +375,7 @@ fn show(results: &[Applied], out: &mut Out<'_>) -> Result<(), Failure> {
                     None => result.name.clone(),
                 };
                 let revision = result.revision.as_ref().map(Version::to_string).unwrap_or_default();
-                vec![result.kind.into(), name, result.result.words().into(), revision]
+                vec![result.kind.into(), name.into(), result.result.words().into(), revision.into()]
             }),
         )
     })

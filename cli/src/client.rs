@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 
-use crate::Connection;
+use crate::connection::Target;
 use crate::failure::Failure;
 use crate::trust;
 
@@ -37,20 +37,8 @@ pub(crate) struct Answer<T> {
 }
 
 impl Client {
-    pub(crate) fn new(connection: &Connection) -> Result<Self, Failure> {
-        let base = base(&connection.address)?;
-        let Some(token_file) = &connection.token_file else {
-            return Err(Failure::usage(
-                "no token is given",
-                "name its file with --token-file or TOMBOLO_TOKEN_FILE",
-            ));
-        };
-        let Some(ca) = &connection.ca else {
-            return Err(Failure::usage(
-                "the authority of the control plane is not given",
-                "name its certificate file with --ca or TOMBOLO_CA",
-            ));
-        };
+    pub(crate) fn new(Target { address, token_file, ca }: &Target) -> Result<Self, Failure> {
+        let base = base(address)?;
         let token = runtime::files::read_token(token_file).map_err(|error| match error {
             runtime::files::TokenFileError::Unreadable { path, source } => Failure::File { path, source },
             error => Failure::usage(error.to_string(), "copy it again from where it was made"),
@@ -136,7 +124,7 @@ impl Client {
 }
 
 /// `https://host:port` of what a person wrote; the scheme may be left out, and must not be another.
-fn base(address: &str) -> Result<String, Failure> {
+pub(crate) fn base(address: &str) -> Result<String, Failure> {
     let wrong = |what: String| Failure::usage(what, "an address looks like https://127.0.0.1:5681");
     let with_scheme = if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
     let url =

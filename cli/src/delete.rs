@@ -16,7 +16,7 @@ use crate::wait;
 
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
-    /// Its kind: mesh, meshtrafficpermission, ...
+    /// Its kind: mesh, meshtrafficpermission, mtp, ... (see 'tombolo kinds')
     kind: String,
     name: String,
     /// Its mesh, for kinds that are in one.
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: DeleteArgs, client: Client, out: &mut Out<'_>) -> 
     for warning in &written.warnings {
         out.note(&format!("warning: {warning}"))?;
     }
-    out.show(&written, || {
+    out.show_named(&[kind::reference(kind.name, &args.name)], &written, || {
         let revision = written.revision.as_ref().map(|revision| format!(" ({revision})")).unwrap_or_default();
         format!("deleted {kind} {}{revision}\n", args.name)
     })?;

@@ -1,16 +1,20 @@
 //! `tombolo demo`: a whole mesh on one machine.
 
-use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 
 use crate::DemoArgs;
+use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::output::Out;
 
-pub(crate) async fn run(args: DemoArgs, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
-    let terminal = stdout().is_terminal();
+pub(crate) async fn run(
+    args: DemoArgs,
+    environment: &Environment,
+    out: &mut Out<'_>,
+) -> Result<ExitCode, Failure> {
+    let terminal = environment.out_is_terminal;
     if args.check {
-        let kept = demo::check(out.out, terminal).await.map_err(Failure::Demo)?;
+        let kept = demo::check(out.out, out.colours.out).await.map_err(Failure::Demo)?;
         return Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     // As it was called, so that the commands it shows can be typed in another terminal.

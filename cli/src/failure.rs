@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use api::shapes::Problem;
 
+use crate::output::Tone;
+
 /// The command line was wrong.
 pub(crate) const USAGE: u8 = 2;
 
@@ -18,6 +20,11 @@ pub(crate) enum Failure {
     },
     /// A file that the command line names.
     File {
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// A file of our own.
+    Unwritable {
         path: PathBuf,
         source: io::Error,
     },
@@ -70,21 +77,30 @@ impl fmt::Display for Failure {
             Self::File { path, source } => {
                 lines(f, &format!("cannot read {}: {source}", path.display()), "give a file that can be read")
             }
+            Self::Unwritable { path, source } => lines(
+                f,
+                &format!("cannot write {}: {source}", path.display()),
+                "make its folder one in which you may write",
+            ),
             Self::Refused(problem) => refused(f, problem),
             Self::Told => Ok(()),
-            Self::Output(error) => writeln!(f, "error: cannot write the result: {error}"),
-            Self::Demo(error) => writeln!(f, "error: {error:#}"),
+            Self::Output(source) => writeln!(f, "{} cannot write the result: {source}", error()),
+            Self::Demo(source) => writeln!(f, "{} {source:#}", error()),
         }
     }
 }
 
 fn lines(f: &mut fmt::Formatter<'_>, what: &str, todo: &str) -> fmt::Result {
-    writeln!(f, "error: {what}")?;
+    writeln!(f, "{} {what}", error())?;
     writeln!(f, "  {todo}")
 }
 
+fn error() -> String {
+    Tone::Bad.paint("error:")
+}
+
 fn refused(f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Result {
-    writeln!(f, "error: {}", problem.detail)?;
+    writeln!(f, "{} {}", error(), problem.detail)?;
     if problem.invalid_parameters.len() > 1 {
         for mistake in &problem.invalid_parameters {
             writeln!(f, "  {}: {}", mistake.field, mistake.reason)?;
@@ -98,8 +114,11 @@ fn refused(f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Result {
     }
     // Where the detail does not say already what to do.
     match problem.status {
-        401 => writeln!(f, "  give the token of this control plane with --token-file or TOMBOLO_TOKEN_FILE"),
-        404 => writeln!(f, "  look with 'tombolo get' which there are, and at --mesh, --zone and --address"),
+        401 => writeln!(
+            f,
+            "  give the token of this control plane with --token-file, or look at 'tombolo context show'"
+        ),
+        404 => writeln!(f, "  look with 'tombolo get' which there are, and at --mesh, --zone and --context"),
         409 if problem.choices.is_empty() => writeln!(f, "  try again"),
         500 => writeln!(f, "  look at the log of the control plane"),
         503 => writeln!(f, "  try again in a moment"),

@@ -8,15 +8,16 @@ use model::kinds::Kind;
 use serde_json::Value;
 
 use crate::client::{Client, encode};
+use crate::columns;
 use crate::failure::Failure;
 use crate::kind;
 use crate::output::{Format, Ordered, Out, table, yaml};
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// What to show: meshes, meshservices, meshtrafficpermissions, ...
+    /// What to show: meshes, meshservices, msvc, ... (see 'tombolo kinds')
     kind: String,
-    /// Only this one.
+    /// Only this one
     name: Option<String>,
     /// The mesh: 'default' for one document, all of them for a list.
     #[arg(short, long)]
@@ -41,7 +42,10 @@ pub(crate) async fn run(args: GetArgs, client: Client, out: &mut Out<'_>) -> Res
     if let Some(name) = &args.name {
         let path = kind::document(kind, args.mesh.as_deref().unwrap_or("default"), name)?;
         let document: Value = client.get(&with_query(&path, &query)).await?;
-        out.show(&Ordered(&document), || rows(kind, std::slice::from_ref(&document)))?;
+        let wide = out.format == Format::Wide;
+        out.show_named(&[kind::reference(kind.name, name)], &Ordered(&document), || {
+            rows(kind, std::slice::from_ref(&document), wide)
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
 
@@ -67,12 +71,15 @@ pub(crate) async fn run(args: GetArgs, client: Client, out: &mut Out<'_>) -> Res
         out.out.write_all(texts.join("---\n").as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    if documents.is_empty() && out.format == Format::Table {
+    if documents.is_empty() && out.is_for_people() {
         out.note(&format!("there are no {}", kind.plural))?;
         return Ok(ExitCode::SUCCESS);
     }
+    let names: Vec<String> =
+        documents.iter().map(|document| kind::reference(kind.name, &columns::name(document))).collect();
     let items: Vec<Ordered<'_>> = documents.iter().map(Ordered).collect();
-    out.show(&Page { items, next: None }, || rows(kind, &documents))?;
+    let wide = out.format == Format::Wide;
+    out.show_named(&names, &Page { items, next: None }, || rows(kind, &documents, wide))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -80,26 +87,7 @@ pub(crate) fn with_query(path: &str, query: &[String]) -> String {
     if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) }
 }
 
-fn rows(kind: &Kind, documents: &[Value]) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let header: &[&str] = if kind.is_mesh_scoped() {
-        &["MESH", "NAME", "OWNER", "REVISION"]
-    } else {
-        &["NAME", "OWNER", "REVISION"]
-    };
-    table(
-        header,
-        documents.iter().map(|document| {
-            let status = &document["status"];
-            let (name, mesh) =
-                (&status["labels"]["tombolo.io/display-name"], &status["labels"]["tombolo.io/mesh"]);
-            // A name too long for a label stands in the document alone.
-            let name = if name.is_null() { &document["name"] } else { name };
-            let mut row = vec![text(name), text(&status["origin"]), text(&status["revision"])];
-            if kind.is_mesh_scoped() {
-                row.insert(0, text(mesh));
-            }
-            row
-        }),
-    )
+fn rows(kind: &Kind, documents: &[Value], wide: bool) -> String {
+    let documents = documents.iter().map(|document| columns::row(kind, document, wide));
+    table(&columns::header(kind, wide), documents)
 }

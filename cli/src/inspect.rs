@@ -8,7 +8,7 @@ use model::{MeshName, ResourceName, World, ZoneName};
 
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{Out, table};
+use crate::output::{Out, Tone, table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum InspectCommand {
@@ -54,8 +54,8 @@ fn explain(found: &InspectDataplane) -> String {
     text.push_str(&table(
         &["PART", "RUNS", "REFUSED BECAUSE"],
         found.parts.iter().map(|part| {
-            let runs = if part.acknowledged { "yes" } else { "no" };
-            vec![part.name.clone(), runs.into(), part.refused.clone().unwrap_or_default()]
+            let runs = if part.acknowledged { "yes".into() } else { Tone::Bad.cell("no") };
+            vec![part.name.as_str().into(), runs, part.refused.as_deref().unwrap_or_default().into()]
         }),
     ));
     for signal in &found.signals {

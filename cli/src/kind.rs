@@ -1,4 +1,4 @@
-//! The kind that a person names: `meshservices`, `meshservice` and `MeshService` are one.
+//! The kind that a person names: `meshservices`, `meshservice`, `MeshService` and `msvc` are one.
 
 use model::kinds::{self, Kind};
 
@@ -9,10 +9,11 @@ pub(crate) fn parse(text: &str) -> Result<&'static Kind, Failure> {
     let found = kinds::all()
         .iter()
         .copied()
-        .find(|kind| kind.plural == wanted || kind.name.to_ascii_lowercase() == wanted);
+        .find(|kind| [kind.plural, kind.short, &kind.name.to_ascii_lowercase()].contains(&wanted.as_str()));
     found.ok_or_else(|| {
         let known: Vec<&str> = kinds::all().iter().map(|kind| kind.plural).collect();
-        Failure::usage(format!("'{text}' is no kind of document"), format!("use one of {}", known.join(", ")))
+        let todo = format!("use one of {}; 'tombolo kinds' has short names", known.join(", "));
+        Failure::usage(format!("'{text}' is no kind of document"), todo)
     })
 }
 
@@ -32,13 +33,18 @@ pub(crate) fn document(kind: &Kind, mesh: &str, name: &str) -> Result<String, Fa
     Ok(format!("{}/{name}", path(kind, Some(mesh))))
 }
 
+/// As `-o name` shows a document, and as `get` and `describe` take it: `meshservice/web`.
+pub(crate) fn reference(kind: &str, name: &str) -> String {
+    format!("{}/{name}", kind.to_ascii_lowercase())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_kind_is_found_by_each_of_its_words() {
-        for word in ["MeshService", "meshservice", "meshservices", "MESHSERVICES"] {
+        for word in ["MeshService", "meshservice", "meshservices", "MESHSERVICES", "msvc"] {
             assert_eq!(parse(word).unwrap().name, "MeshService");
         }
         assert!(parse("meshserv").is_err());

@@ -3,7 +3,12 @@
 //! Results go to standard output, everything else to standard error: what happened in one line, what to do
 //! in the next. Exit codes: 0 it worked, 1 it failed or was refused, 2 the command line was wrong.
 
+pub mod environment;
+
 mod client;
+mod columns;
+mod connection;
+mod contexts;
 mod failure;
 mod kind;
 mod output;
@@ -11,84 +16,85 @@ mod source;
 mod trust;
 
 mod apply;
+mod context;
 mod delete;
 mod demo_command;
 mod get;
 mod inspect;
+mod kinds_command;
 mod token;
 mod wait;
 mod zone;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use client::Client;
+use connection::Connection;
 use failure::Failure;
-use output::{Format, Out};
+use output::{Colours, Format, Out};
+
+pub use environment::Environment;
 
 /// Runs one command line, its first word being the program's name. Reads standard input only for `-f -`.
-pub async fn run<A, O, E>(args: A, out: &mut O, err: &mut E) -> ExitCode
+pub async fn run<A, O, E>(args: A, environment: &Environment, out: &mut O, err: &mut E) -> ExitCode
 where
     A: IntoIterator<Item: Into<OsString> + Clone>,
     O: Write + Send,
     E: Write + Send,
 {
+    let likes = environment.likes_colours();
+    let colours =
+        Colours { out: likes && environment.out_is_terminal, err: likes && environment.err_is_terminal };
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         // Help and the version come this way as well; they are no mistakes.
-        Err(help) if !help.use_stderr() => return told(write!(out, "{help}"), 0),
-        Err(usage) => return told(write!(err, "{usage}"), failure::USAGE),
+        Err(help) if !help.use_stderr() => {
+            return told(out, &help.render().ansi().to_string(), colours.out, 0);
+        }
+        Err(usage) => {
+            return told(err, &usage.render().ansi().to_string(), colours.err, failure::USAGE);
+        }
     };
-    match cli.command.run(&cli.connection, &mut Out { out, err, format: cli.output }).await {
+    let mut shown = Out { out, err, format: cli.output, colours };
+    match cli.command.run(&cli.connection, environment, &mut shown).await {
         Ok(code) => code,
         // Whoever reads our output has gone, as `head` does: nothing is wrong.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(failure) => told(write!(err, "{failure}"), failure.exit_code()),
+        Err(failure) => told(err, &failure.to_string(), colours.err, failure.exit_code()),
     }
 }
 
-fn told(written: io::Result<()>, code: u8) -> ExitCode {
+fn told(to: &mut (impl Write + ?Sized), text: &str, colours: bool, code: u8) -> ExitCode {
     // Where nobody can be told, the code alone must say it.
-    let _ = written;
+    let _ = to.write_all(output::seen(text, colours).as_bytes());
     code.into()
 }
 
 /// Tombolo joins Kubernetes clusters and racks of machines into one service mesh.
 #[derive(Debug, Parser)]
-#[command(name = "tombolo", version, max_term_width = 110)]
+#[command(name = "tombolo", version, max_term_width = 110, after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     connection: Connection,
-    /// How results are shown: tables for people, the others for programs.
+    /// How results are shown
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
     #[command(subcommand)]
     command: Command,
 }
 
-/// Which control plane, and how it is known to be the right one.
-#[derive(Clone, Debug, Args)]
-struct Connection {
-    /// The API of a control plane, of the global or of a zone.
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Control plane",
-        env = "TOMBOLO_ADDRESS",
-        default_value = "https://127.0.0.1:5681"
-    )]
-    address: String,
-    /// A file with the token of an administrator: `admin.token` in the data folder of the control plane.
-    #[arg(long, global = true, help_heading = "Control plane", env = "TOMBOLO_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
-    /// A file with the certificate authority of the control plane: `ca.crt` in its data folder.
-    #[arg(long, global = true, help_heading = "Control plane", env = "TOMBOLO_CA")]
-    ca: Option<PathBuf>,
-}
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  it worked; of 'wait': applied
+  1  it failed or was refused; of 'wait': not applied
+  2  the command line was wrong
+
+Contexts are kept in ~/.config/tombolo/contexts.yaml (XDG_CONFIG_HOME is respected).
+Colours are shown at a terminal only; NO_COLOR switches them off.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -106,6 +112,11 @@ enum Command {
     /// Look at the zones
     #[command(subcommand)]
     Zone(zone::ZoneCommand),
+    /// The kinds of documents, and their short names
+    Kinds,
+    /// Name the control planes that you speak with, and choose among them
+    #[command(subcommand)]
+    Context(context::ContextCommand),
     /// Make a token with which a zone, a sidecar or an ingress joins
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -122,9 +133,13 @@ pub struct DemoArgs {
 }
 
 impl Command {
-    async fn run(self, connection: &Connection, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
-        // Only the demo needs no control plane: it brings its own.
-        let client = || Client::new(connection);
+    async fn run(
+        self,
+        connection: &Connection,
+        environment: &Environment,
+        out: &mut Out<'_>,
+    ) -> Result<ExitCode, Failure> {
+        let client = || Client::new(&connection.target(environment)?);
         match self {
             Self::Apply(args) => apply::run(args, client()?, out).await,
             Self::Get(args) => get::run(args, client()?, out).await,
@@ -133,7 +148,9 @@ impl Command {
             Self::Inspect(command) => inspect::run(command, client()?, out).await,
             Self::Zone(command) => zone::run(command, client()?, out).await,
             Self::Token(command) => token::run(command, client()?, out).await,
-            Self::Demo(args) => demo_command::run(args, out).await,
+            Self::Kinds => kinds_command::run(out),
+            Self::Context(command) => context::run(command, connection, environment, out),
+            Self::Demo(args) => demo_command::run(args, environment, out).await,
         }
     }
 }

@@ -8,5 +8,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    cli::run(std::env::args_os(), &mut stdout(), &mut stderr()).await
+    cli::run(std::env::args_os(), &cli::Environment::of_process(), &mut stdout(), &mut stderr()).await
 }

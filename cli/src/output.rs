@@ -1,10 +1,13 @@
 //! Results as tables for people, or as JSON or YAML for programs.
+//!
+//! What people read is made with colours; they are taken out where no terminal shows them.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use comfy_table::Table;
+use owo_colors::{OwoColorize, Style};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -13,9 +16,16 @@ use crate::failure::Failure;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Format {
+    /// For people
     Table,
+    /// A table with more columns, where there are more
+    Wide,
+    /// For programs; a watch writes one object a line
     Json,
+    /// For programs and for 'tombolo apply'
     Yaml,
+    /// Names alone, one a line, where the result has names
+    Name,
 }
 
 /// Where a command writes.
@@ -23,17 +33,25 @@ pub(crate) struct Out<'a> {
     pub(crate) out: &'a mut (dyn Write + Send),
     pub(crate) err: &'a mut (dyn Write + Send),
     pub(crate) format: Format,
+    pub(crate) colours: Colours,
+}
+
+/// Where colours are seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Colours {
+    pub(crate) out: bool,
+    pub(crate) err: bool,
 }
 
 impl Out<'_> {
-    /// Shows a result: `table` makes what people see.
+    /// Shows a result: `text` makes what people see.
     pub(crate) fn show(
         &mut self,
         value: &impl Serialize,
-        table: impl FnOnce() -> String,
+        text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         match self.format {
-            Format::Table => self.out.write_all(table().as_bytes())?,
+            Format::Table | Format::Wide | Format::Name => self.print(&text())?,
             Format::Json => {
                 serde_json::to_writer_pretty(&mut self.out, value).map_err(io::Error::from)?;
                 self.out.write_all(b"\n")?;
@@ -43,10 +61,40 @@ impl Out<'_> {
         Ok(self.out.flush()?)
     }
 
+    /// The same for a result that has names.
+    pub(crate) fn show_named(
+        &mut self,
+        names: &[impl AsRef<str>],
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        if self.format != Format::Name {
+            return self.show(value, text);
+        }
+        let lines: String = names.iter().flat_map(|name| [name.as_ref(), "\n"]).collect();
+        self.print(&lines)
+    }
+
+    /// Writes text for people to standard output.
+    pub(crate) fn print(&mut self, text: &str) -> Result<(), Failure> {
+        self.out.write_all(seen(text, self.colours.out).as_bytes())?;
+        Ok(self.out.flush()?)
+    }
+
     /// Something that people should know beside the result.
     pub(crate) fn note(&mut self, line: &str) -> Result<(), Failure> {
-        Ok(writeln!(self.err, "{line}")?)
+        Ok(writeln!(self.err, "{}", seen(line, self.colours.err))?)
     }
+
+    /// Whether the result is a table.
+    pub(crate) fn is_for_people(&self) -> bool {
+        matches!(self.format, Format::Table | Format::Wide)
+    }
+}
+
+/// Text as it is shown: without its colours where nobody sees them.
+pub(crate) fn seen(text: &str, colours: bool) -> Cow<'_, str> {
+    if colours { text.into() } else { anstream::adapter::strip_str(text).to_string().into() }
 }
 
 pub(crate) fn yaml(value: &impl Serialize) -> io::Result<String> {
@@ -57,23 +105,118 @@ pub(crate) fn yaml(value: &impl Serialize) -> io::Result<String> {
     Ok(text)
 }
 
-/// A table without lines, as wide as its content.
-pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec()).add_rows(rows);
-    let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned() + "\n").collect();
-    lines.concat()
+/// A cell of a table, or a word.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Cell {
+    text: String,
+    tone: Tone,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Tone {
+    #[default]
+    Plain,
+    Good,
+    Doubtful,
+    Bad,
+}
+
+impl Tone {
+    /// The text, coloured.
+    pub(crate) fn paint(self, text: &str) -> String {
+        let style = match self {
+            Self::Plain => return text.to_owned(),
+            Self::Good => Style::new().green(),
+            Self::Doubtful => Style::new().yellow(),
+            Self::Bad => Style::new().red(),
+        };
+        text.style(style).to_string()
+    }
+
+    pub(crate) fn cell(self, text: impl Into<String>) -> Cell {
+        // What others said must not move a terminal's cursor.
+        Cell { text: text.into().replace(char::is_control, "\u{fffd}"), tone: self }
+    }
+
+    /// A number that is bad unless it is zero.
+    pub(crate) fn count(self, count: u64) -> Cell {
+        if count == 0 { Self::Plain } else { self }.cell(count.to_string())
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Tone::Plain.cell(text)
+    }
+}
+
+/// A table without lines, as wide as its content. Columns in which nothing stands are left out.
+pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
+    let rows: Vec<Vec<Cell>> = rows.into_iter().collect();
+    Columns::fitting(header, &rows).whole(&rows)
+}
+
+/// The columns of a table, for rows that come one after the other.
+pub(crate) struct Columns {
+    header: Vec<String>,
+    widths: Vec<usize>,
+}
+
+const GAP: &str = "  ";
+
+impl Columns {
+    /// As wide as the header and these rows.
+    pub(crate) fn fitting(header: &[&str], rows: &[Vec<Cell>]) -> Self {
+        let width = |at: usize, name: &str| {
+            let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.text.chars().count());
+            match cells.max().unwrap_or(0) {
+                // Without a header and without content there is no column.
+                0 if name.is_empty() => 0,
+                widest => widest.max(name.chars().count()),
+            }
+        };
+        let widths = header.iter().enumerate().map(|(at, name)| width(at, name)).collect();
+        Self { header: header.iter().map(|name| (*name).to_owned()).collect(), widths }
+    }
+
+    pub(crate) fn whole(&self, rows: &[Vec<Cell>]) -> String {
+        rows.iter().fold(self.head(), |text, row| text + &self.line(row))
+    }
+
+    pub(crate) fn head(&self) -> String {
+        let header: Vec<Cell> = self.header.iter().map(|name| name.as_str().into()).collect();
+        self.line(&header)
+    }
+
+    pub(crate) fn line(&self, row: &[Cell]) -> String {
+        let mut line = String::new();
+        let mut owed = 0;
+        for (cell, width) in row.iter().zip(&self.widths).filter(|(_, width)| **width > 0) {
+            let length = cell.text.chars().count();
+            if length > 0 {
+                line.push_str(&" ".repeat(owed));
+                line.push_str(&cell.tone.paint(&cell.text));
+                owed = 0;
+            }
+            owed += width.saturating_sub(length) + GAP.len();
+        }
+        line + "\n"
+    }
 }
 
 /// `just now`, `12s ago`, `3m ago`, `2d ago`.
 pub(crate) fn ago(age: Duration) -> String {
-    let seconds = age.as_secs();
+    if age.as_secs() <= 1 { "just now".into() } else { span(age) + " ago" }
+}
+
+/// `12s`, `3m`, `2d`: as exact as people want to know it.
+pub(crate) fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
     match seconds {
-        0..=1 => "just now".into(),
-        2..=119 => format!("{seconds}s ago"),
-        120..=7_199 => format!("{}m ago", seconds / 60),
-        7_200..=172_799 => format!("{}h ago", seconds / 3_600),
-        _ => format!("{}d ago", seconds / 86_400),
+        0..=119 => format!("{seconds}s"),
+        120..=7_199 => format!("{}m", seconds / 60),
+        7_200..=172_799 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
     }
 }
 
@@ -117,15 +260,24 @@ mod tests {
     }
 
     #[test]
-    fn tables_have_no_lines() {
+    fn tables_have_no_lines_and_are_as_wide_as_what_is_seen() {
         let rows = [
-            vec!["east".to_owned(), "connected".to_owned()],
-            vec!["far-west".to_owned(), "stale".to_owned()],
+            vec!["".into(), "east".into(), Tone::Good.cell("connected"), "".into()],
+            vec!["".into(), "far-west".into(), "".into(), "7".into()],
         ];
+        let text = table(&["", "NAME", "STATE", "LATE"], rows);
+        assert!(text.contains("\u{1b}[32mconnected"), "{text:?}");
+        assert_eq!(seen(&text, true), text);
         assert_eq!(
-            table(&["NAME", "STATE"], rows),
-            "NAME      STATE\neast      connected\nfar-west  stale\n"
+            seen(&text, false),
+            "NAME      STATE      LATE\neast      connected\nfar-west             7\n"
         );
+    }
+
+    #[test]
+    fn what_others_said_cannot_draw_on_a_terminal() {
+        let text = table(&["WHY"], [vec![Cell::from("a\u{1b}[2Jb\nc")]]);
+        assert_eq!(text, "WHY\na\u{fffd}[2Jb\u{fffd}c\n");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{Out, table};
+use crate::output::{Cell, Out, Tone, table};
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
@@ -86,8 +86,9 @@ fn explain(state: &RevisionState, applied: bool, waited: Duration) -> String {
         &["ZONE", "STATE", "CURRENT", "LATE", "UNKNOWN"],
         state.zones.iter().map(|zone| {
             let proxies = zone.proxies;
-            let mut row = vec![zone.name.to_string(), zone_state(zone.state).into()];
-            row.extend([proxies.current, proxies.late, proxies.unknown].map(|count| count.to_string()));
+            let mut row: Vec<Cell> = vec![zone.name.as_str().into(), zone_state(zone.state)];
+            row.push(proxies.current.to_string().into());
+            row.extend([proxies.late, proxies.unknown].map(|count| Tone::Bad.count(count)));
             row
         }),
     ));
@@ -98,11 +99,11 @@ fn explain(state: &RevisionState, applied: bool, waited: Duration) -> String {
             state.late.iter().map(|late| {
                 let (state, reason) = (late_state(late.state), late_reason(late.reason));
                 vec![
-                    late.proxy.clone(),
-                    late.zone.to_string(),
+                    late.proxy.as_str().into(),
+                    late.zone.as_str().into(),
                     state.into(),
                     reason.into(),
-                    late.detail.clone(),
+                    late.detail.as_str().into(),
                 ]
             }),
         ));
@@ -115,24 +116,24 @@ fn explain(state: &RevisionState, applied: bool, waited: Duration) -> String {
     text
 }
 
-fn zone_state(state: ZoneState) -> &'static str {
+fn zone_state(state: ZoneState) -> Cell {
     match state {
-        ZoneState::Applied => "applied",
-        ZoneState::Pending => "pending",
-        ZoneState::Refused => "refused",
-        ZoneState::Diverged => "diverged",
-        ZoneState::Offline => "offline",
+        ZoneState::Applied => Tone::Good.cell("applied"),
+        ZoneState::Pending => Tone::Doubtful.cell("pending"),
+        ZoneState::Refused => Tone::Bad.cell("refused"),
+        ZoneState::Diverged => Tone::Bad.cell("diverged"),
+        ZoneState::Offline => Tone::Bad.cell("offline"),
     }
 }
 
-fn late_state(state: LateState) -> &'static str {
+pub(crate) fn late_state(state: LateState) -> &'static str {
     match state {
         LateState::Late => "late",
         LateState::Unknown => "unknown",
     }
 }
 
-fn late_reason(reason: LateReason) -> &'static str {
+pub(crate) fn late_reason(reason: LateReason) -> &'static str {
     match reason {
         LateReason::Slow => "slow",
         LateReason::Refused => "refused",
@@ -146,6 +147,7 @@ mod tests {
     use api::shapes::{LateProxy, ProxyCounts, ZoneProgress};
 
     use super::*;
+    use crate::output::seen;
 
     fn state(state: Progress, zones: &[(ZoneState, u64, u64, u64)]) -> RevisionState {
         let zone =
@@ -191,7 +193,7 @@ mod tests {
             detail: "no such port".into(),
         });
         assert_eq!(
-            explain(&late, false, Duration::from_millis(5_000)),
+            seen(&explain(&late, false, Duration::from_millis(5_000)), false),
             "global-1-7 is not applied everywhere after 5.0s\n\n\
              ZONE  STATE    CURRENT  LATE  UNKNOWN\n\
              z0    pending  2        1     0\n\n\

@@ -8,7 +8,7 @@ use clap::Subcommand;
 
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{Out, ago, table};
+use crate::output::{Cell, Out, Tone, ago, table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ZoneCommand {
@@ -23,7 +23,12 @@ pub(crate) async fn run(
 ) -> Result<ExitCode, Failure> {
     let ZoneCommand::List = command;
     let zones: Page<ZoneOverview> = client.get("/zones/_overview").await?;
-    out.show(&zones, || rows(&zones.items))?;
+    if zones.items.is_empty() && out.is_for_people() {
+        out.note("no zone has joined; 'tombolo token zone --zone NAME' makes a token for one")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let names: Vec<&str> = zones.items.iter().map(|zone| zone.name.as_str()).collect();
+    out.show_named(&names, &zones, || rows(&zones.items))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -31,16 +36,20 @@ fn rows(zones: &[ZoneOverview]) -> String {
     table(
         &["NAME", "STATE", "LAST HEARD", "CURRENT", "LATE", "UNKNOWN"],
         zones.iter().map(|zone| {
-            let state = match zone.state {
-                Connection::Connected => "connected",
-                Connection::Stale => "stale",
-                Connection::Offline => "offline",
-            };
             let heard = zone.age_ms.map_or_else(|| "never".into(), |age| ago(Duration::from_millis(age)));
-            let mut row = vec![zone.name.to_string(), state.into(), heard];
+            let mut row: Vec<Cell> = vec![zone.name.as_str().into(), state(zone.state), heard.into()];
             let proxies = zone.proxies;
-            row.extend([proxies.current, proxies.late, proxies.unknown].map(|count| count.to_string()));
+            row.push(proxies.current.to_string().into());
+            row.extend([proxies.late, proxies.unknown].map(|count| Tone::Bad.count(count)));
             row
         }),
     )
+}
+
+pub(crate) fn state(state: Connection) -> Cell {
+    match state {
+        Connection::Connected => Tone::Good.cell("connected"),
+        Connection::Stale => Tone::Doubtful.cell("stale"),
+        Connection::Offline => Tone::Bad.cell("offline"),
+    }
 }

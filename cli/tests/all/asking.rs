@@ -73,6 +73,12 @@ async fn a_wrong_command_line_has_its_own_exit_code() {
     let cp = ControlPlane::start().await;
     let err = cp.run(&["get", "meshservises"]).await.failed(2);
     assert!(err.starts_with("error: 'meshservises' is no kind of document\n  use one of meshes, "), "{err}");
+    assert!(err.contains("'tombolo kinds'"), "{err}");
+    let kinds = run(&["tombolo", "kinds"]).await.ok();
+    assert!(
+        kinds.starts_with("KIND                   PLURAL                  SHORT   IN A MESH  WRITTEN ON\n"),
+        "{kinds}"
+    );
     cp.run(&["get", "mesh", "No_Name"]).await.failed(2);
     assert!(run(&["tombolo", "--help"]).await.ok().contains("apply"));
     assert!(run(&["tombolo", "--version"]).await.ok().starts_with("tombolo "));

@@ -63,6 +63,9 @@ async fn nobody_there_is_said_plainly() {
 
 #[tokio::test]
 async fn what_is_missing_is_asked_for() {
+    let err = run(&["tombolo", "get", "meshes"]).await.failed(2);
+    assert!(err.starts_with("error: no control plane is chosen\n  tombolo context set NAME "), "{err}");
+    assert!(err.contains("\n  tombolo context use NAME\n"), "{err}");
     let address = ["tombolo", "get", "meshes", "--address", "127.0.0.1:1"];
     let err = run(&address).await.failed(2);
     assert!(err.contains("no token is given") && err.contains("TOMBOLO_TOKEN_FILE"), "{err}");

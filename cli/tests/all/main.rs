@@ -4,5 +4,6 @@
 
 mod asking;
 mod connecting;
+mod contexts;
 mod support;
 mod writing;

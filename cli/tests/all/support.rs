@@ -10,6 +10,7 @@ use std::time::Duration;
 use api::routes::{self, Inspector, Tokens, Zones};
 use api::shapes::*;
 use api::{AdminToken, AdmitAll, ApiConfig, Authority, Caller, NoSuchRevision, Problem, Proof};
+use cli::Environment;
 use futures::future::BoxFuture;
 use model::{MeshName, Origin, ResourceName, Version, World, ZoneName};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
@@ -86,8 +87,12 @@ pub(crate) async fn run_with(address: &str, token: &Path, ca: &Path, line: &[&st
 }
 
 pub(crate) async fn run(words: &[&str]) -> Ran {
+    run_in(&Environment::default(), words).await
+}
+
+pub(crate) async fn run_in(environment: &Environment, words: &[&str]) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = cli::run(words, &mut out, &mut err).await;
+    let code = cli::run(words, environment, &mut out, &mut err).await;
     let code = (0..=2).find(|known| ExitCode::from(*known) == code).unwrap();
     Ran { code, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
 }

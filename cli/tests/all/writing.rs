@@ -135,6 +135,12 @@ async fn what_get_shows_can_be_applied() {
         cp.run(&["get", "MeshTrafficPermissions"]).await.ok(),
         "MESH     NAME  OWNER   REVISION\ndefault  web   global  global-1-2\n"
     );
+    assert_eq!(
+        cp.run(&["get", "mtp", "-o", "wide"]).await.ok(),
+        "MESH     NAME  OWNER   REVISION    NAMESPACE  TARGET  LABELS\n\
+         default  web   global  global-1-2             Mesh\n"
+    );
+    assert_eq!(cp.run(&["get", "mtp", "-o", "name"]).await.ok(), "meshtrafficpermission/web\n");
 }
 
 #[tokio::test]

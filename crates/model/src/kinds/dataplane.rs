@@ -133,6 +133,7 @@ impl ResourceSpec for Dataplane {
     const KIND: Kind = Kind {
         name: "Dataplane",
         plural: "dataplanes",
+        short: "dp",
         scope: Scope::Mesh,
         author: Author::Zone,
         travels: Travels::NOWHERE,

@@ -32,6 +32,7 @@ impl ResourceSpec for Mesh {
     const KIND: Kind = Kind {
         name: "Mesh",
         plural: "meshes",
+        short: "m",
         scope: Scope::Global,
         author: Author::Global,
         travels: Travels::DOWN,

@@ -138,6 +138,7 @@ impl ResourceSpec for MeshIdentity {
     const KIND: Kind = Kind {
         name: "MeshIdentity",
         plural: "meshidentities",
+        short: "mid",
         scope: Scope::Mesh,
         author: Author::Both,
         travels: Travels::DOWN_AND_UP,

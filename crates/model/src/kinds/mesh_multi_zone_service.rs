@@ -42,6 +42,7 @@ impl ResourceSpec for MeshMultiZoneService {
     const KIND: Kind = Kind {
         name: "MeshMultiZoneService",
         plural: "meshmultizoneservices",
+        short: "mzsvc",
         scope: Scope::Mesh,
         author: Author::Global,
         travels: Travels::DOWN,

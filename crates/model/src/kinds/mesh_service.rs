@@ -70,6 +70,7 @@ impl ResourceSpec for MeshService {
     const KIND: Kind = Kind {
         name: "MeshService",
         plural: "meshservices",
+        short: "msvc",
         scope: Scope::Mesh,
         author: Author::Zone,
         travels: Travels::UP_AND_ACROSS,

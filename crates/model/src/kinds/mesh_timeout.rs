@@ -108,6 +108,7 @@ impl ResourceSpec for MeshTimeout {
     const KIND: Kind = Kind {
         name: "MeshTimeout",
         plural: "meshtimeouts",
+        short: "mto",
         scope: Scope::Mesh,
         author: Author::Both,
         travels: Travels::DOWN_AND_UP,

@@ -37,6 +37,7 @@ impl ResourceSpec for MeshTrafficPermission {
     const KIND: Kind = Kind {
         name: "MeshTrafficPermission",
         plural: "meshtrafficpermissions",
+        short: "mtp",
         scope: Scope::Mesh,
         author: Author::Both,
         travels: Travels::DOWN_AND_UP,

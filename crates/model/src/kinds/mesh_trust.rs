@@ -18,6 +18,7 @@ impl ResourceSpec for MeshTrust {
     const KIND: Kind = Kind {
         name: "MeshTrust",
         plural: "meshtrusts",
+        short: "mtrust",
         scope: Scope::Mesh,
         author: Author::Both,
         travels: Travels::EVERYWHERE,

@@ -15,6 +15,7 @@ impl ResourceSpec for MeshZoneAddress {
     const KIND: Kind = Kind {
         name: "MeshZoneAddress",
         plural: "meshzoneaddresses",
+        short: "mza",
         scope: Scope::Mesh,
         author: Author::Zone,
         travels: Travels::UP_AND_ACROSS,

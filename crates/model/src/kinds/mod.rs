@@ -108,6 +108,8 @@ pub struct Kind {
     pub name: &'static str,
     /// As in paths.
     pub plural: &'static str,
+    /// For people who type; where Kuma has a short name, the same.
+    pub short: &'static str,
     pub scope: Scope,
     pub author: Author,
     pub travels: Travels,
@@ -301,8 +303,13 @@ mod tests {
             assert_eq!(by_plural(kind.plural), Some(*kind));
             assert_eq!(kind.key_name().as_str(), kind.name);
         }
-        let plurals: BTreeSet<&str> = all().iter().map(|kind| kind.plural).collect();
-        assert_eq!(plurals.len(), all().len());
+        let words = all().iter().flat_map(|kind| {
+            let singular = kind.name.to_ascii_lowercase();
+            // A short name may be the singular, and nobody else's word.
+            BTreeSet::from([kind.plural.to_owned(), kind.short.to_owned(), singular])
+        });
+        let mut seen = BTreeSet::new();
+        assert_eq!(words.filter(|word| !seen.insert(word.clone())).collect::<Vec<_>>(), [""; 0]);
         assert!(by_name("meshservice").is_none());
     }
 

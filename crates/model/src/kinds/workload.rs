@@ -11,6 +11,7 @@ impl ResourceSpec for Workload {
     const KIND: Kind = Kind {
         name: "Workload",
         plural: "workloads",
+        short: "wl",
         scope: Scope::Mesh,
         author: Author::Generated,
         travels: Travels::UP,

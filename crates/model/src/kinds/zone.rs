@@ -26,6 +26,7 @@ impl ResourceSpec for Zone {
     const KIND: Kind = Kind {
         name: "Zone",
         plural: "zones",
+        short: "z",
         scope: Scope::Global,
         author: Author::Both,
         travels: Travels::NOWHERE,
