@@ -22,7 +22,7 @@ use super::application::{ApplicationError, Lease};
 use super::body::{Answer, BodyError, Keeper};
 use super::edge;
 use super::headers::{CLIENT_ID, DECISION_ID, UNREACHED, join_cookies, name_te, set_host, strip_hop_by_hop};
-use super::problem::problem;
+use super::problem::Words;
 use super::upgrade::{self, Outcome, Tunnel};
 use super::upload::Upload;
 use crate::access::Verdict;
@@ -129,30 +129,29 @@ async fn answer(
     let metrics = &inbound.shared().metrics;
     let about = || about(request.method(), request.uri(), request.headers());
     let mut record = inbound.shared().recorder.begin(&peer.series, about);
+    let words = Words::of(request.headers());
     match &*peer.verdict.borrow() {
         Verdict::Allowed => {}
         Verdict::Observed(_) => metrics.observed_denials.add(),
-        Verdict::Denied(_) => return Ok(refusal(record, Flag::Denied, denied(inbound, peer))),
+        Verdict::Denied(_) => return Ok(denied(record, words, inbound, peer)),
     }
     let watch = peer.standing().watch();
     if request.method() == Method::CONNECT {
         let detail = "CONNECT is not carried";
-        let response = problem(StatusCode::NOT_IMPLEMENTED, "connect", detail);
-        return Ok(refusal(record, Flag::Unsupported, response));
+        let status = StatusCode::NOT_IMPLEMENTED;
+        return Ok(refusal(record, words, Flag::Unsupported, status, "connect", detail));
     }
     // Two readers of it might take one each.
     if request.headers().get_all(HOST).iter().count() > 1 {
         let detail = "the request names more than one host";
-        let response = problem(StatusCode::BAD_REQUEST, "bad-request", detail);
-        return Ok(refusal(record, Flag::BadRequest, response));
+        return Ok(bad_request(record, words, detail));
     }
     if let Some(authority) = request.uri().authority()
         && is_h2
         && !agrees(request.headers(), authority)
     {
         let detail = "the request names one host as its authority, and another in a header";
-        let response = problem(StatusCode::BAD_REQUEST, "bad-request", detail);
-        return Ok(refusal(record, Flag::BadRequest, response));
+        return Ok(bad_request(record, words, detail));
     }
     let application = inbound.application();
     propagate(&record, request.headers_mut());
@@ -167,8 +166,7 @@ async fn answer(
         Some(request) => request,
         None => {
             let detail = "the request names no host, or one that cannot be read";
-            let response = problem(StatusCode::BAD_REQUEST, "bad-request", detail);
-            return Ok(refusal(record, Flag::BadRequest, response));
+            return Ok(bad_request(record, words, detail));
         }
     };
     let (protocol, switched) = upgrade.unzip();
@@ -226,14 +224,16 @@ async fn answer(
                 }
                 ApplicationError::Unreachable(_) => {
                     let status = StatusCode::SERVICE_UNAVAILABLE;
-                    let mut response = problem(status, "application-unreachable", &error.to_string());
+                    let (why, detail) = (Flag::ApplicationUnreachable, error.to_string());
+                    let mut response =
+                        refusal(record, words, why, status, "application-unreachable", &detail);
                     response.headers_mut().insert(UNREACHED, HeaderValue::from_static("1"));
-                    Ok(refusal(record, Flag::ApplicationUnreachable, response))
+                    Ok(response)
                 }
                 ApplicationError::Broken(_) => {
                     let status = StatusCode::BAD_GATEWAY;
-                    let response = problem(status, "application-broken", &error.to_string());
-                    Ok(refusal(record, Flag::UpstreamReset, response))
+                    let (why, detail) = (Flag::UpstreamReset, error.to_string());
+                    Ok(refusal(record, words, why, status, "application-broken", &detail))
                 }
             }
         }
@@ -247,15 +247,26 @@ enum Sent {
 }
 
 /// The proxy's own answer ends it.
-fn refusal(mut record: Record, why: Flag, response: Response<Bytes>) -> Response<Answer<Held>> {
-    refused(&mut record, why, response.status());
-    response.map(Answer::ours)
+fn refusal(
+    mut record: Record,
+    words: Words,
+    why: Flag,
+    status: StatusCode,
+    reason: &str,
+    detail: &str,
+) -> Response<Answer<Held>> {
+    refused(&mut record, why, status);
+    words.answer(status, reason, detail).map(Answer::ours)
 }
 
-fn denied(inbound: &Inbound, peer: &Peer) -> Response<Bytes> {
+fn bad_request(record: Record, words: Words, detail: &str) -> Response<Answer<Held>> {
+    refusal(record, words, Flag::BadRequest, StatusCode::BAD_REQUEST, "bad-request", detail)
+}
+
+fn denied(record: Record, words: Words, inbound: &Inbound, peer: &Peer) -> Response<Answer<Held>> {
     let id = inbound.deny(peer);
     let detail = format!("{} may not call this; `tombolo why {id}` tells the reason", peer.id);
-    let mut response: Response<Bytes> = problem(StatusCode::FORBIDDEN, "denied", &detail);
+    let mut response = refusal(record, words, Flag::Denied, StatusCode::FORBIDDEN, "denied", &detail);
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert(DECISION_ID, id);
     }

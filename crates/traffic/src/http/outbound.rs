@@ -25,7 +25,7 @@ use super::body::{Answer, BodyError, Keeper};
 use super::edge;
 use super::headers::{CLIENT_ID, set_host, strip_hop_by_hop};
 use super::pool::{Pool, Stream, Unprocessed, never_processed};
-use super::problem::problem;
+use super::problem::Words;
 use super::upgrade::{self, Between, Driving, Outcome, Peer, Tunnel};
 use super::upload::Source;
 use crate::connect::ConnectError;
@@ -115,6 +115,7 @@ async fn answer(
     let metrics = &destination.shared().metrics;
     let (mut head, body) = request.into_parts();
     let mut record = destination.begin(|| about(&head.method, &head.uri, &head.headers));
+    let words = Words::of(&head.headers);
     let backend = match destination.route(&head) {
         Ok((target, backend)) => {
             head.uri = target;
@@ -124,7 +125,7 @@ async fn answer(
             metrics.outbound_rejected.add();
             let (flag, status) = (refusal.flag(), refusal.status());
             refused(&mut record, flag, status);
-            return ours(problem(status, flag.as_str(), &refusal.to_string()));
+            return ours(words.answer(status, flag.as_str(), &refusal.to_string()));
         }
     };
     let destination = backend.as_ref().unwrap_or(destination);
@@ -172,7 +173,7 @@ async fn answer(
             };
             debug!(destination = %destination.id, reason, ?failure, "a request failed");
             refused(&mut record, failure.flag(), status);
-            ours(problem(status, reason, &detail))
+            ours(words.answer(status, reason, &detail))
         }
     }
 }
@@ -402,9 +403,20 @@ mod tests {
 
     /// The web, with an outbound to a catalog at these addresses, and a connection of its application.
     async fn web(world: &World, at: &[SocketAddr]) -> (Rc<Shared>, Outbound, SendRequest<Full<Bytes>>) {
+        let (shared, outbound, near) = connected(world, at, destination(Protocol::Http, &[CATALOG], LIMIT));
+        let (requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
+        tokio::task::spawn_local(connection);
+        (shared, outbound, requests)
+    }
+
+    /// The same, with the application's end of its connection.
+    fn connected(
+        world: &World,
+        at: &[SocketAddr],
+        part: snapshot::parts::Destination,
+    ) -> (Rc<Shared>, Outbound, Pipe) {
         let credentials = world.credentials(&world.east, WEB);
         let id: DestinationId = "ms_default_west__catalog_http".parse().unwrap();
-        let part = destination(Protocol::Http, &[CATALOG], LIMIT);
         let config = ProxyConfig {
             outbound: Vec::new(),
             inbounds: BTreeMap::new(),
@@ -419,9 +431,7 @@ mod tests {
         outbound.set_endpoints(&id, Arc::new(Endpoints(endpoints)));
         let (near, far) = Pipe::pair(64 * 1024);
         tokio::task::spawn_local(serve(far, outbound.destination(&id).unwrap()));
-        let (requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
-        tokio::task::spawn_local(connection);
-        (shared, outbound, requests)
+        (shared, outbound, near)
     }
 
     async fn get(requests: &mut SendRequest<Full<Bytes>>, path: &str) -> (StatusCode, String) {
@@ -504,6 +514,25 @@ mod tests {
             assert!(body.contains(r#""reason":"refused""#), "{body}");
         };
         LocalSet::new().run_until(Box::pin(refused)).await;
+    }
+
+    #[tokio::test]
+    async fn a_client_of_grpc_is_told_in_its_own_words_and_without_a_body() {
+        let told = async {
+            let world = World::new();
+            let part = destination(Protocol::Grpc, &[CATALOG], LIMIT);
+            let (_, _outbound, near) = connected(&world, &[], part);
+            let (mut requests, connection) = h2::client::handshake(near).await.unwrap();
+            tokio::task::spawn_local(connection);
+            let request = Request::post("http://catalog/a.B/C").header("content-type", "application/grpc");
+            let (response, _) = requests.send_request(request.body(()).unwrap(), true).unwrap();
+            let response = response.await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.headers()["grpc-status"], "14");
+            assert!(response.headers()["grpc-message"].to_str().unwrap().starts_with("no-endpoint: "));
+            assert!(response.body().is_end_stream(), "trailers only");
+        };
+        LocalSet::new().run_until(Box::pin(told)).await;
     }
 
     #[tokio::test]
