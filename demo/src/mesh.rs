@@ -16,78 +16,18 @@ use tokio::time;
 use zone_cp::ZoneCp;
 
 use crate::api_client::ApiClient;
+use crate::members::{
+    ALLOW_SHOP, APP_EVENTS, APP_HTTP, CALLS, FRONTEND, JOIN_CATALOG, JOINED, JOINED_CATALOG, MEMBERS, Member,
+    PERMISSION, STREAMS, Speaks, pair,
+};
 use crate::relay::Relay;
 use crate::shop::App;
 use crate::traffic::{Pair, Traffic};
 
 pub const ZONES: [&str; 2] = ["east", "west"];
 
-/// One application of the shop with its sidecar.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Member {
-    pub service: &'static str,
-    pub zone: &'static str,
-    /// The last byte of its address.
-    host: u8,
-}
-
-const FRONTEND: Member = Member { service: "frontend", zone: "east", host: 11 };
-const CATALOG_EAST: Member = Member { service: "catalog", zone: "east", host: 12 };
-const CATALOG_WEST: Member = Member { service: "catalog", zone: "west", host: 22 };
-const CART: Member = Member { service: "cart", zone: "west", host: 23 };
-const MEMBERS: [Member; 4] = [FRONTEND, CATALOG_EAST, CATALOG_WEST, CART];
-
-/// Who calls whom, and at which port of its own sidecar.
-const CALLS: [(Member, Member, u16); 4] = [
-    (FRONTEND, CATALOG_EAST, 10_001),
-    (FRONTEND, CATALOG_WEST, 10_002),
-    (FRONTEND, CART, 10_003),
-    (CART, CATALOG_EAST, 10_001),
-];
-/// The same for bytes that are no HTTP: both ways between the zones, and within one.
-const STREAMS: [(Member, Member, u16); 3] =
-    [(FRONTEND, CART, 10_004), (CART, CATALOG_EAST, 10_002), (FRONTEND, CATALOG_EAST, 10_006)];
-/// Where the frontend reaches the catalog of whichever zone.
-const CATALOG: u16 = 10_005;
-/// The zone of what is in several.
-pub const ANY: &str = "any";
-
 /// The last byte of the first relay's address; the next zone's is the one after.
 const RELAYS: u8 = 31;
-
-const HTTP: u16 = 8080;
-const EVENTS: u16 = 9000;
-/// Where the applications themselves listen.
-const APP_HTTP: u16 = 3000;
-const APP_EVENTS: u16 = 3001;
-
-/// The permission under which the shop runs.
-pub const PERMISSION: &str = "/meshes/default/meshtrafficpermissions/shop";
-pub const ALLOW_SHOP: &str = "\
-type: MeshTrafficPermission
-mesh: default
-name: shop
-spec:
-  rules:
-  - default:
-      allow:
-      - source: {workload: frontend}
-      - source: {workload: cart}
-";
-
-const JOINED_CATALOG: &str = "/meshes/default/meshmultizoneservices/catalog";
-/// The catalogs of all zones under one name.
-const JOIN_CATALOG: &str = "\
-type: MeshMultiZoneService
-mesh: default
-name: catalog
-spec:
-  selector:
-    meshService:
-      matchLabels: {tombolo.io/display-name: catalog}
-  ports:
-  - {name: http, port: 8080, appProtocol: http}
-";
 
 /// How long what is open may go on when the mesh ends.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -124,9 +64,14 @@ pub enum Takes {
     Pages,
     /// Requests of the application beside it.
     Requests,
+    /// The same, in HTTP/2 alone.
+    Frames,
     /// Any bytes of the application beside it.
     Bytes,
 }
+
+/// A sidecar that was stopped, and can be started again.
+pub struct Stopped(Member);
 
 struct Zone {
     running: Running,
@@ -172,9 +117,7 @@ impl Mesh {
         for (caller, called, port) in CALLS {
             mesh.traffic.add(pair(caller, called), SocketAddr::new(mesh.ip(caller), port));
         }
-        let Member { service: caller, zone: from, .. } = FRONTEND;
-        let pair = Pair { caller, from, called: CATALOG_EAST.service, to: ANY };
-        mesh.traffic.add(pair, SocketAddr::new(mesh.ip(FRONTEND), CATALOG));
+        mesh.traffic.add(JOINED, mesh.joined(Speaks::Http1));
         match time::timeout(LIMIT, mesh.traffic.all_answered()).await {
             Ok(answered) => answered?,
             Err(_) => bail!("the shop does not answer: {}", mesh.traffic.silent().join("; ")),
@@ -226,7 +169,7 @@ impl Mesh {
         };
         let token = self.zone_api(zone)?.token(TokenKind::Dataplane, &request).await?;
         self.write(&format!("{zone}-{service}.token"), &token)?;
-        self.write(&format!("{zone}-{service}.yaml"), &self.dataplane(member))?;
+        self.write(&format!("{zone}-{service}.yaml"), &member.dataplane(self.ip(member)))?;
         let sidecar = self.start_sidecar(member).await?;
         self.sidecars.push((member, sidecar));
         self.apps.push((member, app));
@@ -241,46 +184,22 @@ impl Mesh {
         dataplane::start(dataplane::ControlOptions { drain_time: DRAIN, ..joined }).await
     }
 
-    /// Drains a sidecar, and starts it again from what it kept.
-    pub async fn restart_sidecar(&mut self, service: &str, zone: &str) -> anyhow::Result<()> {
+    /// Drains a sidecar, and waits until it is gone.
+    pub async fn stop_sidecar(&mut self, service: &str, zone: &str) -> anyhow::Result<Stopped> {
         let is_it = |(member, _): &(Member, _)| member.service == service && member.zone == zone;
         let at = self.sidecars.iter().position(is_it).context("there is no such sidecar")?;
         let (member, sidecar) = self.sidecars.remove(at);
         sidecar.shutdown().await?;
-        let sidecar = self.start_sidecar(member).await?;
-        self.sidecars.push((member, sidecar));
-        Ok(())
+        Ok(Stopped(member))
     }
 
-    /// The document that a sidecar joins with.
-    fn dataplane(&self, member: Member) -> String {
-        let ip = self.ip(member);
-        let mut yaml = format!(
-            "type: Dataplane\nmesh: default\nname: {service}-1\nnetworking:\n  address: {ip}\n  inbound:\n  \
-             - {{name: http, port: {HTTP}, servicePort: {APP_HTTP}, serviceAddress: {ip}, protocol: http}}\n  \
-             - {{name: events, port: {EVENTS}, servicePort: {APP_EVENTS}, serviceAddress: {ip}, protocol: tcp}}\n",
-            service = member.service,
-        );
-        let of_one_zone = |called: Member, at| {
-            let Member { service, zone, .. } = called;
-            let labels = format!("{{tombolo.io/display-name: {service}, tombolo.io/zone: {zone}}}");
-            format!("kind: MeshService\n      port: {at}\n      labels: {labels}")
-        };
-        let calls = CALLS.iter().map(|call| (call, HTTP)).chain(STREAMS.iter().map(|call| (call, EVENTS)));
-        let calls = calls.filter(|((caller, ..), _)| *caller == member);
-        let mut outbounds: Vec<(u16, String)> =
-            calls.map(|((_, called, port), at)| (*port, of_one_zone(*called, at))).collect();
-        if member == FRONTEND {
-            let joined = format!("kind: MeshMultiZoneService\n      port: {HTTP}\n      name: catalog");
-            outbounds.push((CATALOG, joined));
-        }
-        if !outbounds.is_empty() {
-            yaml += "  outbound:\n";
-        }
-        for (port, backend) in outbounds {
-            yaml += &format!("  - address: {ip}\n    port: {port}\n    backendRef:\n      {backend}\n");
-        }
-        yaml
+    /// Starts it again from what it kept, and waits until it is ready.
+    pub async fn resume_sidecar(&mut self, Stopped(member): Stopped) -> anyhow::Result<()> {
+        let sidecar = self.start_sidecar(member).await?;
+        let ready = time::timeout(LIMIT, sidecar.ready()).await;
+        ready.with_context(|| format!("its sidecar waits for {}", sidecar.pending().join(", ")))?;
+        self.sidecars.push((member, sidecar));
+        Ok(())
     }
 
     /// The API of the global control plane.
@@ -345,10 +264,21 @@ impl Mesh {
         found.map(|(_, app)| app)
     }
 
+    pub fn app_mut(&mut self, service: &str, zone: &str) -> anyhow::Result<&mut App> {
+        let is_it = |(member, _): &&mut (Member, App)| member.service == service && member.zone == zone;
+        let found = self.apps.iter_mut().find(is_it);
+        found.map(|(_, app)| app).with_context(|| format!("there is no {service} in {zone}"))
+    }
+
+    /// Where the frontend reaches the catalog of whichever zone.
+    pub fn joined(&self, speaks: Speaks) -> SocketAddr {
+        SocketAddr::new(self.ip(FRONTEND), speaks.joined())
+    }
+
     /// Where the sidecar of a service takes requests from other proxies.
     pub fn inbound(&self, service: &str, zone: &str) -> Option<SocketAddr> {
         let found = MEMBERS.iter().find(|member| member.service == service && member.zone == zone);
-        found.map(|member| SocketAddr::new(self.ip(*member), HTTP))
+        found.map(|member| SocketAddr::new(self.ip(*member), Speaks::Http1.port()))
     }
 
     /// Who sends bytes to whom that are no HTTP, and where: they come back as they went.
@@ -374,15 +304,18 @@ impl Mesh {
         }
         for (member, sidecar) in &self.sidecars {
             let (name, ip) = (format!("{} {}", member.zone, member.service), self.ip(*member));
-            add(format!("{name} inbound http"), SocketAddr::new(ip, HTTP), Takes::Tls);
-            add(format!("{name} inbound tcp"), SocketAddr::new(ip, EVENTS), Takes::Tls);
+            for speaks in Speaks::ALL {
+                let port = speaks.port();
+                add(format!("{name} inbound {port}"), SocketAddr::new(ip, port), Takes::Tls);
+            }
             add(format!("{name} readiness"), sidecar.ready_address, Takes::Pages);
             add(format!("{name} metrics"), sidecar.metrics_address, Takes::Pages);
         }
         for call in self.traffic.calls() {
             add(format!("outbound {}", call.pair), call.through, Takes::Requests);
         }
-        for (pair, address) in self.streams() {
+        add(format!("http2 outbound {JOINED}"), self.joined(Speaks::Http2), Takes::Frames);
+        for (pair, address) in self.streams().into_iter().chain([(JOINED, self.joined(Speaks::Bytes))]) {
             add(format!("tcp outbound {pair}"), address, Takes::Bytes);
         }
         ports
@@ -441,10 +374,6 @@ impl Mesh {
             None => Ok(()),
         }
     }
-}
-
-fn pair(caller: Member, called: Member) -> Pair {
-    Pair { caller: caller.service, from: caller.zone, called: called.service, to: called.zone }
 }
 
 async fn start_global(data_dir: &Path, addresses: Addresses) -> anyhow::Result<Running> {

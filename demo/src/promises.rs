@@ -7,6 +7,7 @@ mod bad_input;
 mod forgery;
 mod global_away;
 mod identity;
+mod takeover;
 mod wire;
 
 use std::time::Duration;
@@ -17,8 +18,9 @@ use futures::future::BoxFuture;
 use http::Method;
 use tokio::time::{self, Instant};
 
+use crate::client::Outcome;
 use crate::mesh::{LIMIT, Mesh};
-use crate::traffic::{Call, Outcome, Pair};
+use crate::traffic::{Call, Pair};
 
 pub struct Promise {
     pub number: u32,
@@ -57,6 +59,11 @@ pub const ALL: &[Promise] = &[
         number: 6,
         says: "bad input gets a clear answer, and everything runs on",
         keep: |mesh, _| Box::pin(bad_input::keep(mesh)),
+    },
+    Promise {
+        number: 7,
+        says: "when the near application or its sidecar goes, the other zone takes over and gives back",
+        keep: |mesh, patience| Box::pin(takeover::keep(mesh, patience)),
     },
 ];
 

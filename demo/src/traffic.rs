@@ -8,18 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use http::Method;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::shop::{Answer, USUAL_PATH};
+use crate::client::{Client, Outcome};
+use crate::members::Speaks;
+use crate::shop::USUAL_PATH;
 
 /// One service that calls another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -98,13 +96,6 @@ impl Tally {
     }
 }
 
-/// What one request came to.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    Answered(Answer),
-    Denied { decision: Option<String> },
-}
-
 impl Traffic {
     /// Begins to ask.
     pub fn add(&mut self, pair: Pair, through: SocketAddr) {
@@ -168,8 +159,7 @@ impl Call {
 
     /// One request of its own, over a connection of its own.
     pub async fn once(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Outcome> {
-        let mut connection = connect(self.through).await?;
-        ask(&mut connection, method, path, body).await
+        Client::connect(Speaks::Http1, self.through).await?.ask(method, path, body).await
     }
 
     async fn ask_on(&self) {
@@ -188,12 +178,9 @@ impl Call {
         }
     }
 
-    async fn ask_over(&self, connection: &mut Option<SendRequest<Full<Bytes>>>) -> anyhow::Result<Outcome> {
-        let sender = match connection {
-            Some(sender) if !sender.is_closed() => sender,
-            _ => connection.insert(connect(self.through).await?),
-        };
-        ask(sender, Method::GET, USUAL_PATH, Bytes::new()).await
+    async fn ask_over(&self, connection: &mut Option<Client>) -> anyhow::Result<Outcome> {
+        let client = Client::kept(connection, Speaks::Http1, self.through).await?;
+        client.ask(Method::GET, USUAL_PATH, Bytes::new()).await
     }
 
     fn count(&self, outcome: anyhow::Result<Outcome>, start: Instant) {
@@ -225,37 +212,5 @@ impl Call {
 
     fn lock(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn connect(address: SocketAddr) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-    let stream = TcpStream::connect(address)
-        .await
-        .with_context(|| format!("connecting to the sidecar at {address}"))?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the sender or with the peer; what went wrong is told to the sender.
-    tokio::spawn(connection);
-    Ok(sender)
-}
-
-async fn ask(
-    sender: &mut SendRequest<Full<Bytes>>,
-    method: Method,
-    path: &str,
-    body: Bytes,
-) -> anyhow::Result<Outcome> {
-    sender.ready().await?;
-    let request = Request::builder().method(method).uri(path).header("host", "shop").body(Full::new(body))?;
-    let response = sender.send_request(request).await?;
-    let (head, body) = response.into_parts();
-    let body = body.collect().await?.to_bytes();
-    match head.status {
-        StatusCode::OK => Ok(Outcome::Answered(serde_json::from_slice(&body)?)),
-        StatusCode::FORBIDDEN => {
-            let decision = head.headers.get("tombolo-decision-id").and_then(|id| id.to_str().ok());
-            Ok(Outcome::Denied { decision: decision.map(str::to_owned) })
-        }
-        status => bail!("{status}: {}", String::from_utf8_lossy(&body)),
     }
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use demo::api_client::ApiClient;
-use demo::mesh::{ALLOW_SHOP, PERMISSION};
+use demo::client::Outcome;
+use demo::members::{ALLOW_SHOP, PERMISSION};
 use demo::shop::App;
-use demo::traffic::{Outcome, Pair, Traffic};
+use demo::traffic::{Pair, Traffic};
 use http::Method;
 use identity::ServerRole;
 use serde_json::Value;

@@ -91,18 +91,24 @@ impl Record {
         self.failures == 0
     }
 
-    pub fn succeeded(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Ejects for 250 ms, and for twice as long each time until it succeeds.
-    pub fn failed(&mut self, wrong_identity: bool, now: Instant) {
-        let time = FIRST_EJECTION * 2_u32.pow(self.failures.min(7));
-        *self = Self {
-            failures: self.failures.saturating_add(1),
-            until: Some(now + time.min(LONGEST_EJECTION)),
-            wrong_identity,
+    /// Ejects for 250 ms, and for twice as long each time until it succeeds. Whatever fails while it is ejected
+    /// was on its way before, or is tried for want of anybody else: it ejects no further, or many at once would
+    /// make half a minute of a moment. A wrong identity does. Says whether it ejected.
+    pub fn failed(&mut self, wrong_identity: bool, now: Instant) -> bool {
+        let ejects = match self.fitness(now) {
+            Fitness::Good => true,
+            Fitness::Ejected => wrong_identity,
+            Fitness::Out => false,
         };
+        if ejects {
+            let time = FIRST_EJECTION * 2_u32.pow(self.failures.min(7));
+            *self = Self {
+                failures: self.failures.saturating_add(1),
+                until: Some(now + time.min(LONGEST_EJECTION)),
+                wrong_identity,
+            };
+        }
+        ejects
     }
 }
 
@@ -179,18 +185,34 @@ mod tests {
 
     #[test]
     fn an_ejection_doubles_until_thirty_seconds_and_ends_with_a_success() {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let mut record = Record::default();
         assert_eq!(record.fitness(now), Fitness::Good);
         for millis in [250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000] {
-            record.failed(false, now);
-            assert_eq!(record.fitness(now + Duration::from_millis(millis - 1)), Fitness::Ejected);
-            assert_eq!(record.fitness(now + Duration::from_millis(millis)), Fitness::Good);
+            assert!(record.failed(false, now));
+            now += Duration::from_millis(millis - 1);
+            assert_eq!(record.fitness(now), Fitness::Ejected);
+            now += Duration::from_millis(1);
+            assert_eq!(record.fitness(now), Fitness::Good);
         }
-        record.succeeded();
-        assert_eq!(record.fitness(now), Fitness::Good);
-        record.failed(true, now);
+        record = Record::default();
+        assert!(record.failed(true, now));
         assert_eq!(record.fitness(now), Fitness::Out);
         assert_eq!(record.fitness(now + FIRST_EJECTION), Fitness::Good);
+    }
+
+    #[test]
+    fn many_that_fail_together_eject_once_and_a_wrong_identity_all_the_same() {
+        let now = Instant::now();
+        let mut record = Record::default();
+        assert!(record.failed(false, now));
+        for _ in 0..100 {
+            assert!(!record.failed(false, now));
+        }
+        assert_eq!(record.fitness(now + FIRST_EJECTION), Fitness::Good);
+        assert!(record.failed(true, now));
+        assert_eq!(record.fitness(now), Fitness::Out);
+        assert!(!record.failed(false, now));
+        assert_eq!(record.fitness(now), Fitness::Out);
     }
 }

@@ -301,26 +301,23 @@ impl Endpoint {
 
     /// Counts the outcome of a connection attempt, and ejects the endpoint where it failed.
     pub(crate) fn record<T>(&self, outcome: &Result<T, ConnectError>, shared: &Shared) {
-        let mut record = self.record.get();
         match outcome {
             Ok(_) => {
                 shared.metrics.connects.add();
-                record.succeeded();
+                self.answered();
             }
             // It answered.
-            Err(ConnectError::Denied { .. }) => record.succeeded(),
+            Err(ConnectError::Denied { .. }) => self.answered(),
             Err(error) => {
                 let wrong_identity = matches!(error, ConnectError::WrongIdentity { .. });
                 shared.metrics.connect_failures.add();
-                shared.metrics.ejections.add();
                 if wrong_identity {
                     shared.metrics.wrong_identities.add();
                 }
-                record.failed(wrong_identity, Instant::now());
+                self.eject(wrong_identity, shared);
                 debug!(reason = error.reason(), error = %error, "connecting failed");
             }
         }
-        self.record.set(record);
     }
 
     /// A request was answered.
@@ -330,14 +327,15 @@ impl Endpoint {
         }
     }
 
-    /// A request was refused unseen, as by a proxy that does not reach its application: ejects the endpoint,
-    /// once for all the requests that were on their way.
+    /// A request was refused unseen, as by a proxy that does not reach its application.
     pub(crate) fn refused(&self, shared: &Shared) {
+        self.eject(false, shared);
+    }
+
+    fn eject(&self, wrong_identity: bool, shared: &Shared) {
         let mut record = self.record.get();
-        let now = Instant::now();
-        if record.fitness(now) == Fitness::Good {
+        if record.failed(wrong_identity, Instant::now()) {
             shared.metrics.ejections.add();
-            record.failed(false, now);
             self.record.set(record);
         }
     }

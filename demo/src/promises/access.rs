@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 use tokio::time::{self, Instant};
 
 use super::{Patience, every_pair_answers};
-use crate::mesh::{ALLOW_SHOP, Mesh, PERMISSION, ZONES};
-use crate::traffic::Outcome;
+use crate::client::Outcome;
+use crate::members::{ALLOW_SHOP, PERMISSION};
+use crate::mesh::{Mesh, ZONES};
 
 /// From the answer of the API to the last proxy that enforces it.
 const PROMISED: Duration = Duration::from_millis(500);

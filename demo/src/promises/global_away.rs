@@ -37,7 +37,8 @@ pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
     away.unfailed_since(mesh, |_| true).context("without the global")?;
 
     let (service, zone) = RESTARTED;
-    mesh.restart_sidecar(service, zone).await.context("restarting a sidecar without the global")?;
+    let stopped = mesh.stop_sidecar(service, zone).await?;
+    mesh.resume_sidecar(stopped).await.context("restarting a sidecar without the global")?;
     eventually(LIMIT, || every_pair_answers(mesh, "/restarted", is_restarted))
         .await
         .context("through a sidecar that was restarted without the global")?;

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use http::Method;
 use tokio::time::Instant;
 
+use crate::client::Outcome;
 use crate::mesh::Mesh;
-use crate::traffic::Outcome;
 
 pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
     let call = mesh.traffic().call("frontend", "cart", "west")?;

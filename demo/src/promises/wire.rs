@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::Method;
 
 use super::{eventually, nobody_answers};
+use crate::client::Outcome;
 use crate::mesh::{LIMIT, Mesh};
-use crate::traffic::Outcome;
 
 pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
     let seen = nothing_but_tls(mesh).await?;

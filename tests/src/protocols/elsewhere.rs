@@ -1,21 +1,28 @@
 //! What never reached an application goes to another endpoint.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use model::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time;
 
 use super::apps::{App, Client, Speaks, channel, collect, full, nobody};
 use super::mesh::Mesh;
 
 async fn echo(speaks: Speaks) -> (App, Arc<AtomicUsize>) {
+    echo_at("127.0.0.1:0".parse().unwrap(), speaks).await
+}
+
+async fn echo_at(address: SocketAddr, speaks: Speaks) -> (App, Arc<AtomicUsize>) {
     let served = Arc::new(AtomicUsize::new(0));
     let count = served.clone();
-    let app = App::start(speaks, move |request| {
+    let app = App::start_at(address, speaks, move |request| {
         count.fetch_add(1, Ordering::Relaxed);
         async { Response::new(full(collect(request.into_body()).await.0)) }
     });
@@ -120,7 +127,9 @@ async fn an_opaque_connection_goes_to_another_endpoint_as_well() {
 
 #[tokio::test]
 async fn another_zone_takes_over_and_gives_back() {
-    let (near, near_served) = echo(Speaks::Http1).await;
+    // An address that nobody else takes while the application is gone.
+    let own = SocketAddr::from(([127, rand::random_range(1..=254), rand::random(), 1], 0));
+    let (near, near_served) = echo_at(own, Speaks::Http1).await;
     let (far, far_served) = echo(Speaks::Http1).await;
     let near_address = near.address;
     let mesh = Mesh::start(Protocol::Http, &[("east", near_address), ("west", far.address)]).await;
@@ -147,6 +156,20 @@ async fn another_zone_takes_over_and_gives_back() {
         assert_eq!(client_after(&mesh).await, StatusCode::OK);
     }
     assert!(count(&far_served) >= 10);
+
+    let (_near, near_served) = echo_at(near_address, Speaks::Http1).await;
+    // It is left alone for a while, but not for long.
+    let back = async {
+        while count(&near_served) == 0 {
+            assert_eq!(client_after(&mesh).await, StatusCode::OK);
+        }
+    };
+    time::timeout(Duration::from_secs(30), back).await.expect("the own zone's is asked again");
+    let far_before = count(&far_served);
+    for _ in 0..10 {
+        assert_eq!(client_after(&mesh).await, StatusCode::OK);
+    }
+    assert_eq!((count(&near_served), count(&far_served)), (11, far_before), "and no other from then on");
     mesh.stop().await;
 }
 
