@@ -23,7 +23,7 @@ use traffic::listen::{Bound, ListenProblem};
 use traffic::{Counters, Credentials, ProxyConfig};
 
 use super::parts::Parts;
-use super::plan::{Known, Missing, Plan, Routes, plan};
+use super::plan::{Awaited, Known, Missing, Plan, Routes, plan};
 use super::state::{Found, Set, StateFolder};
 use crate::proxy::{Proxy, Purpose, Stopped};
 
@@ -45,6 +45,8 @@ pub(crate) enum Command {
 
 /// How long a batch waits for the certificate that it needs to be in force. The zone issues it meanwhile.
 const CERTIFIED_WITHIN: Duration = Duration::from_secs(5);
+/// How long routes wait for what they name: it comes soon, or is not there.
+const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 /// How long the zone has to complete a set before what is in the folder is served.
 const HEAD_START: Duration = Duration::from_millis(300);
 /// How often listeners that could not be opened are tried again.
@@ -73,6 +75,8 @@ pub(crate) struct Engine {
     unanswered: Option<Unanswered>,
     svid: Option<Arc<Svid>>,
     endpoints: BTreeMap<DestinationId, Word>,
+    /// About which the first word came, also where it said nothing.
+    heard: BTreeSet<DestinationId>,
     registration_refused: bool,
 
     /// Until this time what came from the folder waits for something newer.
@@ -81,6 +85,9 @@ pub(crate) struct Engine {
     /// What the proxy was last given.
     in_force: Option<Routes>,
     problems: Vec<ListenProblem<Purpose>>,
+    /// What routes wait for, and until when.
+    awaited: BTreeSet<Awaited>,
+    awaited_until: Option<Instant>,
     retry: Option<Instant>,
     endpoints_changed: Option<Instant>,
     endpoints_written: Option<Instant>,
@@ -143,6 +150,7 @@ impl Engine {
             let endpoints = serde_json::from_str(&text).ok()?;
             Some((id, Word { text, endpoints }))
         });
+        let endpoints: BTreeMap<DestinationId, Word> = words.collect();
         let resumes = (!parts.is_empty()).then(|| Instant::now() + HEAD_START);
         let mut engine = Self {
             proxy,
@@ -157,12 +165,15 @@ impl Engine {
             clock,
             parts,
             world: set.world,
-            endpoints: words.collect(),
+            heard: endpoints.keys().cloned().collect(),
+            endpoints,
             registration_refused: false,
             resumes,
             credentials: None,
             in_force: None,
             problems: Vec::new(),
+            awaited: BTreeSet::new(),
+            awaited_until: None,
             retry: None,
             endpoints_changed: None,
             endpoints_written: None,
@@ -295,9 +306,11 @@ impl Engine {
         Ok(saved)
     }
 
-    /// Acknowledges the last batch, when all of it is in force or its time is over.
+    /// Acknowledges the last batch, when all of it is in force or its time is over. For a part that routes wait
+    /// for, the zone counts from the subscription, and the next batch brings it: that must not wait for this one.
     fn answer(&mut self) {
-        let waits = matches!(self.lacking(), Some(Lacking::Certificate));
+        let only_endpoints = self.awaited.iter().eq([&Awaited::Endpoints]);
+        let waits = only_endpoints || matches!(self.lacking(), Some(Lacking::Certificate));
         let is_due = |unanswered: &mut Unanswered| !waits || unanswered.until <= Instant::now();
         let Some(Unanswered { world, reply, .. }) = self.unanswered.take_if(is_due) else { return };
         let refused = self.refused();
@@ -356,17 +369,20 @@ impl Engine {
             warn!(name, "a signal that nobody asked for");
             return Ok(());
         };
-        if signal.value.is_empty() {
-            return Ok(());
-        }
-        match serde_json::from_slice::<Endpoints>(&signal.value) {
-            Ok(endpoints) => {
-                self.proxy.endpoints(id.clone(), endpoints.clone()).await?;
-                let text = String::from_utf8_lossy(&signal.value).into_owned();
-                self.endpoints.insert(id, Word { text, endpoints });
-                self.endpoints_changed.get_or_insert_with(Instant::now);
+        let is_first = self.heard.insert(id.clone());
+        if !signal.value.is_empty() {
+            match serde_json::from_slice::<Endpoints>(&signal.value) {
+                Ok(endpoints) => {
+                    self.proxy.endpoints(id.clone(), endpoints.clone()).await?;
+                    let text = String::from_utf8_lossy(&signal.value).into_owned();
+                    self.endpoints.insert(id, Word { text, endpoints });
+                    self.endpoints_changed.get_or_insert_with(Instant::now);
+                }
+                Err(error) => warn!(name, %error, "endpoints that cannot be read"),
             }
-            Err(error) => warn!(name, %error, "endpoints that cannot be read"),
+        }
+        if is_first && self.awaited.contains(&Awaited::Endpoints) {
+            self.put_in_force().await?;
         }
         Ok(())
     }
@@ -385,6 +401,11 @@ impl Engine {
     /// Makes the proxy do what is known now.
     async fn put_in_force(&mut self) -> Result<(), Stopped> {
         let plan = self.plan();
+        self.awaited.clone_from(&plan.awaited);
+        self.awaited_until = match self.awaited.is_empty() {
+            true => None,
+            false => Some(self.awaited_until.unwrap_or_else(|| Instant::now() + CLOSED_WITHIN)),
+        };
         self.ask_for(&plan);
         let credentials = if plan.is_someone() { self.credentials() } else { self.as_nobody() };
         if let Some(credentials) = credentials {
@@ -409,8 +430,18 @@ impl Engine {
     }
 
     fn plan(&self) -> Plan {
-        let certified = self.svid.is_some();
-        plan(Known { ports: &self.ports, parts: &self.parts, certified })
+        plan(Known {
+            ports: &self.ports,
+            parts: &self.parts,
+            certified: self.svid.is_some(),
+            in_force: self.in_force.as_ref(),
+            heard: &self.heard,
+            overdue: self.is_overdue(),
+        })
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.awaited_until.is_some_and(|at| at <= Instant::now())
     }
 
     /// Tells the zone what is wanted from now on.
@@ -419,6 +450,7 @@ impl Engine {
         self.handle.unsubscribe(gone.iter().map(String::as_str));
         self.handle.subscribe(plan.subscriptions.difference(&self.subscribed));
         for id in gone.iter().filter_map(|name| endpoints_of(name)) {
+            self.heard.remove(&id);
             self.endpoints.remove(&id);
             self.endpoints_changed.get_or_insert_with(Instant::now);
         }
@@ -473,7 +505,7 @@ impl Engine {
             Instant::now() + (left + Duration::from_millis(1)).min(PIECE)
         });
         let answers = self.unanswered.as_ref().map(|unanswered| unanswered.until);
-        let wakeups = [self.resumes, self.retry, self.endpoints_due(), answers, ends];
+        let wakeups = [self.resumes, self.retry, self.awaited_until, self.endpoints_due(), answers, ends];
         wakeups.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + PIECE)
     }
 
@@ -494,7 +526,7 @@ impl Engine {
             self.svid = None;
             self.put_in_force().await?;
         }
-        if self.retry.is_some_and(|at| at <= now) {
+        if self.retry.is_some_and(|at| at <= now) || self.is_overdue() {
             self.put_in_force().await?;
         }
         self.answer();

@@ -16,6 +16,12 @@ pub struct Known<'a> {
     pub parts: &'a Parts,
     /// There is a certificate, and it has not ended. Its identity may be the one before a change.
     pub certified: bool,
+    /// What the proxy was last given.
+    pub in_force: Option<&'a Routes>,
+    /// Of which destinations the first word about their endpoints came.
+    pub heard: &'a BTreeSet<DestinationId>,
+    /// Backends were waited for long enough.
+    pub overdue: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +34,15 @@ pub struct Plan {
     pub routes: Routes,
     /// What keeps the proxy from being ready.
     pub missing: BTreeSet<Missing>,
+    /// What routes wait for that are to replace others; those stay in force meanwhile.
+    pub awaited: BTreeSet<Awaited>,
+}
+
+/// What is still to come of a backend.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Awaited {
+    Part,
+    Endpoints,
 }
 
 /// A configuration but for the credentials.
@@ -82,9 +97,17 @@ impl Plan {
 }
 
 pub fn plan(known: Known<'_>) -> Plan {
-    let Known { ports, parts, certified } = known;
+    let Known { ports, parts, certified, .. } = known;
     let listeners = parts.listeners.as_ref().map_or(&[][..], |listeners| &listeners.outbound);
-    let used: BTreeSet<&DestinationId> = listeners.iter().map(|listener| &listener.destination).collect();
+    let listened: BTreeSet<&DestinationId> = listeners.iter().map(|listener| &listener.destination).collect();
+    let mut awaited = BTreeSet::new();
+    let fronts: BTreeMap<&DestinationId, Arc<Destination>> =
+        listened.iter().filter_map(|id| Some((*id, front(known, id, &mut awaited)?))).collect();
+
+    // Also what is to come: it is switched to when it is there.
+    let to_come = listened.iter().filter_map(|id| parts.destinations.get(*id));
+    let backends = to_come.chain(fronts.values()).flat_map(|part| part.backends());
+    let used: BTreeSet<&DestinationId> = listened.iter().copied().chain(backends).collect();
 
     let own = [PartName::Identity, PartName::Trust, PartName::Listeners];
     let inbounds = ports.iter().map(|port| PartName::Inbound(*port));
@@ -98,7 +121,7 @@ pub fn plan(known: Known<'_>) -> Plan {
         (parts.trust.is_none(), Missing::Trust),
         (!certified, Missing::Certificate),
         (ports.iter().any(|port| !parts.inbounds.contains_key(port)), Missing::Inbounds),
-        (used.iter().any(|id| !parts.destinations.contains_key(*id)), Missing::Destinations),
+        (listened.iter().any(|id| !fronts.contains_key(id)), Missing::Destinations),
     ];
     let missing: BTreeSet<Missing> =
         lacks.into_iter().filter_map(|(lacks, what)| lacks.then_some(what)).collect();
@@ -107,22 +130,55 @@ pub fn plan(known: Known<'_>) -> Plan {
         identity: parts.identity.as_ref().map(|identity| identity.id.clone()),
         routes: Routes::default(),
         missing,
+        awaited,
     };
-    if plan.is_someone() { Plan { routes: routes(ports, parts, listeners), ..plan } } else { plan }
+    if plan.is_someone() { Plan { routes: routes(known, listeners, fronts), ..plan } } else { plan }
+}
+
+/// The part of a destination that a listener leads to, as it can be in force. New routes wait until all that they
+/// name is there: until then those of before go on, and where there were none, so does the whole. Everything else
+/// that the part says waits for nothing.
+fn front(known: Known<'_>, id: &DestinationId, awaited: &mut BTreeSet<Awaited>) -> Option<Arc<Destination>> {
+    let part = known.parts.destinations.get(id)?;
+    // As a backend of another it was in force without its own routes.
+    let was_front = |routes: &&Routes| routes.outbound.iter().any(|listener| listener.destination == *id);
+    let before = known.in_force.filter(was_front).and_then(|routes| routes.destinations.get(id));
+    if known.overdue || before.is_some_and(|before| before.routes == part.routes) {
+        return Some(part.clone());
+    }
+    let lacks = part.backends().filter_map(|id| match known.parts.destinations.contains_key(id) {
+        false => Some(Awaited::Part),
+        true => (!known.heard.contains(id)).then_some(Awaited::Endpoints),
+    });
+    let lacks: BTreeSet<Awaited> = lacks.collect();
+    if lacks.is_empty() {
+        return Some(part.clone());
+    }
+    awaited.extend(lacks);
+    Some(Arc::new(Destination { routes: before?.routes.clone(), ..(**part).clone() }))
 }
 
 /// What is there of all that is wanted. A listener whose destination is not there yet waits; one without
 /// endpoints is open, and says so to who comes.
-fn routes(ports: &BTreeSet<u16>, parts: &Parts, listeners: &[OutboundListener]) -> Routes {
-    let is_known = |listener: &&OutboundListener| parts.destinations.contains_key(&listener.destination);
-    let outbound: Vec<OutboundListener> = listeners.iter().filter(is_known).cloned().collect();
-    let leads_to = |id: &DestinationId| outbound.iter().any(|listener| listener.destination == *id);
-    let destinations = parts.destinations.iter().filter(|(id, _)| leads_to(id));
+fn routes(
+    known: Known<'_>,
+    listeners: &[OutboundListener],
+    fronts: BTreeMap<&DestinationId, Arc<Destination>>,
+) -> Routes {
+    let Known { ports, parts, .. } = known;
+    let is_known = |listener: &&OutboundListener| fronts.contains_key(&listener.destination);
     let inbounds = parts.inbounds.iter().filter(|(port, _)| ports.contains(*port));
+    let before = |id| known.in_force.and_then(|routes| routes.destinations.get(id));
+    let backends = fronts.values().flat_map(|part| part.backends());
+    // One that the routes of before name stays as long as they do.
+    let backends = backends.filter_map(|id| Some((id, parts.destinations.get(id).or_else(|| before(id))?)));
+    let mut destinations: BTreeMap<DestinationId, Arc<Destination>> =
+        backends.map(|(id, part)| (id.clone(), part.clone())).collect();
+    destinations.extend(fronts.iter().map(|(id, part)| ((*id).clone(), part.clone())));
     Routes {
-        destinations: destinations.map(|(id, part)| (id.clone(), part.clone())).collect(),
+        outbound: listeners.iter().filter(is_known).cloned().collect(),
         inbounds: inbounds.map(|(port, part)| (*port, part.clone())).collect(),
-        outbound,
+        destinations,
     }
 }
 
@@ -153,7 +209,9 @@ mod tests {
         for (name, body) in held {
             parts.put(name, Bytes::from_static(body.as_bytes())).unwrap();
         }
-        plan(Known { ports: &BTreeSet::from([8080]), parts: &parts, certified })
+        let ports = BTreeSet::from([8080]);
+        let heard = BTreeSet::new();
+        plan(Known { ports: &ports, parts: &parts, certified, in_force: None, heard: &heard, overdue: false })
     }
 
     #[test]
@@ -205,5 +263,106 @@ mod tests {
         let plan = planned(true, &[IDENTITY, TRUST, INBOUND, foreign, NO_LISTENERS, DESTINATION]);
         assert_eq!(plan.routes.inbounds.keys().copied().collect::<Vec<_>>(), [8080]);
         assert!(plan.routes.destinations.is_empty());
+    }
+
+    const CART: (&str, &str) = (
+        "destination/ms_default_west__cart_80",
+        r#"{"protocol":"http","identities":[],"connectionTimeout":1}"#,
+    );
+    const TO_CART: (&str, &str) = (
+        "destination/ms_default_west__catalog_80",
+        r#"{"protocol":"http2","identities":[],"connectionTimeout":5000,
+            "routes":[{"backends":[{"destination":"ms_default_west__cart_80"}]}]}"#,
+    );
+
+    #[test]
+    fn new_routes_are_switched_to_when_all_that_they_name_is_there() {
+        let (catalog, cart): (DestinationId, DestinationId) =
+            ("ms_default_west__catalog_80".parse().unwrap(), "ms_default_west__cart_80".parse().unwrap());
+        let ports = BTreeSet::from([8080]);
+        let base = [IDENTITY, TRUST, INBOUND, LISTENERS];
+        let planned = |held: &[(&str, &'static str)],
+                       in_force: Option<&Routes>,
+                       heard: &[&DestinationId],
+                       overdue| {
+            let mut parts = Parts::default();
+            for (name, body) in base.iter().chain(held) {
+                parts.put(name, Bytes::from_static(body.as_bytes())).unwrap();
+            }
+            let heard = heard.iter().map(|id| (*id).clone()).collect();
+            plan(Known { ports: &ports, parts: &parts, certified: true, in_force, heard: &heard, overdue })
+        };
+        // How many listeners, and whether to the cart; and what is known of the catalog that is newer than routes.
+        let is = |plan: &Plan| {
+            let front = plan.routes.destinations.get(&catalog);
+            let routed = front.is_some_and(|front| !front.routes.is_empty());
+            (plan.routes.outbound.len(), routed, plan.routes.destinations.len())
+        };
+        let before = planned(&[DESTINATION], None, &[], false).routes;
+        type Case<'a> = (&'a str, Plan, (usize, bool, usize), &'a [Awaited]);
+        let cases: [Case<'_>; 8] = [
+            (
+                "the backend is to come",
+                planned(&[TO_CART], Some(&before), &[], false),
+                (1, false, 1),
+                &[Awaited::Part],
+            ),
+            (
+                "its endpoints are to come",
+                planned(&[TO_CART, CART], Some(&before), &[], false),
+                (1, false, 1),
+                &[Awaited::Endpoints],
+            ),
+            ("all is there", planned(&[TO_CART, CART], Some(&before), &[&cart], false), (1, true, 2), &[]),
+            ("long enough", planned(&[TO_CART], Some(&before), &[], true), (1, true, 1), &[]),
+            (
+                "a new listener waits",
+                planned(&[TO_CART, CART], None, &[], false),
+                (0, false, 0),
+                &[Awaited::Endpoints],
+            ),
+            ("and opens", planned(&[TO_CART, CART], None, &[&cart], false), (1, true, 2), &[]),
+            ("or opens late", planned(&[TO_CART], None, &[], true), (1, true, 1), &[]),
+            (
+                "without a backend nothing is waited for",
+                planned(&[DESTINATION], None, &[], false),
+                (1, false, 1),
+                &[],
+            ),
+        ];
+        for (why, plan, want, awaited) in &cases {
+            assert_eq!(
+                (is(plan), plan.awaited.iter().copied().collect::<Vec<_>>()),
+                (*want, awaited.to_vec()),
+                "{why}"
+            );
+            let names_cart = *why != "without a backend nothing is waited for";
+            let wanted = ["destination/ms_default_west__cart_80", "endpoints/ms_default_west__cart_80"];
+            assert!(wanted.iter().all(|name| plan.subscriptions.contains(*name) == names_cart), "{why}");
+            let is_ready = plan.routes.outbound.len() == 1;
+            assert_eq!(plan.missing.is_empty(), is_ready, "{why}");
+        }
+        let waiting = &cases[0].1.routes.destinations[&catalog];
+        assert_eq!(waiting.protocol, model::Protocol::Http2, "only the routes wait");
+
+        // The way back: what the routes of before name stays until the others are there.
+        let routed = cases[2].1.routes.clone();
+        let elsewhere = (
+            TO_CART.0,
+            r#"{"protocol":"http","identities":[],"connectionTimeout":5000,
+                "routes":[{"backends":[{"destination":"ms_default_west__other_80"}]}]}"#,
+        );
+        let plan = planned(&[elsewhere], Some(&routed), &[&cart], false);
+        assert!(plan.routes.destinations.contains_key(&cart));
+        assert_eq!(plan.routes.destinations[&catalog].routes, routed.destinations[&catalog].routes);
+        for name in ["destination/ms_default_west__cart_80", "destination/ms_default_west__other_80"] {
+            assert!(plan.subscriptions.contains(name), "{name}");
+        }
+        let mut only_backend = cases[5].1.routes.clone();
+        only_backend.outbound.clear();
+        assert_eq!(is(&planned(&[TO_CART, CART], Some(&only_backend), &[], false)), (0, false, 0));
+        let plan = planned(&[DESTINATION], Some(&routed), &[], false);
+        assert_eq!(is(&plan), (1, false, 1));
+        assert!(!plan.subscriptions.contains("endpoints/ms_default_west__cart_80"));
     }
 }

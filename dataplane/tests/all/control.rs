@@ -23,6 +23,7 @@ const CART: &str = "proxy/default/cart-1";
 const WEB_ID: &str = "spiffe://default.east.mesh.local/workload/web";
 const CART_ID: &str = "spiffe://default.east.mesh.local/workload/cart";
 const CART_HTTP: &str = "ms_default_east__cart_http";
+const NEXT_HTTP: &str = "ms_default_east__next_http";
 const CART_TCP: &str = "ms_default_east__cart_tcp";
 const SNI: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbb.tombolo.internal";
 
@@ -328,6 +329,39 @@ async fn an_acknowledged_denial_is_in_force_on_open_connections_too() {
     let changed =
         mesh.zone.set(CART, &[("inbound/8080", Some(inbound("http", anywhere(), mesh.http, "allow")))]);
     mesh.zone.acknowledged(CART, changed).await;
+    let (line, _) = get(outbound(mesh.web(), CART_HTTP).await).await;
+    assert!(line.contains(" 200 "), "{line}");
+}
+
+#[tokio::test]
+async fn what_routes_name_is_asked_for_used_and_left_again() {
+    let mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let cart = bound(&mesh.cart, Purpose::Inbound(8080)).await;
+    let (front, back) = (format!("destination/{CART_HTTP}"), format!("destination/{NEXT_HTTP}"));
+    let signal = format!("endpoints/{NEXT_HTTP}");
+    mesh.zone.signal(WEB, &signal, endpoint(cart));
+
+    // Nobody is the front any more: what is answered comes through the back.
+    let routed = serde_json::json!({
+        "protocol": "http", "identities": [], "connectionTimeout": 5000,
+        "routes": [{ "matches": [{ "path": { "prefix": "/" } }], "backends": [{ "destination": NEXT_HTTP }] }],
+    });
+    mesh.zone.set(WEB, &[(&front, Some(routed.to_string()))]);
+    mesh.zone
+        .until(WEB, "the back is asked for", |state| {
+            [&back, &signal].iter().all(|name| state.is_subscribed(name))
+        })
+        .await;
+    mesh.zone.set(WEB, &[(&back, Some(destination("http")))]);
+    assert_eq!(mesh.get_status(" 200 ").await, WEB_ID);
+
+    mesh.zone.set(WEB, &[(&front, Some(destination("http")))]);
+    mesh.zone
+        .until(WEB, "the back is left", |state| {
+            ![&back, &signal].iter().any(|name| state.is_subscribed(name))
+        })
+        .await;
     let (line, _) = get(outbound(mesh.web(), CART_HTTP).await).await;
     assert!(line.contains(" 200 "), "{line}");
 }
