@@ -6,7 +6,7 @@
 //! handshake ([`peer_of`]), so that one configuration serves every destination.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::SpiffeId;
 use rustls::client::Resumption;
@@ -121,11 +121,18 @@ impl WrongServer {
     }
 }
 
-/// Who is at the other end of a finished handshake, from rustls' `peer_certificates()`. No signature is
-/// checked again: the handshake did, with the same store. None if the peer showed no certificate, or
-/// its trust domain is not in this store.
-pub fn peer_of(certificates: Option<&[CertificateDer<'_>]>, trust: &TrustStore) -> Option<WorkloadPeer> {
-    trust.describe(certificates?.first()?).ok()
+/// Who is at the other end of a handshake that finished `now`, from rustls' `peer_certificates()`; `role` is the
+/// peer's. Signatures are checked again only where its trust domain has several anchors, to tell which it was: the
+/// handshake checked them, with the same store. None if the peer showed no certificate, or its trust domain is not
+/// in this store.
+pub fn peer_of(
+    certificates: Option<&[CertificateDer<'_>]>,
+    trust: &TrustStore,
+    now: SystemTime,
+    role: Role,
+) -> Option<WorkloadPeer> {
+    let (leaf, intermediates) = certificates?.split_first()?;
+    trust.describe(leaf, intermediates, now, role).ok()
 }
 
 /// A handle as the name to send. Handles are DNS names; an address is not one.

@@ -28,7 +28,11 @@ pub struct WorkloadPeer {
     pub zone: ZoneName,
     /// When its certificate ends; what it was let in for ends no later.
     pub not_after: SystemTime,
+    anchor: AnchorKey,
 }
+
+/// The public key of the anchor that a peer was believed by.
+type AnchorKey = Arc<[u8]>;
 
 /// Which end of the connection showed the certificate.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -126,6 +130,7 @@ struct Anchor {
     roots: Arc<RootCertStore>,
     /// The same roots once more: rustls shows chain building for clients only in this form.
     clients: Arc<dyn ClientCertVerifier>,
+    key: AnchorKey,
     validity: Validity,
 }
 
@@ -133,7 +138,7 @@ struct Anchor {
 struct Candidate {
     domain: TrustDomain,
     certificate: CertificateDer<'static>,
-    key: Vec<u8>,
+    key: AnchorKey,
     validity: Validity,
     /// Its own key signed it, with this domain's name in it: nobody else can make such a certificate.
     proven: bool,
@@ -177,10 +182,10 @@ impl TrustStore {
         let provider = provider();
         // Stable: among equals the first stays first.
         candidates.sort_by_key(|candidate| !candidate.proven);
-        let mut owners = BTreeMap::<Vec<u8>, TrustDomain>::new();
+        let mut owners = BTreeMap::<AnchorKey, TrustDomain>::new();
         let mut seen = HashSet::new();
         for Candidate { domain, certificate, key, validity, .. } in candidates {
-            let owner = owners.entry(key).or_insert_with(|| domain.clone());
+            let owner = owners.entry(key.clone()).or_insert_with(|| domain.clone());
             if *owner != domain {
                 problems.push(Problem { domain, reason: Refusal::KeyOfAnother(owner.clone()) });
                 continue;
@@ -194,7 +199,9 @@ impl TrustStore {
             let clients =
                 WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
             match (added, clients, domains.get_mut(&domain)) {
-                (Ok(()), Ok(clients), Some(known)) => known.anchors.push(Anchor { roots, clients, validity }),
+                (Ok(()), Ok(clients), Some(known)) => {
+                    known.anchors.push(Anchor { roots, clients, key, validity });
+                }
                 _ => problems.push(Problem { domain, reason: Refusal::Unusable }),
             }
         }
@@ -210,6 +217,14 @@ impl TrustStore {
     ) -> Result<WorkloadPeer, VerifyError> {
         let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
         self.verify_parts(leaf, intermediates, now, role)
+    }
+
+    /// The zone of a peer that was believed by another store, if it still is by this one: its trust domain is
+    /// known, and the anchor that led to it is one of the domain's. When its certificate ends is not looked at.
+    pub fn still_believes(&self, peer: &WorkloadPeer) -> Option<&ZoneName> {
+        let known = self.domains.get(&peer.id.trust_domain())?;
+        let is_there = known.anchors.iter().any(|anchor| anchor.key == peer.anchor);
+        is_there.then_some(&known.zone)
     }
 
     pub fn zone_of(&self, domain: &TrustDomain) -> Option<&ZoneName> {
@@ -228,7 +243,7 @@ impl TrustStore {
         role: Role,
     ) -> Result<WorkloadPeer, VerifyError> {
         let facts = Facts::read(leaf).map_err(malformed)?;
-        let peer = self.peer(&facts)?;
+        let (id, known) = self.named(&facts)?;
         if facts.authority || facts.usage.signs_certificates == Some(true) || facts.usage.signs_lists {
             return Err(VerifyError::Authority);
         }
@@ -240,7 +255,7 @@ impl TrustStore {
         if !purpose {
             return Err(VerifyError::Purpose(role));
         }
-        let domain = peer.id.trust_domain();
+        let domain = id.trust_domain();
         for intermediate in intermediates {
             let facts = Facts::read(intermediate).map_err(malformed)?;
             let own = facts.uris.iter().all(|uri| names(uri, &domain));
@@ -248,34 +263,50 @@ impl TrustStore {
                 return Err(VerifyError::Intermediate(domain));
             }
         }
-        self.verify_chain(&domain, leaf, intermediates, now, role)?;
-        Ok(peer)
+        let anchor = self.verify_chain(known, leaf, intermediates, now, role)?;
+        let anchor = anchor.ok_or(VerifyError::NoAnchor(domain))?;
+        Ok(known.peer(id, &facts, anchor))
     }
 
-    /// Who a certificate says it is, checked by nothing: only for one that was verified before.
-    pub(crate) fn describe(&self, leaf: &CertificateDer<'_>) -> Result<WorkloadPeer, VerifyError> {
-        self.peer(&Facts::read(leaf).map_err(malformed)?)
-    }
-
-    fn peer(&self, facts: &Facts<'_>) -> Result<WorkloadPeer, VerifyError> {
-        let id = facts.id()?;
-        let domain = id.trust_domain();
-        let known = self.domains.get(&domain).ok_or(VerifyError::UnknownDomain(domain))?;
-        Ok(WorkloadPeer { id, zone: known.zone.clone(), not_after: facts.validity.not_after })
-    }
-
-    fn verify_chain(
+    /// Who a peer is that this store has just verified. Which anchor led to it costs a look at the signatures
+    /// only where there are several.
+    pub(crate) fn describe(
         &self,
-        domain: &TrustDomain,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: SystemTime,
         role: Role,
-    ) -> Result<(), VerifyError> {
-        let anchors = self.domains.get(domain).map(|known| known.anchors.as_slice()).unwrap_or_default();
+    ) -> Result<WorkloadPeer, VerifyError> {
+        let facts = Facts::read(leaf).map_err(malformed)?;
+        let (id, known) = self.named(&facts)?;
+        let anchor = match known.anchors.as_slice() {
+            [only] => Some(only),
+            _ => self.verify_chain(known, leaf, intermediates, now, role)?,
+        };
+        let anchor = anchor.ok_or_else(|| VerifyError::NoAnchor(id.trust_domain()))?;
+        Ok(known.peer(id, &facts, anchor))
+    }
+
+    /// Whom a certificate names, checked by nothing.
+    fn named(&self, facts: &Facts<'_>) -> Result<(SpiffeId, &Domain), VerifyError> {
+        let id = facts.id()?;
+        let domain = id.trust_domain();
+        let known = self.domains.get(&domain).ok_or(VerifyError::UnknownDomain(domain))?;
+        Ok((id, known))
+    }
+
+    /// The anchor that leads to a leaf; none where none is valid at this time.
+    fn verify_chain<'a>(
+        &self,
+        known: &'a Domain,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: SystemTime,
+        role: Role,
+    ) -> Result<Option<&'a Anchor>, VerifyError> {
         let time = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
-        let mut refused = VerifyError::NoAnchor(domain.clone());
-        for anchor in anchors.iter().filter(|anchor| anchor.validity.covers(now)) {
+        let mut refused = None;
+        for anchor in known.anchors.iter().filter(|anchor| anchor.validity.covers(now)) {
             let verified = match role {
                 Role::Client => anchor.clients.verify_client_cert(leaf, intermediates, time).map(drop),
                 Role::Server => ParsedCertificate::try_from(leaf).and_then(|leaf| {
@@ -284,11 +315,21 @@ impl TrustStore {
                 }),
             };
             match verified {
-                Ok(()) => return Ok(()),
-                Err(error) => refused = more_telling(refused, error),
+                Ok(()) => return Ok(Some(anchor)),
+                Err(error) => refused = Some(more_telling(refused, error)),
             }
         }
-        Err(refused)
+        match refused {
+            Some(error) => Err(VerifyError::Chain(error)),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Domain {
+    fn peer(&self, id: SpiffeId, facts: &Facts<'_>, anchor: &Anchor) -> WorkloadPeer {
+        let (zone, not_after) = (self.zone.clone(), facts.validity.not_after);
+        WorkloadPeer { id, zone, not_after, anchor: anchor.key.clone() }
     }
 }
 
@@ -310,7 +351,7 @@ impl Candidate {
             return Err(Refusal::ForeignName(shown(foreign)));
         }
         let proven = !facts.uris.is_empty() && parsed.verify_signature(None).is_ok();
-        let (key, validity) = (facts.public_key.to_vec(), facts.validity);
+        let (key, validity) = (facts.public_key.into(), facts.validity);
         Ok(Self { domain: domain.clone(), key, validity, proven, certificate })
     }
 }
@@ -326,11 +367,11 @@ fn is_reserved(domain: &TrustDomain) -> bool {
 }
 
 /// Of the answers of several anchors, one that is not simply "not mine".
-fn more_telling(sofar: VerifyError, error: rustls::Error) -> VerifyError {
+fn more_telling(sofar: Option<rustls::Error>, error: rustls::Error) -> rustls::Error {
     let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
     match sofar {
-        VerifyError::Chain(_) if error == unknown => sofar,
-        _ => VerifyError::Chain(error),
+        Some(sofar) if error == unknown => sofar,
+        _ => error,
     }
 }
 

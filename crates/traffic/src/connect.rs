@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use identity::{Alpn, TrustStore, WorkloadPeer, WrongServer, expecting, peer_of, sni};
+use identity::{Alpn, Role, TrustStore, WorkloadPeer, WrongServer, expecting, peer_of, sni};
 use model::{DestinationId, SpiffeId};
 use rustls::ClientConfig;
 use snapshot::parts::{Destination, Endpoint};
@@ -172,7 +172,7 @@ where
     let expecting = expecting(config, trust.clone(), endpoint.identity.clone());
     let stream = TlsConnector::from(expecting).connect(name, stream).await.map_err(handshake_failed)?;
     let state = stream.get_ref().1;
-    let peer = peer_of(state.peer_certificates(), trust)
+    let peer = peer_of(state.peer_certificates(), trust, SystemTime::now(), Role::Server)
         .ok_or_else(|| handshake_failed(io::Error::other("the peer's trust domain is not known any more")))?;
     if agreed(state).map(Alpn::as_bytes) != config.alpn_protocols.first().map(Vec::as_slice) {
         return Err(ConnectError::NoProtocol { endpoint: address });

@@ -48,7 +48,7 @@ impl Inbounds {
     }
 
     /// Takes over a configuration and judges every open connection by it. What is no longer allowed is
-    /// revoked; the rest goes on untouched.
+    /// revoked; the rest goes on untouched. A connection of a peer that is not believed any more ends.
     pub fn apply(&self, config: &ProxyConfig) -> Vec<Rc<Standing>> {
         let mut inbounds = self.inbounds.borrow_mut();
         let mut gone = Vec::new();
@@ -77,7 +77,7 @@ impl Inbounds {
         for inbound in self.inbounds.borrow().values() {
             inbound.application.borrow().sweep(now);
             for peer in inbound.peers.open().iter().filter(|peer| peer.has_ended(time)) {
-                inbound.revoke(peer, Verdict::Denied(None));
+                inbound.expel(peer);
             }
         }
     }
@@ -151,8 +151,8 @@ impl Inbound {
             Verdict::Denied(rule) => rule.clone(),
             Verdict::Allowed | Verdict::Observed(_) => None,
         };
-        let id = self.denials.record(peer.id.clone(), self.name, rule, SystemTime::now());
-        debug!(inbound = self.name, client = %peer.id, decision = id, "denied");
+        let id = self.denials.record(peer.id().clone(), self.name, rule, SystemTime::now());
+        debug!(inbound = self.name, client = %peer.id(), decision = id, "denied");
         id
     }
 
@@ -160,23 +160,28 @@ impl Inbound {
     /// began.
     fn enter(&self, found: WorkloadPeer) -> (Rc<Peer>, Entry<Peer>) {
         let verdict = match &*self.shared.credentials.borrow() {
-            Some(credentials) => self.verdict(&self.part.borrow(), &found.id, &credentials.trust),
-            None => Verdict::Denied(None),
+            Some(credentials) => self.verdict(&self.part.borrow(), &found, &credentials.trust),
+            None => None,
         };
-        let standing = RefCell::new(Standing::new());
-        let not_after = found.not_after;
-        let series = self.series_of(Some(&found.id));
-        let peer =
-            Rc::new(Peer { id: found.id, series, verdict: RefCell::new(verdict), standing, not_after });
+        let connection = Standing::new();
+        if verdict.is_none() {
+            connection.revoke();
+        }
+        let peer = Rc::new(Peer {
+            series: self.series_of(Some(&found.id)),
+            verdict: RefCell::new(verdict.unwrap_or(Verdict::Denied(None))),
+            standing: RefCell::new(Standing::new()),
+            connection,
+            found,
+        });
         let entry = self.peers.enter(peer.clone());
         (peer, entry)
     }
 
-    fn verdict(&self, part: &parts::Inbound, peer: &SpiffeId, trust: &TrustStore) -> Verdict {
-        match trust.zone_of(&peer.trust_domain()) {
-            Some(zone) => judge(&part.access, &Client { id: peer.clone(), zone: zone.clone() }),
-            None => Verdict::Denied(None),
-        }
+    /// None of a peer that is not believed.
+    fn verdict(&self, part: &parts::Inbound, peer: &WorkloadPeer, trust: &TrustStore) -> Option<Verdict> {
+        let zone = trust.still_believes(peer)?;
+        Some(judge(&part.access, &Client { id: peer.id.clone(), zone: zone.clone() }))
     }
 
     fn replace(&self, part: &Arc<parts::Inbound>, trust: &TrustStore) -> Vec<Rc<Standing>> {
@@ -185,12 +190,14 @@ impl Inbound {
         }
         self.part.replace(part.clone());
         let now = SystemTime::now();
-        let verdict = |peer: &Peer| match peer.has_ended(now) {
-            true => Verdict::Denied(None),
-            false => self.verdict(part, &peer.id, trust),
-        };
-        let peers = self.peers.open().into_iter();
-        peers.filter_map(|peer| self.revoke(&peer, verdict(&peer))).collect()
+        let mut gone = Vec::new();
+        for peer in self.peers.open() {
+            match self.verdict(part, &peer.found, trust).filter(|_| !peer.has_ended(now)) {
+                Some(verdict) => gone.extend(self.revoke(&peer, verdict)),
+                None => gone.extend(self.expel(&peer)),
+            }
+        }
+        gone
     }
 
     fn end(&self) -> Vec<Rc<Standing>> {
@@ -200,6 +207,13 @@ impl Inbound {
         self.part.replace(Arc::new(silent));
         let peers = self.peers.open().into_iter();
         peers.filter_map(|peer| self.revoke(&peer, Verdict::Denied(None))).collect()
+    }
+
+    /// Ends all that a peer has open, whatever the rules say; what that was depends on the returned.
+    fn expel(&self, peer: &Peer) -> Vec<Rc<Standing>> {
+        let standing = self.revoke(peer, Verdict::Denied(None));
+        peer.connection.revoke();
+        standing.into_iter().chain([peer.connection.clone()]).collect()
     }
 
     /// Gives a peer another verdict; the standing that it loses by it, if it does.
@@ -220,19 +234,29 @@ impl Inbound {
 
 /// Who is connected to an inbound.
 pub(crate) struct Peer {
-    pub(crate) id: SpiffeId,
+    /// As its handshake proved.
+    found: WorkloadPeer,
     /// What is told of it.
     pub(crate) series: Arc<Series>,
     /// Always by the rules that are in force.
     pub(crate) verdict: RefCell<Verdict>,
     standing: RefCell<Rc<Standing>>,
-    /// The end of the certificate that it showed.
-    not_after: SystemTime,
+    connection: Rc<Standing>,
 }
 
 impl Peer {
+    pub(crate) fn id(&self) -> &SpiffeId {
+        &self.found.id
+    }
+
     fn has_ended(&self, time: SystemTime) -> bool {
-        self.not_after < time
+        self.found.not_after < time
+    }
+
+    /// The connection depends on this, whatever the verdict is: the peer is believed, and its certificate has
+    /// not ended.
+    pub(crate) fn connection(&self) -> &Rc<Standing> {
+        &self.connection
     }
 
     /// What was let through by the present verdict depends on this.

@@ -6,7 +6,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use http::{Uri, request};
-use model::{DestinationId, SpiffeId, ZoneName};
+use identity::WorkloadPeer;
+use model::{DestinationId, ZoneName};
 use snapshot::parts::{self, Endpoints};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,7 @@ impl Outbound {
     }
 
     /// Takes over a configuration, and revokes the connections that it no longer allows: those to peers
-    /// whom the destination does not list any more, or whose trust domain is gone. Endpoints stay. Those made
+    /// whom the destination does not list any more, or whose anchor is gone. Endpoints stay. Those made
     /// as someone we no longer are, such as before a renewal, take nothing new.
     pub fn apply(&self, config: &ProxyConfig) -> Vec<Rc<Standing>> {
         let mut destinations = self.destinations.borrow_mut();
@@ -125,7 +126,7 @@ pub struct Destination {
 
 /// A connection to another proxy, while it is open.
 pub(crate) struct OpenConnection {
-    peer: SpiffeId,
+    peer: WorkloadPeer,
     standing: Rc<Standing>,
 }
 
@@ -205,11 +206,10 @@ impl Destination {
 
     /// Notes a connection to a peer that has proved who it is; it is watched by its standing from now on. Who
     /// the destination lists, and whom we believe, may have changed since the handshake began.
-    pub(crate) fn enter(&self, peer: SpiffeId) -> (Rc<Standing>, Entry<OpenConnection>) {
+    pub(crate) fn enter(&self, peer: WorkloadPeer) -> (Rc<Standing>, Entry<OpenConnection>) {
         let standing = Standing::new();
-        let believes = |now: &Arc<Credentials>| now.trust.zone_of(&peer.trust_domain()).is_some();
-        let is_believed = self.shared.credentials.borrow().as_ref().is_some_and(believes);
-        if !is_believed || !self.part.borrow().identities.contains(&peer) {
+        let stays = |now: &Arc<Credentials>| self.stays(&peer, now);
+        if !self.shared.credentials.borrow().as_ref().is_some_and(stays) {
             standing.revoke();
         }
         let entry = self.open.enter(Rc::new(OpenConnection { peer, standing: standing.clone() }));
@@ -247,15 +247,15 @@ impl Destination {
         self.endpoints.replace(new);
     }
 
+    fn stays(&self, peer: &WorkloadPeer, credentials: &Credentials) -> bool {
+        self.part.borrow().identities.contains(&peer.id) && credentials.trust.still_believes(peer).is_some()
+    }
+
     fn rejudge(&self, credentials: &Arc<Credentials>) -> Vec<Rc<Standing>> {
         for endpoint in self.endpoints.borrow().iter() {
             endpoint.pool.retire(credentials);
         }
-        let part = self.part.borrow();
-        let stays = |peer: &SpiffeId| {
-            part.identities.contains(peer) && credentials.trust.zone_of(&peer.trust_domain()).is_some()
-        };
-        let gone = self.open.open().into_iter().filter(|open| !stays(&open.peer));
+        let gone = self.open.open().into_iter().filter(|open| !self.stays(&open.peer, credentials));
         gone.map(|open| {
             self.shared.metrics.revocations.add();
             open.standing.revoke();

@@ -4,7 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use identity::{Alpn, Svid, TlsError, TrustStore, WorkloadPeer, peer_of, workload_client, workload_server};
+use identity::{
+    Alpn, Role, Svid, TlsError, TrustStore, WorkloadPeer, peer_of, workload_client, workload_server,
+};
 use model::{Protocol, SpiffeId};
 use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -82,7 +84,8 @@ where
         Err(_) => return Err(AcceptError::TooSlow(limit)),
     };
     let state = stream.get_ref().1;
-    let peer = peer_of(state.peer_certificates(), &credentials.trust).ok_or(AcceptError::Unknown)?;
+    let peer = peer_of(state.peer_certificates(), &credentials.trust, SystemTime::now(), Role::Client)
+        .ok_or(AcceptError::Unknown)?;
     let alpn = agreed(state);
     Ok(Accepted { stream, peer, alpn })
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use identity::{
-    Alpn, Credential, PrivateKey, Svid, SvidError, TrustStore, peer_of, sni, workload_client, workload_server,
+    Alpn, Credential, PrivateKey, Role, Svid, SvidError, TrustStore, peer_of, sni, workload_client,
+    workload_server,
 };
 use rcgen::KeyPair;
 use rustls::client::Resumption;
@@ -12,7 +13,7 @@ use rustls::{CipherSuite, ClientConfig, HandshakeKind, NamedGroup, ProtocolVersi
 
 use crate::forge::{leaf_params, uri};
 use crate::support::{
-    HOUR, Pair, Refused, credulous_client, handshake, id, now, svid, trust, with_certificate, zone_ca,
+    HOUR, Pair, Refused, credulous_client, domain, handshake, id, now, svid, trust, with_certificate, zone_ca,
 };
 
 const HANDLE: &str = "abcdefghijklmnopqrstuvwxyz.abcdefgh.tombolo.internal";
@@ -43,9 +44,9 @@ async fn two_workloads_of_different_zones_know_each_other_after_the_handshake() 
     let pair = connect(&client, &server).await.unwrap();
 
     let (client, server) = (pair.client.get_ref().1, pair.server.get_ref().1);
-    let found = peer_of(client.peer_certificates(), &trust).unwrap();
+    let found = peer_of(client.peer_certificates(), &trust, now(), Role::Server).unwrap();
     assert_eq!((found.id, found.zone.as_str()), (id("west", "cart"), "west"));
-    let found = peer_of(server.peer_certificates(), &trust).unwrap();
+    let found = peer_of(server.peer_certificates(), &trust, now(), Role::Client).unwrap();
     assert_eq!((found.id, found.zone.as_str()), (id("east", "web"), "east"));
     assert_eq!(found.not_after, web.not_after());
     assert_eq!(server.server_name(), Some(HANDLE));
@@ -73,11 +74,38 @@ async fn two_workloads_of_different_zones_know_each_other_after_the_handshake() 
 #[tokio::test]
 async fn a_peer_without_a_certificate_or_after_it_was_dropped_from_trust_is_nobody() {
     let Two { web, cart, trust } = two();
-    assert_eq!(peer_of(None, &trust), None);
-    assert_eq!(peer_of(Some(&[]), &trust), None);
+    let client_of = |certificates, trust| peer_of(certificates, trust, now(), Role::Client);
+    assert_eq!(client_of(None, &trust), None);
+    assert_eq!(client_of(Some(&[]), &trust), None);
     let (nobody, _) = TrustStore::from_bundles([]);
-    assert_eq!(peer_of(Some(web.credential().chain()), &nobody), None);
-    assert_eq!(peer_of(Some(cart.credential().chain()), &trust).unwrap().id, *cart.id());
+    assert_eq!(client_of(Some(web.credential().chain()), &nobody), None);
+    assert_eq!(client_of(Some(cart.credential().chain()), &trust).unwrap().id, *cart.id());
+}
+
+#[tokio::test]
+async fn a_peer_is_believed_for_as_long_as_the_anchor_that_led_to_it_is_there() {
+    let (first, second, west) = (zone_ca("east"), zone_ca("east"), zone_ca("west"));
+    let store = |pems: &[&str]| {
+        let east = (domain("east").parse().unwrap(), "east".parse().unwrap(), pems.concat());
+        let west = (domain("west").parse().unwrap(), "west".parse().unwrap(), west.bundle_pem());
+        let (store, problems) = TrustStore::from_bundles([east, west]);
+        assert_eq!(problems, []);
+        store
+    };
+    let (a, b) = (&*first.bundle_pem(), &*second.bundle_pem());
+    let both = store(&[a, b]);
+    for (seen_by, of_first) in [(&store(&[a]), true), (&both, true), (&both, false)] {
+        let web = svid(if of_first { &first } else { &second }, &id("east", "web"));
+        for role in [Role::Client, Role::Server] {
+            let peer = peer_of(Some(web.credential().chain()), seen_by, now(), role).unwrap();
+            assert_eq!(peer, seen_by.verify(web.credential().chain(), now(), role).unwrap());
+            let believed = |pems: &[&str]| store(pems).still_believes(&peer).is_some();
+            assert!(believed(&[a, b]) && believed(&[b, a]));
+            assert_eq!((believed(&[a]), believed(&[b])), (of_first, !of_first));
+            let (none, _) = TrustStore::from_bundles([]);
+            assert!(none.still_believes(&peer).is_none());
+        }
+    }
 }
 
 #[tokio::test]

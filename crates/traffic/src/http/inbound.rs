@@ -30,7 +30,7 @@ use crate::connect::Guarded;
 use crate::inbound::{Inbound, Peer};
 use crate::record::{about, propagate, refused};
 use crate::route::agrees;
-use crate::standing::{Standing, Watch};
+use crate::standing::Watch;
 use crate::transport::Transport;
 
 /// Serves one connection of a peer until it ends, or until the worker drains.
@@ -45,10 +45,10 @@ pub(crate) async fn serve<T: Transport + 'static>(
 ) {
     let closing = inbound.closing.clone();
     // An id is visible ASCII, as a header's value may be.
-    let Ok(client) = HeaderValue::from_str(peer.id.as_str()) else { return };
+    let Ok(client) = HeaderValue::from_str(peer.id().as_str()) else { return };
     let is_h2 = alpn == Some(Alpn::H2);
     // Requests lose their standing one by one on HTTP/2, and with the connection on HTTP/1.1.
-    let standing = if is_h2 { Standing::new() } else { peer.standing() };
+    let standing = if is_h2 { peer.connection().clone() } else { peer.standing() };
     let stream = TokioIo::new(Guarded::new(stream, standing.watch()));
     let switched = RefCell::default();
     let ended = if is_h2 {
@@ -84,7 +84,7 @@ pub(crate) async fn serve<T: Transport + 'static>(
         }
         (Ok(None), _) => {}
         (Err(error), _) => {
-            debug!(inbound = inbound.name, client = %peer.id, %error, "a connection ended early");
+            debug!(inbound = inbound.name, client = %peer.id(), %error, "a connection ended early");
         }
     }
 }
@@ -265,7 +265,7 @@ fn bad_request(record: Record, words: Words, detail: &str) -> Response<Answer<He
 
 fn denied(record: Record, words: Words, inbound: &Inbound, peer: &Peer) -> Response<Answer<Held>> {
     let id = inbound.deny(peer);
-    let detail = format!("{} may not call this; `tombolo why {id}` tells the reason", peer.id);
+    let detail = format!("{} may not call this; `tombolo why {id}` tells the reason", peer.id());
     let mut response = refusal(record, words, Flag::Denied, StatusCode::FORBIDDEN, "denied", &detail);
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert(DECISION_ID, id);

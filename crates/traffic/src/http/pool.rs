@@ -133,7 +133,8 @@ impl Pool {
         destination.shared().tasks.clone().spawn_local(async move {
             let part = destination.part();
             let address = endpoint.part.address;
-            let outcome = within(&part, address, open(&endpoint, &destination, &credentials)).await;
+            let opening = Box::pin(open(&endpoint, &destination, &credentials));
+            let outcome = within(&part, address, opening).await;
             endpoint.record(&outcome, destination.shared());
             let outcome = outcome.map_err(Rc::new);
             endpoint.pool.connecting.borrow_mut().take();
@@ -173,7 +174,7 @@ where
 {
     let address = endpoint.part.address;
     let ended = |source| ConnectError::NotEstablished { endpoint: address, source };
-    let (standing, entry) = destination.enter(secured.peer.id);
+    let (standing, entry) = destination.enter(secured.peer);
     let (stream, first_byte) = Guarded::with_first_byte(secured.stream, standing.watch());
     let tentative = Tentative(Some(standing));
     let (requests, connection) = Builder::new(Local)

@@ -193,7 +193,7 @@ pub(crate) async fn send(
         };
         destination.tell_endpoint(record, &endpoint);
         let in_flight = endpoint.occupy();
-        let (standing, entry) = destination.enter(secured.peer.id);
+        let (standing, entry) = destination.enter(secured.peer);
         let stream = Guarded::new(secured.stream, standing.watch());
         let request = Request::from_parts(copy(&head), Upload::none());
         match over(stream, request).await.map_err(Failure::Broken)? {

@@ -71,7 +71,7 @@ pub(crate) async fn serve(
         Some(Ok((received, sent))) => {
             record.moved(received, sent);
             record.ended();
-            debug!(inbound = inbound.name, client = %peer.id, received, sent, "a connection ended");
+            debug!(inbound = inbound.name, client = %peer.id(), received, sent, "a connection ended");
         }
         // By one of the sides, or because it is no longer allowed.
         cut => {

@@ -30,7 +30,7 @@ pub async fn serve(mut stream: impl Transport, destination: Rc<Destination>) {
     };
     destination.tell_endpoint(&mut record, &endpoint);
     let _in_flight = endpoint.occupy();
-    let (standing, _entry) = destination.enter(connected.peer.id);
+    let (standing, _entry) = destination.enter(connected.peer);
     let watch = standing.watch();
     let copied = tokio::select! {
         biased;
