@@ -95,19 +95,11 @@ fn backend<'a>(
 
 /// The URI in the form that HTTP/2 sends. What the request line names goes before the `Host` header
 /// (RFC 9112 section 3.2.2).
-fn target(request: &request::Parts) -> Result<Uri, Refusal> {
+pub(crate) fn target(request: &request::Parts) -> Result<Uri, Refusal> {
     if request.method == Method::CONNECT {
         return Err(Refusal::Connect);
     }
-    let authority = match request.uri.authority() {
-        // On HTTP/2 the two are one, and who says them differently means to be read in two ways
-        // (RFC 9113 section 8.3.1).
-        Some(authority) if request.version == Version::HTTP_2 && !agrees(&request.headers, authority) => {
-            return Err(Refusal::TwoHosts);
-        }
-        Some(authority) => authority.clone(),
-        None => host(&request.headers)?,
-    };
+    let authority = authority(request)?;
     let path = match request.uri.path_and_query() {
         Some(path) => path.clone(),
         None => PathAndQuery::from_static("/"),
@@ -119,8 +111,26 @@ fn target(request: &request::Parts) -> Result<Uri, Refusal> {
     Uri::from_parts(target).map_err(|_| Refusal::BadPath)
 }
 
+/// The one host that a request names.
+fn authority(request: &request::Parts) -> Result<Authority, Refusal> {
+    let authority = match request.uri.authority() {
+        // `GET shop HTTP/1.1`: a host where the path should be, as only CONNECT has it.
+        Some(_) if request.uri.scheme().is_none() => return Err(Refusal::BadPath),
+        // On HTTP/2 the two are one, and who says them differently means to be read in two ways
+        // (RFC 9113 section 8.3.1).
+        Some(authority) if request.version == Version::HTTP_2 && !agrees(&request.headers, authority) => {
+            return Err(Refusal::TwoHosts);
+        }
+        Some(_) if request.headers.get_all(HOST).iter().nth(1).is_some() => return Err(Refusal::NoHost),
+        Some(authority) => authority.clone(),
+        None => host(&request.headers)?,
+    };
+    // Readers differ on what a name and a password in front of it mean, and a host has none.
+    if authority.as_str().contains('@') { Err(Refusal::BadHost) } else { Ok(authority) }
+}
+
 /// Whether the `Host` header, if there is one, says the same as the authority.
-pub(crate) fn agrees(headers: &HeaderMap, authority: &Authority) -> bool {
+fn agrees(headers: &HeaderMap, authority: &Authority) -> bool {
     headers
         .get_all(HOST)
         .iter()
@@ -180,6 +190,12 @@ mod tests {
             ("GET", "/", &[], Err(Refusal::NoHost)),
             ("GET", "/", &["a", "b"], Err(Refusal::NoHost)),
             ("GET", "/", &["a b"], Err(Refusal::BadHost)),
+            ("GET", "/", &[""], Err(Refusal::BadHost)),
+            ("GET", "/", &["a/b"], Err(Refusal::BadHost)),
+            ("GET", "/", &["user@shop"], Err(Refusal::BadHost)),
+            ("GET", "http://user@shop/", &["shop"], Err(Refusal::BadHost)),
+            ("GET", "http://line/", &["a", "b"], Err(Refusal::NoHost)),
+            ("GET", "shop", &["shop"], Err(Refusal::BadPath)),
             ("CONNECT", "shop:80", &["shop:80"], Err(Refusal::Connect)),
         ];
         for (method, uri, hosts, want) in cases {

@@ -7,20 +7,21 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{EXPECT, HOST, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::Alpn;
-use telemetry::{Flag, Record};
+use telemetry::{About, Flag, Record};
 use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::application::{ApplicationError, Lease};
 use super::body::{Answer, BodyError, Keeper};
 use super::edge;
+use super::framing::{Strict, Switching};
 use super::headers::{CLIENT_ID, DECISION_ID, UNREACHED, join_cookies, name_te, set_host, strip_hop_by_hop};
 use super::problem::Words;
 use super::upgrade::{self, Outcome, Tunnel};
@@ -29,7 +30,7 @@ use crate::access::Verdict;
 use crate::connect::Guarded;
 use crate::inbound::{Inbound, Peer};
 use crate::record::{about, propagate, refused};
-use crate::route::agrees;
+use crate::route::target;
 use crate::standing::Watch;
 use crate::transport::Transport;
 
@@ -49,14 +50,14 @@ pub(crate) async fn serve<T: Transport + 'static>(
     let is_h2 = alpn == Some(Alpn::H2);
     // Requests lose their standing one by one on HTTP/2, and with the connection on HTTP/1.1.
     let standing = if is_h2 { peer.connection().clone() } else { peer.standing() };
-    let stream = TokioIo::new(Guarded::new(stream, standing.watch()));
-    let switched = RefCell::default();
+    let stream = Guarded::new(stream, standing.watch());
+    let (switched, switching) = (RefCell::default(), Switching::default());
     let ended = if is_h2 {
         let service = service_fn(|request| {
             let (inbound, peer, client) = (inbound.clone(), peer.clone(), client.clone());
             async move { answer(request, &inbound, &peer, client, None).await }
         });
-        let mut connection = pin!(edge::http2().serve_connection(stream, service));
+        let mut connection = pin!(edge::http2().serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             ended = connection.as_mut() => ended.map(|()| None),
             () = closing.cancelled() => {
@@ -65,25 +66,37 @@ pub(crate) async fn serve<T: Transport + 'static>(
             }
         }
     } else {
-        let switched = &switched;
+        let (switched, switching) = (&switched, &switching);
         let service = service_fn(|request| {
             let (inbound, peer, client) = (inbound.clone(), peer.clone(), client.clone());
-            Box::pin(async move { answer(request, &inbound, &peer, client, Some(switched)).await })
+            Box::pin(async move {
+                let asks = upgrade::asks(&request);
+                let mut answer = answer(request, &inbound, &peer, client, Some(switched)).await;
+                if let Ok(answer) = &mut answer {
+                    switching.answered(asks, answer);
+                }
+                answer
+            })
         });
+        let stream = TokioIo::new(Strict::new(stream, switching));
         let mut builder = edge::http1();
         builder.timer(TokioTimer::new());
         upgrade::run(builder.serve_connection(stream, service), &closing).await.map(Some)
     };
     match (ended, switched.take()) {
         (Ok(Some((stream, early))), Some(tunnel)) => {
-            tunnel.carry(stream, early, &inbound.shared().scratch).await;
+            tunnel.carry(stream.into_inner(), early, &inbound.shared().scratch).await;
         }
         (Ok(Some((stream, _))), None) => {
             // It may be gone already.
-            let _ = upgrade::close(stream).await;
+            let _ = upgrade::close(stream.into_inner()).await;
         }
         (Ok(None), _) => {}
         (Err(error), _) => {
+            if error.is_parse() {
+                let mut record = inbound.shared().recorder.begin(&peer.series, About::default);
+                refused(&mut record, Flag::BadRequest, StatusCode::BAD_REQUEST);
+            }
             debug!(inbound = inbound.name, client = %peer.id(), %error, "a connection ended early");
         }
     }
@@ -141,34 +154,21 @@ async fn answer(
         let status = StatusCode::NOT_IMPLEMENTED;
         return Ok(refusal(record, words, Flag::Unsupported, status, "connect", detail));
     }
-    // Two readers of it might take one each.
-    if request.headers().get_all(HOST).iter().count() > 1 {
-        let detail = "the request names more than one host";
-        return Ok(bad_request(record, words, detail));
-    }
-    if let Some(authority) = request.uri().authority()
-        && is_h2
-        && !agrees(request.headers(), authority)
-    {
-        let detail = "the request names one host as its authority, and another in a header";
-        return Ok(bad_request(record, words, detail));
-    }
     let application = inbound.application();
     propagate(&record, request.headers_mut());
     let (head, body) = request.into_parts();
+    let target = match target(&head) {
+        Ok(target) => target,
+        Err(refusal) => return Ok(bad_request(record, words, &refusal.to_string())),
+    };
     let upgrade = match switched {
         Some(switched) if !application.speaks_http2() => {
             upgrade::wanted(&head, &body).map(|protocol| (protocol, switched))
         }
         _ => None,
     };
-    let request = match to_application(Request::from_parts(head, body), client, application.speaks_http2()) {
-        Some(request) => request,
-        None => {
-            let detail = "the request names no host, or one that cannot be read";
-            return Ok(bad_request(record, words, detail));
-        }
-    };
+    let request = Request::from_parts(head, body);
+    let request = to_application(request, target, client, application.speaks_http2());
     let (protocol, switched) = upgrade.unzip();
     let sent = async {
         let Some(protocol) = protocol else {
@@ -273,40 +273,33 @@ fn denied(record: Record, words: Words, inbound: &Inbound, peer: &Peer) -> Respo
     response
 }
 
-/// The request in the form of the protocol that the application speaks; none if it lacks what that needs.
+/// The request in the form of the protocol that the application speaks.
 fn to_application(
     request: Request<Incoming>,
+    target: Uri,
     client: HeaderValue,
     speaks_http2: bool,
-) -> Option<Request<Incoming>> {
+) -> Request<Incoming> {
     let (mut head, body) = request.into_parts();
     strip_hop_by_hop(&mut head.headers);
     head.headers.remove(EXPECT);
     // Takes the place of whatever came under this name.
     head.headers.insert(CLIENT_ID, client);
-    let uri = std::mem::take(&mut head.uri).into_parts();
-    let path = uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
     if speaks_http2 {
-        let authority = match (uri.authority, head.headers.remove(HOST)) {
-            (Some(authority), _) => authority,
-            (None, host) => Authority::try_from(host?.as_bytes()).ok()?,
-        };
-        let mut target = http::uri::Parts::default();
-        target.scheme = Some(Scheme::HTTP);
-        target.authority = Some(authority);
-        target.path_and_query = Some(path);
-        head.uri = Uri::from_parts(target).ok()?;
+        head.headers.remove(HOST);
+        head.uri = target;
         head.version = Version::HTTP_2;
     } else {
         join_cookies(&mut head.headers);
         name_te(&mut head.headers);
-        if let Some(authority) = &uri.authority {
+        if let Some(authority) = target.authority() {
             set_host(&mut head.headers, authority);
         }
-        head.uri = Uri::from(path);
+        let path = target.into_parts().path_and_query;
+        head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         head.version = Version::HTTP_11;
     }
-    Some(Request::from_parts(head, body))
+    Request::from_parts(head, body)
 }
 
 /// As HTTP/2 says that nobody is interested any more; on HTTP/1.1 the connection ends.

@@ -8,6 +8,7 @@
 pub mod application;
 pub mod body;
 mod edge;
+mod framing;
 mod headers;
 pub mod inbound;
 #[cfg(test)]

@@ -18,11 +18,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use model::Protocol;
-use telemetry::{Flag, Record};
+use telemetry::{About, Flag, Record};
 use tracing::debug;
 
 use super::body::{Answer, BodyError, Keeper};
 use super::edge;
+use super::framing::{Strict, Switching};
 use super::headers::{CLIENT_ID, set_host, strip_hop_by_hop};
 use super::pool::{Pool, Stream, Unprocessed, never_processed};
 use super::problem::Words;
@@ -37,14 +38,13 @@ use crate::transport::Transport;
 pub async fn serve(stream: impl Transport + 'static, destination: Rc<Destination>) {
     let is_h2 = matches!(destination.part().protocol, Protocol::Http2 | Protocol::Grpc);
     let closing = destination.closing.clone();
-    let switched = RefCell::default();
-    let stream = TokioIo::new(stream);
+    let (switched, switching) = (RefCell::default(), Switching::default());
     let ended = if is_h2 {
         let service = service_fn(|request| {
             let destination = destination.clone();
             async move { Ok::<_, Infallible>(answer(request, &destination, None).await) }
         });
-        let mut connection = pin!(edge::http2().serve_connection(stream, service));
+        let mut connection = pin!(edge::http2().serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             ended = connection.as_mut() => ended.map(|()| None),
             () = closing.cancelled() => {
@@ -53,23 +53,36 @@ pub async fn serve(stream: impl Transport + 'static, destination: Rc<Destination
             }
         }
     } else {
-        let switched = &switched;
+        let (switched, switching) = (&switched, &switching);
         let service = service_fn(|request| {
             let destination = destination.clone();
-            Box::pin(async move { Ok::<_, Infallible>(answer(request, &destination, Some(switched)).await) })
+            Box::pin(async move {
+                let asks = upgrade::asks(&request);
+                let mut answer = answer(request, &destination, Some(switched)).await;
+                switching.answered(asks, &mut answer);
+                Ok::<_, Infallible>(answer)
+            })
         });
+        let stream = TokioIo::new(Strict::new(stream, switching));
         upgrade::run(edge::http1().serve_connection(stream, service), &closing).await.map(Some)
     };
     match (ended, switched.take()) {
         (Ok(Some((stream, early))), Some(tunnel)) => {
-            tunnel.carry(stream, early, &destination.shared().scratch).await;
+            tunnel.carry(stream.into_inner(), early, &destination.shared().scratch).await;
         }
         (Ok(Some((stream, _))), None) => {
             // It may be gone already.
-            let _ = upgrade::close(stream).await;
+            let _ = upgrade::close(stream.into_inner()).await;
         }
         (Ok(None), _) => {}
-        (Err(error), _) => debug!(%error, "a connection of the application ended early"),
+        (Err(error), _) => {
+            if error.is_parse() {
+                destination.shared().metrics.outbound_rejected.add();
+                let mut record = destination.begin(About::default);
+                refused(&mut record, Flag::BadRequest, StatusCode::BAD_REQUEST);
+            }
+            debug!(%error, "a connection of the application ended early");
+        }
     }
 }
 

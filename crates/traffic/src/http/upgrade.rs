@@ -33,6 +33,11 @@ use crate::outbound::{ATTEMPTS, Destination, InFlight, OpenConnection};
 use crate::standing::Entry;
 use crate::transport::{Scratch, Transport, copy_both};
 
+/// Whether a request asks to switch to another protocol, whatever it be, with nothing left to say behind it.
+pub(crate) fn asks(request: &Request<Incoming>) -> bool {
+    request.headers().contains_key(UPGRADE) && request.body().is_end_stream()
+}
+
 /// What a request asks to switch to; none where it does not, or must not.
 pub(crate) fn wanted(request: &request::Parts, body: &Incoming) -> Option<HeaderValue> {
     let headers = &request.headers;
@@ -103,7 +108,7 @@ pub(crate) async fn run<T, S>(
     closing: &CancellationToken,
 ) -> hyper::Result<(T, Bytes)>
 where
-    T: Transport + 'static,
+    T: Transport,
     S: HttpService<Incoming> + Unpin,
     S::Future: Unpin,
     S::Error: Into<BodyError>,
