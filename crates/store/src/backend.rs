@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use model::{DocumentKey, Origin, Record, World};
+use model::{DocumentKey, Origin, Point, Record, World};
 
 use crate::error::Error;
 use crate::query::{self, Changes, Commit, Filter, Head, History, Listing};
@@ -69,8 +69,16 @@ impl<B: Backend> Store for Backed<B> {
         self.0.read(move |reader| query::since(reader, &have, &filter))
     }
 
-    fn hash_at(&self, revision: u64) -> Answer<'_, Option<RollingHash>> {
-        self.0.read(move |reader| reader.hash(revision))
+    fn hash_at(&self, point: Point) -> Answer<'_, Option<RollingHash>> {
+        self.0.read(move |reader| reader.hash(point))
+    }
+
+    fn begin_epoch(&self, beyond: Point, adopted: Option<RollingHash>) -> Answer<'_, Point> {
+        let begun = self.0.write(Task::Epoch { beyond, adopted });
+        Box::pin(async move {
+            let world = begun.await?.world;
+            Ok(world.point(self.origin()).expect("a store's world has its own line"))
+        })
     }
 
     fn secret_get(&self, name: &str) -> Answer<'_, Option<SecretBytes>> {

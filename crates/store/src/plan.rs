@@ -4,7 +4,7 @@
 //! done fails all of them. A document of one's own that changes takes the next revision; a copy keeps
 //! its version, and an older one never replaces a later one nor undoes a later deletion.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{DocumentKey, Origin, Point, Record, Version, World};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,26 @@ pub(crate) struct Line {
     pub(crate) hash: RollingHash,
     /// What is known of the other origins.
     pub(crate) others: World,
+    /// The revision at which this epoch began.
+    #[serde(default)]
+    pub(crate) begun: u64,
+    /// What this epoch goes on from: of earlier ones, the stretches that still count. Oldest first.
+    #[serde(default)]
+    pub(crate) earlier: Vec<Stretch>,
+}
+
+/// A stretch of the own line, its ends included.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub(crate) struct Stretch {
+    epoch: u64,
+    from: u64,
+    to: u64,
+}
+
+impl Stretch {
+    fn contains(&self, point: Point) -> bool {
+        point.epoch == self.epoch && (self.from..=self.to).contains(&point.revision)
+    }
 }
 
 impl Line {
@@ -33,7 +53,43 @@ impl Line {
             point: Point { epoch: 1, revision: 0 },
             hash: RollingHash::START,
             others: World::default(),
+            begun: 0,
+            earlier: Vec::new(),
         }
+    }
+
+    /// Whether this is a place in the history that the line goes on from. What was written in a file that was
+    /// put back later is not.
+    pub(crate) fn passes(&self, point: Point) -> bool {
+        self.stretch().contains(point) || self.earlier.iter().any(|stretch| stretch.contains(point))
+    }
+
+    /// Begins the next epoch, above `beyond` and everything that was written here. It goes on from what is
+    /// written here, or, with `adopted`, from `beyond`, whose hash that is. Answers the hashes to keep.
+    pub(crate) fn begin_epoch(
+        &mut self,
+        beyond: Point,
+        adopted: Option<RollingHash>,
+    ) -> Vec<(u64, RollingHash)> {
+        let Point { epoch, revision } = beyond;
+        let mut hashes = Vec::new();
+        match adopted {
+            Some(hash) => {
+                self.earlier = vec![Stretch { epoch, from: revision, to: revision }];
+                self.hash = hash;
+                hashes.push((revision, hash));
+            }
+            None => self.earlier.push(self.stretch()),
+        }
+        self.begun = self.point.revision.max(revision);
+        self.point = Point { epoch: self.point.epoch.max(epoch) + 1, revision: self.begun };
+        self.sequence += 1;
+        hashes.push((self.begun, self.hash));
+        hashes
+    }
+
+    fn stretch(&self) -> Stretch {
+        Stretch { epoch: self.point.epoch, from: self.begun, to: self.point.revision }
     }
 
     pub(crate) fn world(&self, origin: &Origin) -> World {
@@ -92,6 +148,7 @@ pub(crate) fn plan(
         keys,
         line,
         held,
+        reset: BTreeSet::new(),
         touched: BTreeMap::new(),
         changes: Vec::new(),
         hashes: Vec::new(),
@@ -103,6 +160,9 @@ pub(crate) fn plan(
             Write::Delete { key, expect } => written.push(planning.delete(key, &expect)?),
             Write::Copy(record) => written.push(planning.copy(record)?),
             Write::Forget { key, version } => written.push(planning.forget(key, version)?),
+            Write::Reset(origin) => {
+                planning.reset.insert(origin);
+            }
             Write::Advance(world) => planning.advance(&world),
             // Checked before anything is planned.
             Write::Fence(_) => {}
@@ -121,6 +181,8 @@ struct Planning<'a, F> {
     keys: &'a StoreKeys,
     line: Line,
     held: F,
+    /// Origins of which nothing that was held before counts any more.
+    reset: BTreeSet<Origin>,
     /// What the writes so far made of the keys they touched.
     touched: BTreeMap<DocumentKey, Held>,
     changes: Vec<Change>,
@@ -158,8 +220,13 @@ impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
         self.check_copy(&record.key, &record.version)?;
         check_size(&record.key, record.bytes.len())?;
         let held = self.held(&record.key)?;
+        if held.document() == Some(&record) {
+            return Ok(unchanged(record.version));
+        }
         match held.version() {
-            Some(version) if record.version.point <= version.point => Ok(unchanged(version.clone())),
+            Some(version) if self.counts(&record.key) && record.version.point <= version.point => {
+                Ok(unchanged(version.clone()))
+            }
             _ => Ok(self.keep(record, held.document().is_none())),
         }
     }
@@ -170,12 +237,19 @@ impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
         let later = match self.held(&key)? {
             Held::Nothing => None,
             Held::Deleted(deleted) => (version.point <= deleted.point).then_some(deleted),
-            Held::Document(record) => (version.point < record.version.point).then_some(record.version),
+            Held::Document(record) => {
+                (self.counts(&key) && version.point < record.version.point).then_some(record.version)
+            }
         };
         Ok(match later {
             Some(later) => unchanged(later),
             None => self.remove(key, version),
         })
+    }
+
+    /// Whether the version that is held of a document is of the history that this transaction speaks of.
+    fn counts(&self, key: &DocumentKey) -> bool {
+        !self.reset.contains(&key.origin) || self.touched.contains_key(key)
     }
 
     fn advance(&mut self, world: &World) {

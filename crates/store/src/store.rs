@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use model::{DocumentKey, Origin, Record, World};
+use model::{DocumentKey, Origin, Point, Record, World};
 
 use crate::error::Error;
 use crate::query::{Changes, Filter, Head, Listing};
@@ -40,8 +40,13 @@ pub trait Store: Send + Sync {
     /// What somebody who holds `have` lacks of what `filter` covers.
     fn since(&self, have: World, filter: Filter) -> Answer<'_, Changes>;
 
-    /// The rolling hash of the own line at a revision; none for one that is not written yet.
-    fn hash_at(&self, revision: u64) -> Answer<'_, Option<RollingHash>>;
+    /// The rolling hash of the own line at a point; none for one that the line does not pass.
+    fn hash_at(&self, point: Point) -> Answer<'_, Option<RollingHash>>;
+
+    /// Begins the next epoch of the own line above `beyond`, unless it is in a later one already: this store was
+    /// put back, and somebody holds what was written since. It goes on from what is written here; with
+    /// `adopted`, from `beyond` itself, whose hash that is. Answers where the line stands.
+    fn begin_epoch(&self, beyond: Point, adopted: Option<RollingHash>) -> Answer<'_, Point>;
 
     /// A private value, which is no document: it has no version and is told to nobody.
     fn secret_get(&self, name: &str) -> Answer<'_, Option<SecretBytes>>;

@@ -188,8 +188,11 @@ impl<'a> Reader<'a> {
         Ok(Commit { sequence, world, changes })
     }
 
-    pub(crate) fn hash(&self, revision: u64) -> Result<Option<RollingHash>, Error> {
-        if revision == 0 { Ok(Some(RollingHash::START)) } else { self.tables.hash(revision) }
+    pub(crate) fn hash(&self, point: Point) -> Result<Option<RollingHash>, Error> {
+        if !self.meta()?.line.passes(point) {
+            return Ok(None);
+        }
+        if point.revision == 0 { Ok(Some(RollingHash::START)) } else { self.tables.hash(point.revision) }
     }
 
     pub(crate) fn private(&self, name: &str) -> Result<Option<SecretBytes>, Error> {
@@ -221,6 +224,10 @@ pub(crate) enum Task {
         lane: String,
         generation: Option<u64>,
     },
+    Epoch {
+        beyond: Point,
+        adopted: Option<RollingHash>,
+    },
 }
 
 /// A task that was done, as soon as the tables are durable.
@@ -238,6 +245,7 @@ pub(crate) fn execute(tables: &mut impl TablesMut, identity: &Identity, task: Ta
     let meta = tables.meta()?;
     let aside = match task {
         Task::Writes(writes) => return execute_writes(tables, identity, meta, writes),
+        Task::Epoch { beyond, adopted } => return begin_epoch(tables, identity, meta, beyond, adopted),
         Task::Private { name, sealed: Some(sealed) } => tables.put_private(&name, sealed),
         Task::Private { name, sealed: None } => tables.remove_private(&name),
         Task::Lane { lane, generation: Some(generation) } => tables.put_generation(&lane, generation),
@@ -277,6 +285,29 @@ fn execute_writes(
         tables.set_meta(&meta)?;
     }
     Ok(Done { receipt, changed: commit.is_some(), commit })
+}
+
+fn begin_epoch(
+    tables: &mut impl TablesMut,
+    identity: &Identity,
+    mut meta: Meta,
+    beyond: Point,
+    adopted: Option<RollingHash>,
+) -> Result<Done, Error> {
+    let begins = meta.line.point.epoch <= beyond.epoch;
+    if begins {
+        for (revision, hash) in meta.line.begin_epoch(beyond, adopted) {
+            tables.put_hash(revision, hash)?;
+        }
+    }
+    let (sequence, world) = (meta.line.sequence, meta.line.world(&identity.origin));
+    let commit = begins.then(|| Commit { sequence, world: world.clone(), changes: Vec::new() });
+    if begins {
+        append(tables, &mut meta, SealedCommit { sequence, world: world.clone(), changes: Vec::new() })?;
+        prune(tables, &mut meta, &identity.retention)?;
+        tables.set_meta(&meta)?;
+    }
+    Ok(Done { receipt: Receipt { sequence, world, written: Vec::new() }, changed: begins, commit })
 }
 
 fn seal(identity: &Identity, change: &Change) -> SealedChange {

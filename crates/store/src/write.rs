@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use model::{BundleNumber, DocumentKey, Record, Version, World};
+use model::{BundleNumber, DocumentKey, Origin, Record, Version, World};
 
 /// The largest document, in bytes.
 pub const MAX_DOCUMENT: usize = 512 * 1024;
@@ -28,6 +28,9 @@ pub enum Write {
     /// The transaction is part of the session that this fence was given to: [`crate::Error::Fenced`] if
     /// another has taken over since.
     Fence(Fence),
+    /// What is held of another origin is of a history that no longer counts: the writes that follow decide
+    /// about its documents whatever the numbers of those that are held. What they do not name stays.
+    Reset(Origin),
     /// Everything of other origins up to here has arrived. The own component is the store's business
     /// and is passed over; a component never goes back.
     Advance(World),
@@ -118,6 +121,6 @@ pub struct Receipt {
     pub sequence: u64,
     /// What the store knows afterwards.
     pub world: World,
-    /// One for each write in order; [`Write::Advance`] and [`Write::Fence`] have none.
+    /// One for each write in order; [`Write::Fence`], [`Write::Reset`] and [`Write::Advance`] have none.
     pub written: Vec<Written>,
 }

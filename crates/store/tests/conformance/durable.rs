@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use store::{Draft, EmbeddedStore, Error, Expect, Filter, OpenError, SecretBytes, Write};
 
-use crate::kit::{Kit, copy, delete, draft, forget, key, origin, put, version, world};
+use crate::kit::{Kit, at, copy, delete, draft, forget, key, origin, put, version, world};
 
 #[tokio::test]
 async fn reopening_finds_everything_as_it_was() {
@@ -29,7 +29,7 @@ async fn reopening_finds_everything_as_it_was() {
     assert_eq!(store.head().await.unwrap(), head);
     assert_eq!(store.list(Filter::all()).await.unwrap(), listing);
     assert_eq!(store.since(world(&["east-1-0"]), Filter::all()).await.unwrap(), lacked);
-    assert_eq!(store.hash_at(3).await.unwrap(), Some(head.hash));
+    assert_eq!(store.hash_at(at(3)).await.unwrap(), Some(head.hash));
     assert_eq!(store.secret_get("ca").await.unwrap().unwrap().expose(), b"key");
     assert_eq!(store.secret_get("gone").await.unwrap(), None);
     assert!(matches!(store.apply(vec![Write::Fence(old)]).await, Err(Error::Fenced { .. })));
@@ -67,7 +67,8 @@ async fn a_history_that_was_put_back_shows_in_the_hash() {
         store.put(draft("east/b", "the same"), Expect::Any).await.unwrap();
     }
     for (revision, same) in [(1, true), (2, true), (3, false), (4, false)] {
-        let (one, other) = (store.hash_at(revision).await.unwrap(), backup.hash_at(revision).await.unwrap());
+        let (one, other) =
+            (store.hash_at(at(revision)).await.unwrap(), backup.hash_at(at(revision)).await.unwrap());
         assert!(one.is_some() && other.is_some());
         assert_eq!(one == other, same, "{revision}");
     }
@@ -86,7 +87,7 @@ async fn the_rolling_hash_is_the_one_that_is_written_down() {
         let digest = digest::digest(&digest::SHA256, bytes);
         let input = [&hash, &revision.to_be_bytes()[..], text.as_bytes(), digest.as_ref()].concat();
         hash = hmac::sign(&secret, &input).as_ref().to_vec();
-        assert_eq!(store.hash_at(revision).await.unwrap().unwrap().0.as_slice(), hash);
+        assert_eq!(store.hash_at(at(revision)).await.unwrap().unwrap().0.as_slice(), hash);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::{DocumentKey, Origin, Record, Version, World};
+use model::{DocumentKey, Origin, Point, Record, Version, World};
 use store::{Draft, EmbeddedStore, MemoryStore, Retention, Store, Write};
 use tempfile::TempDir;
 
@@ -70,6 +70,11 @@ pub(crate) fn origin(text: &str) -> Origin {
 
 pub(crate) fn version(text: &str) -> Version {
     text.parse().unwrap()
+}
+
+/// In the first epoch.
+pub(crate) fn at(revision: u64) -> Point {
+    Point { epoch: 1, revision }
 }
 
 pub(crate) fn world(versions: &[&str]) -> World {

@@ -5,6 +5,7 @@
 mod copies;
 mod durable;
 mod fences;
+mod epochs;
 mod kit;
 mod secrets;
 mod since;
@@ -82,6 +83,11 @@ every_backend! {
         lanes_do_not_concern_each_other,
         a_forgotten_lane_refuses_what_it_once_took,
         whoever_takes_the_lane_last_writes_it;
+    epochs:
+        a_new_epoch_is_above_everything_and_goes_on_from_what_is_written,
+        an_epoch_begins_once_however_many_ask,
+        a_line_that_is_taken_up_again_goes_on_from_where_it_was,
+        a_history_that_no_longer_counts_gives_way_to_older_numbers;
     secrets:
         private_values_are_kept,
         private_values_are_no_documents,

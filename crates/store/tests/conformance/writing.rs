@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{BundleNumber, Point};
 use store::{Draft, Error, Expect, Filter, MAX_DOCUMENT, MAX_WRITES, RollingHash, Store, Write};
 
-use crate::kit::{Kit, delete, draft, key, origin, put, record, version};
+use crate::kit::{Kit, at, delete, draft, key, origin, put, record, version};
 
 pub(crate) async fn own_writes_take_the_next_revisions(kit: &Kit) {
     let store = kit.store("east");
@@ -258,10 +258,10 @@ pub(crate) async fn the_rolling_hash_is_known_at_every_revision(kit: &Kit) {
         hashes.push(store.head().await.unwrap().hash);
     }
     for (revision, hash) in hashes.iter().enumerate() {
-        assert_eq!(store.hash_at(revision as u64).await.unwrap(), Some(*hash), "{revision}");
+        assert_eq!(store.hash_at(at(revision as u64)).await.unwrap(), Some(*hash), "{revision}");
         assert_eq!(hashes.iter().filter(|other| *other == hash).count(), 1, "each is its own");
     }
-    assert_eq!(store.hash_at(hashes.len() as u64).await.unwrap(), None);
+    assert_eq!(store.hash_at(at(hashes.len() as u64)).await.unwrap(), None);
     let other = kit.store("global");
     other.transact(vec![put("global/a", "1")]).await.unwrap();
     assert_ne!(other.head().await.unwrap().hash, hashes[1], "another store has another key");
