@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::Problem;
 use api::routes;
-use api::shapes::{Choice, InspectDataplane, ZoneOverview};
+use api::shapes::{Choice, Hold, InspectDataplane, ZoneOverview};
 use control::questions::{INSPECT, InspectQuestion};
 use futures::future::BoxFuture;
 use model::{MeshName, Origin, ResourceName, ZoneName};
@@ -77,6 +77,20 @@ impl Answers {
 impl routes::Zones for Answers {
     fn overview(&self) -> BoxFuture<'_, Result<Vec<ZoneOverview>, Problem>> {
         Box::pin(self.zones())
+    }
+}
+
+impl routes::Holds for Answers {
+    fn holds(&self) -> Vec<Hold> {
+        self.zones.holds().list()
+    }
+
+    fn accept(&self, origin: &Origin, epoch: u64) -> Result<Hold, Problem> {
+        let hold = self.zones.holds().accept(origin, epoch)?;
+        if let Some(zone) = origin.zone() {
+            self.zones.hear_anew(zone);
+        }
+        Ok(hold)
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Standing {
     pub trust_domains: Vec<TrustDomain>,
     /// Every trust bundle that is held, of all origins.
     pub trusts: Vec<Record>,
+    /// Up to where the zone was heard.
+    pub heard: Option<Point>,
     /// The keys of all documents of the zone that are held; needed for a whole batch only.
     pub held: BTreeSet<DocumentKey>,
 }
@@ -39,6 +41,10 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
     let mut trusts = Trusts::new(&standing.trusts);
     let mut stay = BTreeSet::new();
     let (mut writes, mut refused) = (Vec::new(), Vec::new());
+    if batch.whole && standing.heard.is_some_and(|heard| heard.epoch < upto.epoch) {
+        // Whatever numbers its documents had in a history that no longer counts.
+        writes.push(Write::Reset(origin.clone()));
+    }
     for entry in batch.entries {
         let (key, version) = (entry.key.clone(), entry.version.clone());
         let record = Record::try_from(entry).map_err(|error| error.to_string());
@@ -185,23 +191,6 @@ fn number(record: &Record) -> String {
         Some(bundle) => format!("number {}.{}", bundle.incarnation, bundle.n),
         None => "no number".to_owned(),
     }
-}
-
-/// Whether a zone's batch continues what is held of it: a zone that comes back with less, or with another
-/// history, is not believed until somebody decides.
-pub fn diverges(held: Option<(Point, &[u8])>, upto: Point, hash: &[u8]) -> Option<String> {
-    let (held, held_hash) = held?;
-    if upto < held {
-        return Some(format!(
-            "the zone wrote up to revision {} of epoch {}, and was heard to be at {} of {} before",
-            upto.revision, upto.epoch, held.revision, held.epoch
-        ));
-    }
-    if upto.epoch > held.epoch && held.revision > 0 {
-        return Some(format!("the zone began epoch {}, which nobody has accepted", upto.epoch));
-    }
-    let differs = upto == held && !hash.is_empty() && !held_hash.is_empty() && hash != held_hash;
-    differs.then(|| format!("the zone tells another history up to revision {}", held.revision))
 }
 
 #[cfg(test)]
@@ -357,24 +346,5 @@ mod tests {
     fn a_batch_that_leads_nowhere_is_no_batch() {
         let batch = Batch { world: World::default(), ..batch(vec![]) };
         assert!(judge(batch, &east(), &Standing::default()).is_none());
-    }
-
-    #[test]
-    fn a_zone_that_comes_back_with_another_history_is_not_believed() {
-        let point = |epoch, revision| Point { epoch, revision };
-        let held = Some((point(1, 7), &b"a"[..]));
-        let cases = [
-            ("first seen", None, point(1, 3), &b"a"[..], false),
-            ("goes on", held, point(1, 8), b"b", false),
-            ("the same again", held, point(1, 7), b"a", false),
-            ("the same, without a hash", held, point(1, 7), b"", false),
-            ("another at the same number", held, point(1, 7), b"b", true),
-            ("with less", held, point(1, 6), b"a", true),
-            ("empty", held, point(1, 0), b"", true),
-            ("a new epoch", held, point(2, 9), b"b", true),
-        ];
-        for (why, held, upto, hash, want) in cases {
-            assert_eq!(diverges(held, upto, hash).is_some(), want, "{why}");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Decides what a zone is sent: the documents of the global that travel down, and those of other zones that
 //! travel across, never its own and never secrets.
 
-use model::{DocumentKey, Origin, Point, World, ZoneName, kinds};
+use model::{DocumentKey, Origin, World, ZoneName, kinds};
 use store::Changes;
 use sync::{Batch, Entry};
 
@@ -17,7 +17,7 @@ pub fn goes_to(key: &DocumentKey, zone: &ZoneName) -> bool {
 
 /// The batch that tells a zone these changes; none where it has nothing to learn. A world that moved is
 /// worth telling: somebody may wait for a revision that changes nothing here.
-pub fn batch(changes: Changes, have: &World, zone: &ZoneName, hash: Vec<u8>) -> Option<Batch> {
+pub fn batch(changes: Changes, have: &World, zone: &ZoneName) -> Option<Batch> {
     let Changes { whole, records, tombstones, world } = changes;
     let mut removed: Vec<String> = tombstones
         .into_iter()
@@ -37,7 +37,7 @@ pub fn batch(changes: Changes, have: &World, zone: &ZoneName, hash: Vec<u8>) -> 
     if !whole && entries.is_empty() && removed.is_empty() && without(have, zone) == world {
         return None;
     }
-    Some(Batch { whole, entries, removed, world, hash: hash.into() })
+    Some(Batch { whole, entries, removed, world, ..Batch::default() })
 }
 
 /// A zone knows its own point best.
@@ -50,28 +50,9 @@ fn without(world: &World, zone: &ZoneName) -> World {
         .collect()
 }
 
-/// Whether what a zone has of the global can be continued by what the global wrote: not if the zone was told
-/// more than was ever written here, or something else. Then this store was put back, and nothing is sent
-/// until somebody decides which history counts.
-pub fn diverges(have: &World, hash: &[u8], own: Point, own_hash: Option<&[u8]>) -> Option<String> {
-    let theirs = have.point(&Origin::Global)?;
-    if theirs > own {
-        let (told, written) = (point(theirs), point(own));
-        return Some(format!("the zone was told up to {told}, and only {written} is written here"));
-    }
-    // The hash is that of the zone's point, where it is of this epoch.
-    let differs = !hash.is_empty() && own_hash.is_some_and(|own| own != hash);
-    (theirs.epoch == own.epoch && differs)
-        .then(|| format!("the zone was told another history up to {}", point(theirs)))
-}
-
-fn point(point: Point) -> String {
-    format!("global-{}-{}", point.epoch, point.revision)
-}
-
 #[cfg(test)]
 mod tests {
-    use model::{Record, Version};
+    use model::{Point, Record, Version};
 
     use super::*;
 
@@ -130,7 +111,7 @@ mod tests {
             ],
             world: world(&[("global", 6), ("west", 9), ("east", 70)]),
         };
-        let batch = batch(changes, &World::default(), &east, b"hash".to_vec()).unwrap();
+        let batch = batch(changes, &World::default(), &east).unwrap();
         let entries: Vec<_> = batch.entries.iter().map(|entry| entry.key.as_str()).collect();
         assert_eq!(entries, ["Mesh//global//default", "MeshService/default/west//catalog"]);
         let removed = ["MeshIdentity/default/global//gone", "MeshFromTheFuture/default/global//hidden"];
@@ -147,7 +128,7 @@ mod tests {
             tombstones: vec![],
             world: world(&[("global", 6)]),
         };
-        let batch = batch(changes, &world(&[("global", 6)]), &east, vec![]).unwrap();
+        let batch = batch(changes, &world(&[("global", 6)]), &east).unwrap();
         assert!(batch.whole && batch.entries.is_empty() && batch.removed.is_empty());
     }
 
@@ -156,24 +137,7 @@ mod tests {
         let east = "east".parse().unwrap();
         let nothing = |world| Changes { whole: false, records: vec![], tombstones: vec![], world };
         let have = world(&[("global", 6), ("east", 1)]);
-        assert!(batch(nothing(world(&[("global", 6), ("east", 9)])), &have, &east, vec![]).is_none());
-        assert!(batch(nothing(world(&[("global", 7), ("east", 9)])), &have, &east, vec![]).is_some());
-    }
-
-    #[test]
-    fn only_a_history_that_is_ours_is_continued() {
-        let own = Point { epoch: 1, revision: 7 };
-        let cases = [
-            ("nothing yet", world(&[]), &b""[..], false),
-            ("behind", world(&[("global", 5)]), b"ours", false),
-            ("behind, without a hash", world(&[("global", 5)]), b"", false),
-            ("as far", world(&[("global", 7)]), b"ours", false),
-            ("another history", world(&[("global", 5)]), b"theirs", true),
-            ("ahead", world(&[("global", 8)]), b"ours", true),
-            ("ahead of what is relayed", world(&[("global", 7), ("west", 900)]), b"ours", false),
-        ];
-        for (why, have, hash, want) in cases {
-            assert_eq!(diverges(&have, hash, own, Some(b"ours")).is_some(), want, "{why}");
-        }
+        assert!(batch(nothing(world(&[("global", 6), ("east", 9)])), &have, &east).is_none());
+        assert!(batch(nothing(world(&[("global", 7), ("east", 9)])), &have, &east).is_some());
     }
 }

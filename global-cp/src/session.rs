@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::shapes::ProxyCounts;
 use bytes::Bytes;
+use control::line::{self, Heard};
 use control::questions::{CLIENT_CERTIFICATE, SUMMARY};
 use identity::certificates_to_pem;
 use model::kinds::{MeshTrust, ResourceSpec};
-use model::{Origin, Point, World, ZoneName};
-use serde::{Deserialize, Serialize};
+use model::{Origin, World, ZoneName};
 use store::{Filter, Store};
 use sync::batch::{Base, Batch, Place, Refused};
 use sync::frame::{Heartbeat, Hello, Signal};
 use sync::link::{Host, HostError, Topics};
 use sync::session::{Applied, Ended};
 use sync::topic::Topic;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::originated::{self, Standing};
 use crate::policy;
@@ -25,14 +25,6 @@ pub(crate) struct ZoneSession {
     zones: Zones,
     zone: ZoneName,
     id: u64,
-}
-
-/// The rolling hash that came with what is held of a zone. It is a hint: where it is missing, or of another
-/// point, less is noticed.
-#[derive(Default, Deserialize, Serialize)]
-struct HeardHash {
-    point: Point,
-    hash: Vec<u8>,
 }
 
 impl ZoneSession {
@@ -48,40 +40,15 @@ impl ZoneSession {
         Origin::Zone(self.zone.clone())
     }
 
-    /// What is held of the zone: up to where, and the hash that came with that.
-    async fn held(&self) -> Result<Option<HeardHash>, HostError> {
-        let Some(point) = self.store().head().await?.world.point(&self.origin()) else { return Ok(None) };
-        let heard = self.store().secret_get(&hash_name(&self.zone)).await?;
-        let heard: HeardHash =
-            heard.and_then(|heard| serde_json::from_slice(heard.expose()).ok()).unwrap_or_default();
-        let hash = if heard.point == point { heard.hash } else { Vec::new() };
-        Ok(Some(HeardHash { point, hash }))
-    }
-
     async fn policy(&self, base: Base) -> Result<Option<Batch>, HostError> {
-        let (have, hash) = match base {
-            Base::Opened(place) => (place.have, place.hash),
-            Base::Acknowledged(world) => (world, Bytes::new()),
-        };
-        let own = self.store().head().await?.point;
-        let at = have.point(&Origin::Global).map(|point| point.revision);
-        let own_hash = match at {
-            Some(revision) if !hash.is_empty() => self.store().hash_at(revision).await?,
-            _ => None,
-        };
-        let own_hash = own_hash.as_ref().map(|hash| hash.0.as_slice());
-        if let Some(reason) = policy::diverges(&have, &hash, own, own_hash) {
-            if self.zones.mark(&self.zone, Line::Diverges) {
-                error!(zone = %self.zone, reason, "this store was put back; the zone is sent nothing");
-            }
-            return Ok(None);
-        }
-        self.zones.mark(&self.zone, Line::Continues);
+        let standing = line::find(self.store(), &base).await?;
+        let line = if standing.is_on_line { Line::Continues } else { Line::Diverges };
+        self.zones.mark(&self.zone, line);
         let filter = Filter::all().not_written_by(self.origin());
-        let changes = self.store().since(have.clone(), filter).await?;
-        let reached = changes.world.point(&Origin::Global).unwrap_or_default().revision;
-        let hash = self.store().hash_at(reached).await?.map(|hash| hash.0.to_vec());
-        Ok(policy::batch(changes, &have, &self.zone, hash.unwrap_or_default()))
+        let changes = self.store().since(base.world().clone(), filter).await?;
+        let hash = line::hash_at(self.store(), &changes.world).await?;
+        let batch = policy::batch(changes, base.world(), &self.zone);
+        Ok(batch.map(|batch| Batch { hash, continues: standing.continues, ..batch }))
     }
 
     async fn take_over(&self, batch: Batch) -> Result<Applied, HostError> {
@@ -93,14 +60,11 @@ impl ZoneSession {
         let Some(upto) = batch.world.point(&self.origin()) else {
             return Err(format!("zone '{}' does not say how far its batch leads", self.zone).into());
         };
-        let held = self.held().await?;
-        let held = held.as_ref().map(|held| (held.point, held.hash.as_slice()));
-        if let Some(reason) = originated::diverges(held, upto, &batch.hash) {
-            warn!(zone = %self.zone, reason, "holding what the zone originates");
+        if let Err(reason) = self.zones.holds().judge(self.store(), &self.origin(), &batch).await? {
             return Ok(Applied::Held { reason });
         }
         let standing = self.standing(&batch).await?;
-        let hash = batch.hash.clone();
+        let heard = Heard { point: upto, hash: batch.hash.clone() };
         let Some(judged) = originated::judge(batch, &self.zone, &standing) else {
             return Err(format!("zone '{}' sent no batch of its own", self.zone).into());
         };
@@ -110,15 +74,16 @@ impl ZoneSession {
             warn!(zone = %self.zone, document, reason, "refused a document");
         }
         self.store().apply(judged.writes).await?;
-        let heard = serde_json::to_vec(&HeardHash { point: upto, hash: hash.to_vec() })?;
-        self.store().secret_put(&hash_name(&self.zone), heard.into()).await?;
+        heard.save(self.store(), &self.origin()).await?;
+        self.zones.holds().taken_over(&self.origin());
         Ok(Applied::Stored { world: judged.world, refused: judged.refused })
     }
 
     async fn standing(&self, batch: &Batch) -> Result<Standing, HostError> {
         let store = self.store();
         let trust_domains = self.zones.document(&self.zone).await?.unwrap_or_default().trust_domains;
-        let mut standing = Standing { trust_domains, ..Standing::default() };
+        let heard = store.head().await?.world.point(&self.origin());
+        let mut standing = Standing { trust_domains, heard, ..Standing::default() };
         let kind = MeshTrust::KIND;
         if batch.entries.iter().any(|entry| entry.key.starts_with(kind.name)) {
             standing.trusts = store.list(Filter::all().kinds([kind.key_name()])).await?.records;
@@ -129,10 +94,6 @@ impl ZoneSession {
         }
         Ok(standing)
     }
-}
-
-fn hash_name(zone: &ZoneName) -> String {
-    format!("originated/{zone}")
 }
 
 impl Host for ZoneSession {
@@ -151,9 +112,10 @@ impl Host for ZoneSession {
         // What an earlier session began to store is there then.
         let turn = self.zones.turn(&self.zone);
         let _turn = turn.lock().await;
-        let Some(HeardHash { point, hash }) = self.held().await? else { return Ok(Place::default()) };
+        let heard = Heard::load(self.store(), &self.origin()).await?;
+        let Some(Heard { point, hash }) = heard else { return Ok(Place::default()) };
         let have = [(self.origin(), point)].into_iter().collect();
-        Ok(Place { have, hash: hash.into(), held: BTreeMap::new() })
+        Ok(Place { have, hash, held: BTreeMap::new() })
     }
 
     async fn apply(&self, topic: Topic, batch: Batch) -> Result<Applied, HostError> {
@@ -164,7 +126,10 @@ impl Host for ZoneSession {
         }
     }
 
-    fn acknowledged(&self, _topic: &Topic, _world: &World, refused: &[Refused]) {
+    fn acknowledged(&self, topic: &Topic, _world: &World, refused: &[Refused]) {
+        if *topic == Topic::POLICY {
+            self.zones.mark(&self.zone, Line::Continues);
+        }
         for Refused { key, reason, .. } in refused {
             self.zones.metrics().documents_refused_by_zones.inc();
             warn!(zone = %self.zone, document = key, reason, "the zone refused a document");

@@ -62,6 +62,7 @@ impl GlobalCp {
             admission: Arc::new(GlobalAdmission::new(zones.clone())),
             hosts: hosts.into_iter().collect::<BTreeSet<_>>(),
             extra: routes::zones(answers.clone())
+                .merge(routes::holds(answers.clone()))
                 .merge(routes::inspect(answers))
                 .merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
         };

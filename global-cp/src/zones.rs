@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::shapes::ProxyCounts;
 use control::questions::SUMMARY;
-use control::{Clock, Enroller, Home};
+use control::{Clock, Enroller, Holds, Home};
 use identity::{Peer, ServerRole, peer_from_certificate};
 use model::kinds::{ResourceSpec, Zone};
 use model::{Document, DocumentKey, Labels, Origin, Record, ZoneName};
@@ -40,6 +40,7 @@ struct Inner {
     clock: Clock,
     enroller: Enroller,
     metrics: Metrics,
+    holds: Holds,
     sessions: AtomicU64,
     entries: Mutex<BTreeMap<ZoneName, Entry>>,
     /// Taken before `entries`, never after.
@@ -91,6 +92,7 @@ impl Zones {
             home,
             clock,
             metrics,
+            holds: Holds::default(),
             sessions: AtomicU64::default(),
             entries: Mutex::default(),
             exports: Mutex::default(),
@@ -104,6 +106,18 @@ impl Zones {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// Zones whose history is not the one that is held of them.
+    pub(crate) fn holds(&self) -> &Holds {
+        &self.0.holds
+    }
+
+    /// Hears again what a zone originated, after its new history was accepted.
+    pub(crate) fn hear_anew(&self, zone: &ZoneName) {
+        if let Some(handle) = self.handle(zone) {
+            handle.reopen(&Topic::ORIGINATED);
+        }
     }
 
     /// All zones that have a document, by name.

@@ -4,14 +4,16 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::routes::Inspector;
-use api::shapes::{InspectDataplane, MOST_LATE, Problem, Progress, RevisionState, ZoneState};
+use api::routes::{self, Inspector};
+use api::shapes::{Hold, InspectDataplane, MOST_LATE, Problem, Progress, RevisionState, ZoneState};
 use api::{Admission, Change, NoSuchRevision, Proof};
-use control::Enroller;
+use control::{Enroller, Holds};
 use futures::future::BoxFuture;
 use identity::Peer;
 use model::{MeshName, Origin, ResourceName, Version, ZoneName};
 use store::Store;
+use sync::Topic;
+use sync::link::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -82,6 +84,27 @@ impl Inspector for Answers {
             let inspected = self.hub.inspect(&proxy);
             inspected.ok_or_else(|| Problem::not_found(format!("zone {} has no proxy {proxy}", self.zone)))
         })
+    }
+}
+
+/// Histories that are held back here: the global's is the only one that could be.
+pub struct Holding {
+    pub holds: Arc<Holds>,
+    /// Where the zone joins a global.
+    pub upstream: Option<Handle>,
+}
+
+impl routes::Holds for Holding {
+    fn holds(&self) -> Vec<Hold> {
+        self.holds.list()
+    }
+
+    fn accept(&self, origin: &Origin, epoch: u64) -> Result<Hold, Problem> {
+        let hold = self.holds.accept(origin, epoch)?;
+        if let Some(upstream) = &self.upstream {
+            upstream.reopen(&Topic::POLICY);
+        }
+        Ok(hold)
     }
 }
 

@@ -1,21 +1,31 @@
 //! What the zone's store takes from the global, and what it gives.
 
-use bytes::Bytes;
 use model::document::{Document, Unreadable};
-use model::{DocumentKey, KindName, Origin, Record, World, ZoneName};
+use model::{DocumentKey, KindName, Origin, Point, Record, World, ZoneName};
 use store::{Filter, Write};
 use sync::{Batch, Entry, Refused};
 
-/// What a batch of the global does to the zone's store, with what is refused of it. `held` are the keys of all
-/// copies, needed only where the batch is whole.
+/// What a batch of the global does to the zone's store, which knows `known`, with what is refused of it. `held` are
+/// the keys of all copies, needed only where the batch is whole.
 ///
 /// The zone's own documents come from nobody else, and a component of the world that is the zone's own is
 /// moved by nobody else.
-pub fn writes(zone: &ZoneName, held: &[DocumentKey], batch: Batch) -> (Vec<Write>, Vec<Refused>) {
+pub fn writes(
+    zone: &ZoneName,
+    known: &World,
+    held: &[DocumentKey],
+    batch: Batch,
+) -> (Vec<Write>, Vec<Refused>) {
     let own = Origin::Zone(zone.clone());
     let world: World =
         batch.world.iter().filter(|(origin, _)| **origin != own).map(|(o, p)| (o.clone(), p)).collect();
     let (mut writes, mut refused) = (Vec::new(), Vec::new());
+    if batch.whole {
+        // Whatever numbers their documents had in a history that no longer counts.
+        let is_new = |origin, point: Point| known.point(origin).is_some_and(|at| at.epoch < point.epoch);
+        let began = world.iter().filter(|(origin, point)| is_new(origin, *point));
+        writes.extend(began.map(|(origin, _)| Write::Reset(origin.clone())));
+    }
     let mut kept = std::collections::BTreeSet::new();
     for entry in batch.entries {
         // What is refused is still there: its last good version stays in force.
@@ -68,7 +78,7 @@ pub fn originated(zone: &ZoneName) -> Filter {
 }
 
 /// The next batch for the global; none where it has everything, revisions that do not concern it included.
-pub fn batch(zone: &ZoneName, have: &World, changes: store::Changes, hash: Bytes) -> Option<Batch> {
+pub fn batch(zone: &ZoneName, have: &World, changes: store::Changes) -> Option<Batch> {
     let own = Origin::Zone(zone.clone());
     let point = changes.world.point(&own)?;
     if have.point(&own) == Some(point) && !changes.whole {
@@ -79,6 +89,6 @@ pub fn batch(zone: &ZoneName, have: &World, changes: store::Changes, hash: Bytes
         entries: changes.records.into_iter().map(Entry::from).collect(),
         removed: changes.tombstones.into_iter().map(|(key, _)| key.to_string()).collect(),
         world: [(own, point)].into_iter().collect(),
-        hash,
+        ..Batch::default()
     })
 }

@@ -8,7 +8,8 @@ use api::shapes::ProxyCounts;
 use api::{ApiConfig, Authority, routes};
 use bytes::Bytes;
 use control::{
-    Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, defaults, questions, serve, server_tls,
+    Clock, Enroller, Holds, Home, Listeners, Running, ServerTls, TokenOffice, defaults, questions, serve,
+    server_tls,
 };
 use identity::Peer;
 use joining::{Joining, Keep, Kept, Membership};
@@ -25,7 +26,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::answers::{Answers, Gatekeeper};
+use crate::answers::{Answers, Gatekeeper, Holding};
 use crate::authorities::Authorities;
 use crate::generator::Generator;
 use crate::hub::Hub;
@@ -78,9 +79,16 @@ impl ZoneCp {
 
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
+        let holds = Arc::new(Holds::default());
+        let holding = Arc::new(Holding { holds: holds.clone(), upstream: upstream.clone() });
         let authority = match (global, upstream) {
             (Some((address, token_file)), Some(handle)) => {
-                let host = Arc::new(Upstream { zone: zone.clone(), store: store.clone(), hub: hub.clone() });
+                let host = Arc::new(Upstream {
+                    zone: zone.clone(),
+                    store: store.clone(),
+                    hub: hub.clone(),
+                    holds: holds.clone(),
+                });
                 let joining = Joining {
                     peer: Peer::Zone(zone.clone()),
                     address: address.clone(),
@@ -129,7 +137,9 @@ impl ZoneCp {
             auth: home.auth(),
             admission: Arc::new(Gatekeeper { hub, enroller, store }),
             hosts: server_tls::host_name().into_iter().collect(),
-            extra: routes::inspect(answers).merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
+            extra: routes::inspect(answers)
+                .merge(routes::holds(holding))
+                .merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
         };
         serve::rest(&mut tasks, listeners.api, tls.api, config);
         Ok(Running::start(addresses, tasks, home))

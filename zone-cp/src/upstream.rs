@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use api::shapes::MOST_LATE;
 use bytes::Bytes;
+use control::Holds;
+use control::line::{self, Heard};
 use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion, exported};
-use model::{Origin, Point, World, ZoneName};
+use model::{Origin, World, ZoneName};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use store::{Filter, SecretBytes, Store};
+use store::{Filter, Store};
 use sync::frame::Signal;
 use sync::link::{Host, HostError, Topics};
 use sync::session::Applied;
@@ -24,16 +26,8 @@ pub struct Upstream {
     pub zone: ZoneName,
     pub store: Arc<dyn Store>,
     pub hub: Arc<Hub>,
+    pub holds: Arc<Holds>,
 }
-
-/// The global's rolling hash as it came with its last batch, and where in its line that was.
-#[derive(Deserialize, Serialize)]
-struct PolicyHash {
-    at: Point,
-    hash: Bytes,
-}
-
-const POLICY_HASH: &str = "policy-hash";
 
 /// The longest that a question about a revision may wait here; its asker asks again.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
@@ -44,38 +38,37 @@ impl Host for Upstream {
     }
 
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
-        let have = base.world().clone();
-        let changes = self.store.since(have.clone(), replica::originated(&self.zone)).await?;
-        let own = Origin::Zone(self.zone.clone());
-        let revision = changes.world.point(&own).unwrap_or_default().revision;
-        // By it the global notices that a store was put back and has written other things since.
-        let hash = self.store.hash_at(revision).await?;
-        let hash = hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0));
-        Ok(replica::batch(&self.zone, &have, changes, hash))
+        let standing = line::find(&*self.store, &base).await?;
+        let changes = self.store.since(base.world().clone(), replica::originated(&self.zone)).await?;
+        let hash = line::hash_at(&*self.store, &changes.world).await?;
+        let batch = replica::batch(&self.zone, base.world(), changes);
+        Ok(batch.map(|batch| Batch { hash, continues: standing.continues, ..batch }))
     }
 
     async fn locate(&self, _: Topic) -> Result<Place, HostError> {
         let have = self.copied(&self.store.head().await?.world);
-        let kept = self.store.secret_get(POLICY_HASH).await?;
-        let kept = kept.and_then(|kept| serde_json::from_slice::<PolicyHash>(kept.expose()).ok());
-        // One that belongs to another place says nothing of this one.
-        let hash = kept.filter(|kept| have.point(&Origin::Global) == Some(kept.at)).map(|kept| kept.hash);
-        Ok(Place { have, hash: hash.unwrap_or_default(), ..Place::default() })
+        let heard = Heard::load(&*self.store, &Origin::Global).await?.unwrap_or_default();
+        Ok(Place { have, hash: heard.hash, ..Place::default() })
     }
 
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
+        if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch).await? {
+            return Ok(Applied::Held { reason });
+        }
         let mut held = Vec::new();
         if batch.whole {
             let own = Origin::Zone(self.zone.clone());
             let copies = self.store.list(Filter::all().not_written_by(own)).await?;
             held.extend(copies.records.into_iter().map(|record| record.key));
         }
-        let hash = batch.world.point(&Origin::Global).map(|at| PolicyHash { at, hash: batch.hash.clone() });
-        let (writes, refused) = replica::writes(&self.zone, &held, batch);
+        let heard = batch.world.point(&Origin::Global).map(|point| Heard { point, hash: batch.hash.clone() });
+        let known = self.store.head().await?.world;
+        let (writes, refused) = replica::writes(&self.zone, &known, &held, batch);
         let receipt = self.store.apply(writes).await?;
-        if let Some(hash) = hash.filter(|hash| !hash.hash.is_empty()) {
-            self.store.secret_put(POLICY_HASH, SecretBytes::from(serde_json::to_vec(&hash)?)).await?;
+        if let Some(heard) = heard {
+            heard.save(&*self.store, &Origin::Global).await?;
         }
+        self.holds.taken_over(&Origin::Global);
         Ok(Applied::Stored { world: self.copied(&receipt.world), refused })
     }
 

@@ -12,13 +12,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::future::BoxFuture;
 use http::{StatusCode, Uri};
-use model::{MeshName, ResourceName, ZoneName};
+use model::{MeshName, Origin, ResourceName, ZoneName};
 
 use crate::gate::Caller;
 use crate::problem::json;
 use crate::query::Query;
 use crate::shapes::{
-    InspectDataplane, InvalidParameter, Page, Problem, TokenAnswer, TokenKind, TokenRequest, ZoneOverview,
+    AcceptRequest, Hold, InspectDataplane, InvalidParameter, Page, Problem, TokenAnswer, TokenKind,
+    TokenRequest, ZoneOverview,
 };
 
 /// How the zones are: the global's to answer.
@@ -38,6 +39,40 @@ async fn overview(State(zones): State<Arc<dyn Zones>>, uri: Uri) -> Response {
         Ok(Page { items: zones.overview().await?, next: None })
     };
     respond(answer.await)
+}
+
+/// Origins whose history is not the one that is held of them.
+pub trait Holds: Send + Sync + 'static {
+    /// By origin.
+    fn holds(&self) -> Vec<Hold>;
+
+    /// Takes over the history of this epoch as soon as the origin sends it again. Answers what was held.
+    fn accept(&self, origin: &Origin, epoch: u64) -> Result<Hold, Problem>;
+}
+
+/// `GET /holds`, and `POST /holds/{origin}` with an [`AcceptRequest`]
+pub fn holds(holds: Arc<dyn Holds>) -> Router {
+    Router::new().route("/holds", get(all_holds)).route("/holds/{origin}", post(accept)).with_state(holds)
+}
+
+async fn all_holds(State(holds): State<Arc<dyn Holds>>, uri: Uri) -> Response {
+    respond(Query::of(&uri, &[]).map(|_| Page { items: holds.holds(), next: None }))
+}
+
+async fn accept(
+    State(holds): State<Arc<dyn Holds>>,
+    Path(origin): Path<String>,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    let answer = || {
+        Query::of(&uri, &[])?;
+        let origin =
+            origin.parse().map_err(|error| Problem::invalid_request("origin", format!("{error}")))?;
+        let AcceptRequest { epoch } = serde_json::from_slice(&body).map_err(|error| in_body(&error))?;
+        holds.accept(&origin, epoch)
+    };
+    respond(answer())
 }
 
 /// What a proxy was told and what it runs: its zone's to answer, or the global's by asking the zone.

@@ -214,6 +214,31 @@ pub struct InspectSignal {
     pub value: Value,
 }
 
+/// `GET /holds`, an item: an origin whose history is not the one that is held of it. What is held stays until
+/// somebody accepts, by `POST /holds/{origin}` with an [`AcceptRequest`].
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Hold {
+    pub origin: Origin,
+    pub reason: String,
+    /// Up to where the origin was heard, and still counts.
+    pub have: Version,
+    /// Up to where its new history goes.
+    pub offered: Version,
+    /// What accepting would do to its documents: how many come, change and go.
+    pub added: u64,
+    pub changed: u64,
+    pub lost: u64,
+    /// The keys of those that would change or go, at most 100.
+    pub keys: Vec<String>,
+}
+
+/// The body of `POST /holds/{origin}`: the epoch that was looked at, so that no other is accepted by it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptRequest {
+    pub epoch: u64,
+}
+
 /// What a token is for: the last part of `POST /tokens/{kind}`.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

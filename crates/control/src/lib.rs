@@ -2,7 +2,8 @@
 //!
 //! The global and the zones are compositions of these. Read `home` first, which everything else stands on;
 //! then `server_tls` and `serve` (how one is reached), `enrolment` and `tokens` (how peers join), `defaults`
-//! (what a first start makes), and `questions` (the words between a global and its zones).
+//! (what a first start makes), `questions` (the words between a global and its zones), and `line` (whose history
+//! counts when a store was put back).
 
 pub mod home;
 
@@ -18,8 +19,11 @@ pub mod defaults;
 
 pub mod questions;
 
+pub mod line;
+
 pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};
 pub use home::{Home, HomeError};
+pub use line::Holds;
 pub use runtime::Clock;
 pub use serve::{Addresses, Listeners, Running};
 pub use server_tls::ServerTls;

@@ -34,6 +34,9 @@ pub struct Batch {
     pub world: World,
     /// The owner's rolling hash at `world`; empty where there is none. At most 64 bytes.
     pub hash: Bytes,
+    /// The owner's rolling hash where the copy stands that this is relative to; empty where its line does not
+    /// pass there. At most 64 bytes.
+    pub continues: Bytes,
 }
 
 /// What a copy has of a topic when it opens it.
@@ -61,6 +64,14 @@ impl Base {
         match self {
             Self::Opened(place) => &place.have,
             Self::Acknowledged(world) => world,
+        }
+    }
+
+    /// The hash that the peer has of it, as far as it said so.
+    pub fn hash(&self) -> &[u8] {
+        match self {
+            Self::Opened(place) => &place.hash,
+            Self::Acknowledged(_) => &[],
         }
     }
 }

@@ -77,6 +77,7 @@ pub struct Last {
     pub whole: bool,
     pub world: World,
     pub hash: Bytes,
+    pub continues: Bytes,
 }
 
 /// Sent every second, also when there is nothing else to say.

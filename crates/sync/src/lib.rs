@@ -9,6 +9,8 @@ pub mod batch;
 
 pub mod holdings;
 
+pub mod line;
+
 pub mod frame;
 
 pub mod session;

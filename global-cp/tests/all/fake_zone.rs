@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use api::shapes::{LateProxy, LateReason, LateState, ProxyCounts, ZoneProgress, ZoneState};
 use bytes::Bytes;
+use control::Holds;
+use control::line::{self, Heard};
 use control::questions::{INSPECT, REVISION, RevisionAnswer, RevisionQuestion};
 use identity::{Credential, Pin, PrivateKey, ServerRole, ca_of_token};
 use model::{DocumentKey, Origin, Record, Version, World, ZoneName};
 use serde_json::{Value, json};
-use store::{Draft, Expect, Filter, MemoryStore, Store, Write};
+use store::{Changes, Draft, Expect, Filter, MemoryStore, Store, Write};
 use sync::batch::{Base, Batch, Entry, Place, Refused};
 use sync::client::{self, DialError, Target};
 use sync::frame::Signal;
@@ -43,7 +45,7 @@ pub(crate) struct Site {
     pub seen: watch::Sender<Seen>,
     /// Beside what it wrote, and sent once.
     lies: Mutex<Vec<Entry>>,
-    policy_hash: Mutex<Bytes>,
+    pub holds: Holds,
     /// Whether its proxies are late.
     pub late: watch::Sender<bool>,
     /// Whether one of them refuses whatever comes.
@@ -88,7 +90,7 @@ impl FakeZone {
             origin,
             seen: watch::Sender::default(),
             lies: Mutex::default(),
-            policy_hash: Mutex::default(),
+            holds: Holds::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
         };
@@ -127,7 +129,7 @@ impl FakeZone {
             origin: self.site.origin.clone(),
             seen: watch::Sender::default(),
             lies: Mutex::default(),
-            policy_hash: Mutex::default(),
+            holds: Holds::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
         };
@@ -226,6 +228,9 @@ impl Site {
 
     async fn take_over(&self, batch: Batch) -> Result<(), HostError> {
         let mut writes = Vec::new();
+        if self.holds.list().iter().any(|hold| hold.origin == Origin::Global) {
+            writes.push(Write::Reset(Origin::Global));
+        }
         let mut leave = |key: DocumentKey| {
             let point = batch.world.point(&key.origin).unwrap_or_default();
             let version = Version { origin: key.origin.clone(), point };
@@ -243,7 +248,9 @@ impl Site {
         }
         writes.push(Write::Advance(batch.world.clone()));
         self.store.apply(writes).await?;
-        *self.policy_hash.lock().unwrap() = batch.hash;
+        let point = batch.world.point(&Origin::Global).unwrap_or_default();
+        Heard { point, hash: batch.hash }.save(&*self.store, &Origin::Global).await?;
+        self.holds.taken_over(&Origin::Global);
         let keys = batch.entries.into_iter().map(|entry| entry.key).collect();
         self.see(|seen| seen.batches.push((batch.whole, keys)));
         Ok(())
@@ -283,22 +290,27 @@ impl Host for Site {
     }
 
     async fn collect(&self, _topic: Topic, base: Base) -> Result<Option<Batch>, HostError> {
+        let standing = line::find(&*self.store, &base).await?;
         let own = Filter::all().written_by(self.origin.clone());
         let changes = self.store.since(base.world().clone(), own).await?;
-        let head = self.store.head().await?;
         let mut entries: Vec<Entry> = changes.records.into_iter().map(Entry::from).collect();
         entries.append(&mut self.lies.lock().unwrap());
-        let hash = Bytes::copy_from_slice(&head.hash.0);
+        let hash = line::hash_at(&*self.store, &changes.world).await?;
         let removed = changes.tombstones.into_iter().map(|(key, _)| key.to_string()).collect();
-        Ok(Some(Batch { whole: changes.whole, entries, removed, world: head.world, hash }))
+        let Changes { whole, world, .. } = changes;
+        Ok(Some(Batch { whole, entries, removed, world, hash, continues: standing.continues }))
     }
 
     async fn locate(&self, _topic: Topic) -> Result<Place, HostError> {
         let have = self.store.head().await?.world;
-        Ok(Place { have, hash: self.policy_hash.lock().unwrap().clone(), held: BTreeMap::new() })
+        let heard = Heard::load(&*self.store, &Origin::Global).await?.unwrap_or_default();
+        Ok(Place { have, hash: heard.hash, held: BTreeMap::new() })
     }
 
     async fn apply(&self, _topic: Topic, batch: Batch) -> Result<Applied, HostError> {
+        if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch).await? {
+            return Ok(Applied::Held { reason });
+        }
         let world = batch.world.clone();
         self.take_over(batch).await?;
         Ok(Applied::Stored { world, refused: Vec::new() })

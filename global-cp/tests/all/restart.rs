@@ -5,6 +5,7 @@ use global_cp::{GlobalCp, Options};
 use model::Origin;
 use serde_json::json;
 use std::time::SystemTime;
+use sync::Topic;
 use tokio::time;
 
 use crate::fixture::{Global, LIMIT};
@@ -81,6 +82,58 @@ async fn a_global_that_came_back_empty_empties_no_zone() {
     let (_, state) = global.get(&format!("/revisions/{revision}?wait=300ms")).await;
     assert_eq!(state["zones"][0]["state"], "diverged", "{state}");
     east.until_held(key, true).await;
+
+    // Somebody looks at what would be lost, and accepts.
+    let hold = east.site.holds.list().remove(0);
+    assert_eq!(hold.offered.point.epoch, 2, "{hold:?}");
+    assert!(hold.keys.iter().any(|lost| lost == key), "{hold:?}");
+    east.site.holds.accept(&Origin::Global, 2).unwrap();
+    east.handle.reopen(&Topic::POLICY);
+    east.until_held(key, false).await;
+    east.until_held("MeshTrafficPermission/default/global//new", true).await;
+    let (_, state) = global.get(&format!("/revisions/{revision}?wait=20s")).await;
+    assert_eq!(state["state"], "applied", "{state}");
+}
+
+#[tokio::test]
+async fn an_older_copy_of_the_globals_store_is_held_by_who_heard_more_and_followed_by_who_did_not() {
+    let global = Global::start().await;
+    let (mut east, mut west) = (global.zone("east").await, global.zone("west").await);
+    global.permit("before").await;
+    for zone in [&east, &west] {
+        zone.until_held("MeshTrafficPermission/default/global//before", true).await;
+    }
+    west.disconnect().await;
+    let folder = global.stop().await;
+    let backup = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), backup.path().join(file.file_name())).unwrap();
+    }
+    let global = Global::start_on(folder).await;
+    east.disconnect().await;
+    east.connect(&global).await;
+    let lost = "MeshTrafficPermission/default/global//lost";
+    global.permit("lost").await;
+    east.until_held(lost, true).await;
+    east.disconnect().await;
+    global.stop().await;
+
+    let global = Global::start_on(backup).await;
+    east.connect(&global).await;
+    west.connect(&global).await;
+    let revision = global.permit("new").await;
+    west.until_held("MeshTrafficPermission/default/global//new", true).await;
+    let (_, state) = global.get(&format!("/revisions/{revision}?wait=300ms")).await;
+    let states: Vec<_> =
+        ["east", "west"].iter().enumerate().map(|(n, _)| state["zones"][n]["state"].clone()).collect();
+    assert_eq!(states, ["diverged", "applied"], "{state}");
+    east.until_held(lost, true).await;
+
+    east.site.holds.accept(&Origin::Global, 2).unwrap();
+    east.handle.reopen(&Topic::POLICY);
+    east.until_held(lost, false).await;
+    let (_, state) = global.get(&format!("/revisions/{revision}?wait=20s")).await;
+    assert_eq!(state["state"], "applied", "{state}");
 }
 
 #[tokio::test]

@@ -118,9 +118,22 @@ async fn a_zone_that_comes_back_with_less_is_held_and_takes_nothing_away() {
     let mut lost = east.twin();
     lost.connect(&global).await;
     let seen = lost.until("a hold", |seen| !seen.refusals.is_empty()).await;
-    assert!(seen.refusals[0].contains("was heard to be at"), "{seen:?}");
+    assert!(seen.refusals[0].contains("epoch 2"), "{seen:?}");
     west.until_held(web, true).await;
     // That direction alone: policy goes on.
     global.permit("all").await;
     lost.until_held("MeshTrafficPermission/default/global//all", true).await;
+
+    let (_, holds) = global.get("/holds").await;
+    let hold = &holds["items"][0];
+    assert_eq!((&hold["origin"], &hold["lost"], &hold["keys"]), (&json!("east"), &json!(1), &json!([web])));
+    let accept = async |epoch: u64| global.call("POST", "/holds/east", Some(json!({"epoch": epoch}))).await;
+    assert_eq!(accept(1).await.0, 409, "not what was looked at");
+    let new = "MeshService/default/east//new";
+    let written = lost.write(new, service("default.east.mesh.local")).await;
+    assert_eq!(accept(2).await.0, 200);
+    lost.until_acknowledged(&written).await;
+    west.until_held(web, false).await;
+    west.until_held(new, true).await;
+    assert_eq!(global.get("/holds").await.1["items"], json!([]));
 }

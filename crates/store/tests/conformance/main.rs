@@ -4,8 +4,8 @@
 
 mod copies;
 mod durable;
-mod fences;
 mod epochs;
+mod fences;
 mod kit;
 mod secrets;
 mod since;

@@ -143,6 +143,7 @@ impl From<Frame> for v1::Frame {
                     whole: last.whole,
                     world: Some(to_world(&last.world)),
                     hash: last.hash,
+                    continues: last.continues,
                 }),
             }),
             Frame::Ack { topic, opening, batch, world, refused } => Kind::Ack(v1::Ack {
@@ -215,7 +216,12 @@ fn to_entry(entry: Entry) -> v1::Entry {
 }
 
 fn last(last: v1::Last) -> Result<Last, Malformed> {
-    Ok(Last { whole: last.whole, world: world(last.world)?, hash: hash(last.hash)? })
+    Ok(Last {
+        whole: last.whole,
+        world: world(last.world)?,
+        hash: hash(last.hash)?,
+        continues: hash(last.continues)?,
+    })
 }
 
 fn held(held: v1::Held) -> Result<(String, Digest), Malformed> {

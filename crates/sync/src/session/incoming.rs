@@ -5,7 +5,7 @@ use std::mem;
 
 use super::{Action, Applied, MAX_OPENINGS, Violation};
 use crate::batch::{Batch, Place, Refused};
-use crate::frame::{Chunk, Frame};
+use crate::frame::{Chunk, Frame, Last};
 use crate::topic::Topic;
 
 /// The most bytes of refusals in one acknowledgement; those beyond it are not told.
@@ -167,9 +167,10 @@ impl Incoming {
         staged.removed.extend(chunk.removed);
         let Some(last) = chunk.last else { return Ok(None) };
         let batch = *batch;
-        let whole = Batch { whole: last.whole, world: last.world, hash: last.hash, ..mem::take(staged) };
+        let Last { whole, world, hash, continues } = last;
+        let complete = Batch { whole, world, hash, continues, ..mem::take(staged) };
         self.state = State::Applying { batch };
-        Ok(Some(Action::Apply { topic: self.topic.clone(), batch: whole }))
+        Ok(Some(Action::Apply { topic: self.topic.clone(), batch: complete }))
     }
 
     fn gap(&mut self) -> Result<Option<Action>, Violation> {

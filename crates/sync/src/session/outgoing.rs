@@ -182,7 +182,7 @@ impl Outgoing {
             Base::Opened(place) => place.hash.clone(),
             Base::Acknowledged(_) => Default::default(),
         };
-        Batch { world: self.base.world().clone(), hash, ..Batch::default() }
+        Batch { world: self.base.world().clone(), continues: hash.clone(), hash, ..Batch::default() }
     }
 }
 
@@ -195,7 +195,12 @@ impl Sending {
         Self {
             entries: entries.into(),
             removed: batch.removed.into_iter().filter(|key| key.len() <= MAX_KEY).collect(),
-            last: Last { whole: batch.whole, world: batch.world, hash: batch.hash },
+            last: Last {
+                whole: batch.whole,
+                world: batch.world,
+                hash: batch.hash,
+                continues: batch.continues,
+            },
             index: 0,
             unsendable: oversize.iter().map(|entry| entry.refused("it is too large to be sent")).collect(),
         }

@@ -131,7 +131,12 @@ fn frame() -> impl Strategy<Value = Frame> {
 }
 
 fn chunk() -> impl Strategy<Value = Chunk> {
-    let last = (any::<bool>(), world(), hash()).prop_map(|(whole, world, hash)| Last { whole, world, hash });
+    let last = (any::<bool>(), world(), hash(), hash()).prop_map(|(whole, world, hash, continues)| Last {
+        whole,
+        world,
+        hash,
+        continues,
+    });
     (
         topic(),
         any::<u64>(),

@@ -58,7 +58,7 @@ fn chunk(batch: u64, index: u32, entries: Vec<Entry>, last: Option<Last>) -> Fra
 }
 
 fn last(revision: u64) -> Option<Last> {
-    Some(Last { whole: false, world: world(revision), hash: Bytes::new() })
+    Some(Last { world: world(revision), ..Last::default() })
 }
 
 fn open(opening: u64) -> Frame {

@@ -1,0 +1,350 @@
+//! Whose history counts when a store was put back (the rule: `sync::line`).
+//!
+//! The owner of a line notices by what a copy holds that its own store was put back, and goes on in a new epoch. The
+//! holder of a copy takes over what goes on from where it is; of anything else it keeps what it has and says so, until
+//! somebody who saw what would be lost accepts it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use api::Problem;
+use api::shapes::Hold;
+use bytes::Bytes;
+use model::kinds::{Mesh, MeshIdentity, MeshTrafficPermission, ResourceSpec};
+use model::{Origin, Point, Version, World};
+use serde::{Deserialize, Serialize};
+use store::{Filter, Store};
+use sync::line::{self, Found, Judged};
+use sync::{Base, Batch, Entry};
+use tracing::{error, info, warn};
+
+/// Without these, more would be open than somebody asked for.
+const GUARDING: [&str; 3] = [Mesh::KIND.name, MeshIdentity::KIND.name, MeshTrafficPermission::KIND.name];
+
+/// The most keys that a hold names.
+const MOST_KEYS: usize = 100;
+
+/// Where a copy of our own line stands.
+#[derive(Debug)]
+pub struct Standing {
+    pub is_on_line: bool,
+    /// Our hash there, empty where the line does not pass: [`Batch::continues`].
+    pub continues: Bytes,
+}
+
+/// Finds where a copy of what `store` writes stands. If it was told more than is written here, the line goes on in
+/// a new epoch first.
+pub async fn find(store: &dyn Store, base: &Base) -> Result<Standing, store::Error> {
+    let theirs = base.world().point(store.origin()).unwrap_or_default();
+    let own = store.head().await?.point;
+    let ours = store.hash_at(theirs).await?;
+    let found = line::find(theirs, base.hash(), own, ours.as_ref().map(|hash| hash.0.as_slice()));
+    if found == Found::PutBack {
+        let begun = store.begin_epoch(theirs, None).await?;
+        error!(
+            origin = %store.origin(), told = ?theirs, written = ?own, ?begun,
+            "this store was put back: a peer was told what is not written here. A new epoch begins"
+        );
+    }
+    let is_on_line = found == Found::OnLine;
+    let hash = ours.filter(|_| is_on_line);
+    Ok(Standing {
+        is_on_line,
+        continues: hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0)),
+    })
+}
+
+/// The hash of the own line where a batch leads: [`Batch::hash`].
+pub async fn hash_at(store: &dyn Store, world: &World) -> Result<Bytes, store::Error> {
+    let reached = world.point(store.origin()).unwrap_or_default();
+    let hash = store.hash_at(reached).await?;
+    Ok(hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0)))
+}
+
+/// Up to where an origin was heard, and the hash that came with that. The hash is kept beside the documents: where it
+/// is missing, or of another point, less is noticed.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Heard {
+    pub point: Point,
+    pub hash: Bytes,
+}
+
+impl Heard {
+    /// None of an origin that was never heard of.
+    pub async fn load(store: &dyn Store, origin: &Origin) -> Result<Option<Self>, store::Error> {
+        let Some(point) = store.head().await?.world.point(origin) else { return Ok(None) };
+        let kept = store.secret_get(&secret_name(origin)).await?;
+        let kept = kept.and_then(|kept| serde_json::from_slice::<Self>(kept.expose()).ok());
+        let hash = kept.filter(|kept| kept.point == point).map(|kept| kept.hash).unwrap_or_default();
+        Ok(Some(Self { point, hash }))
+    }
+
+    pub async fn save(&self, store: &dyn Store, origin: &Origin) -> Result<(), store::Error> {
+        let bytes = serde_json::to_vec(self).expect("numbers and bytes are JSON");
+        store.secret_put(&secret_name(origin), bytes.into()).await
+    }
+}
+
+fn secret_name(origin: &Origin) -> String {
+    format!("line/{origin}")
+}
+
+/// The origins that are held, and what was accepted of them. Kept in memory: who restarts hears it again.
+#[derive(Default)]
+pub struct Holds {
+    held: Mutex<BTreeMap<Origin, Held>>,
+}
+
+struct Held {
+    hold: Hold,
+    is_accepted: bool,
+}
+
+impl Holds {
+    /// Whether a batch of `origin` is to be taken over; if not, why. Then it is held from now on.
+    pub async fn judge(
+        &self,
+        store: &dyn Store,
+        origin: &Origin,
+        batch: &Batch,
+    ) -> Result<Result<(), String>, store::Error> {
+        let Some(heard) = Heard::load(store, origin).await? else { return Ok(Ok(())) };
+        let offered = batch.world.point(origin).unwrap_or_default();
+        let judged = line::judge(Some((heard.point, &heard.hash)), offered, &batch.continues);
+        if judged == Judged::Follows || self.is_accepted(origin, offered.epoch) {
+            return Ok(Ok(()));
+        }
+        let held = store.list(Filter::all().written_by(origin.clone())).await?.records;
+        let held = held.into_iter().map(|record| (record.key.to_string(), record.bytes)).collect();
+        let comparison = compare(origin, &held, batch);
+        let reason = match judged {
+            Judged::Diverges(reason) => reason,
+            _ if comparison.opens => {
+                "it does not show that it goes on from what is held, and lacks a Mesh, MeshIdentity or \
+                 MeshTrafficPermission that is held"
+                    .to_owned()
+            }
+            _ => return Ok(Ok(())),
+        };
+        let version = |point| Version { origin: origin.clone(), point };
+        let Comparison { added, changed, lost, keys, .. } = comparison;
+        let (have, offered) = (version(heard.point), version(offered));
+        warn!(%origin, %have, %offered, reason, "holding what is known of it: its history is another one");
+        let hold = Hold {
+            origin: origin.clone(),
+            reason: reason.clone(),
+            have,
+            offered,
+            added,
+            changed,
+            lost,
+            keys,
+        };
+        self.held().insert(origin.clone(), Held { hold, is_accepted: false });
+        Ok(Err(reason))
+    }
+
+    /// The origin's batch was taken over.
+    pub fn taken_over(&self, origin: &Origin) {
+        if let Some(held) = self.held().remove(origin) {
+            info!(%origin, offered = %held.hold.offered, "its new history counts from now on");
+        }
+    }
+
+    /// What is held, by origin.
+    pub fn list(&self) -> Vec<Hold> {
+        self.held().values().map(|held| held.hold.clone()).collect()
+    }
+
+    /// The history of this epoch is to be taken over when the origin's topic is opened anew, which is the caller's to
+    /// do. Answers what was held.
+    pub fn accept(&self, origin: &Origin, epoch: u64) -> Result<Hold, Problem> {
+        let mut all = self.held();
+        let Some(held) = all.get_mut(origin) else {
+            return Err(Problem::not_found(format!("nothing of '{origin}' is held back here")));
+        };
+        let hold = held.hold.clone();
+        if hold.offered.point.epoch != epoch {
+            return Err(Problem::conflict(format!(
+                "'{origin}' offers epoch {}, not {epoch}: look again at what would be lost",
+                hold.offered.point.epoch
+            )));
+        }
+        held.is_accepted = true;
+        warn!(%origin, epoch, lost = hold.lost, changed = hold.changed, "somebody accepted its new history");
+        Ok(hold)
+    }
+
+    fn is_accepted(&self, origin: &Origin, epoch: u64) -> bool {
+        let held = self.held();
+        held.get(origin).is_some_and(|held| held.is_accepted && held.hold.offered.point.epoch == epoch)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<Origin, Held>> {
+        // Nothing can panic between two states that fit together.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a batch would do to what is held of its origin.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Comparison {
+    added: u64,
+    changed: u64,
+    lost: u64,
+    /// Of those that change or go, at most [`MOST_KEYS`].
+    keys: Vec<String>,
+    /// Something that guards would go.
+    opens: bool,
+}
+
+fn compare(origin: &Origin, held: &BTreeMap<String, Bytes>, batch: &Batch) -> Comparison {
+    let mut comparison = Comparison::default();
+    let mut named = BTreeSet::new();
+    let is_its = |entry: &&Entry| entry.version.as_ref().is_some_and(|version| version.origin == *origin);
+    for entry in batch.entries.iter().filter(is_its) {
+        match held.get(&entry.key) {
+            None => comparison.added += 1,
+            Some(bytes) if *bytes != entry.body => {
+                comparison.changed += 1;
+                named.insert(entry.key.clone());
+            }
+            Some(_) => {}
+        }
+    }
+    let sent: BTreeSet<&str> = batch.entries.iter().map(|entry| entry.key.as_str()).collect();
+    let goes = |key: &&String| {
+        (batch.whole && !sent.contains(key.as_str())) || batch.removed.iter().any(|removed| removed == *key)
+    };
+    for key in held.keys().filter(goes) {
+        comparison.lost += 1;
+        comparison.opens |= GUARDING.iter().any(|kind| key.split('/').next() == Some(kind));
+        named.insert(key.clone());
+    }
+    comparison.keys = named.into_iter().take(MOST_KEYS).collect();
+    comparison
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{DocumentKey, Record};
+    use store::{MemoryStore, Write};
+
+    use super::*;
+
+    fn east() -> Origin {
+        "east".parse().unwrap()
+    }
+
+    fn record(key: &str, version: &str, bytes: &'static str) -> Record {
+        Record {
+            key: key.parse::<DocumentKey>().unwrap(),
+            version: version.parse().unwrap(),
+            secret: false,
+            requires: vec![],
+            bundle: None,
+            bytes: bytes.into(),
+        }
+    }
+
+    fn world(version: &str) -> World {
+        let version: Version = version.parse().unwrap();
+        [(version.origin, version.point)].into_iter().collect()
+    }
+
+    /// A store that holds a mesh and a service of the global's, as of revision 7 with hash `a`.
+    async fn holder(hash: &'static [u8]) -> std::sync::Arc<dyn Store> {
+        let store = MemoryStore::new(east());
+        let writes = vec![
+            Write::Copy(record("Mesh//global//default", "global-1-3", "{}")),
+            Write::Copy(record("MeshService/default/global//web", "global-1-7", "1")),
+            Write::Advance(world("global-1-7")),
+        ];
+        store.apply(writes).await.unwrap();
+        let heard = Heard { point: Point { epoch: 1, revision: 7 }, hash: hash.into() };
+        heard.save(&*store, &Origin::Global).await.unwrap();
+        store
+    }
+
+    fn whole(at: &str, continues: &'static [u8], records: Vec<Record>) -> Batch {
+        let entries = records.into_iter().map(Entry::from).collect();
+        Batch { whole: true, entries, world: world(at), continues: continues.into(), ..Batch::default() }
+    }
+
+    #[tokio::test]
+    async fn another_history_is_held_until_its_epoch_is_accepted() {
+        let (store, holds) = (holder(b"a").await, Holds::default());
+        let offered = whole(
+            "global-2-7",
+            b"",
+            vec![
+                record("MeshService/default/global//web", "global-1-5", "0"),
+                record("MeshService/default/global//new", "global-1-6", "1"),
+                record("MeshService/default/west//web", "west-1-6", "1"),
+            ],
+        );
+        let judged = async || holds.judge(&*store, &Origin::Global, &offered).await.unwrap();
+        assert!(judged().await.unwrap_err().contains("epoch 2"));
+        let hold = holds.list().remove(0);
+        assert_eq!(
+            (hold.have.to_string(), hold.offered.to_string()),
+            ("global-1-7".into(), "global-2-7".into())
+        );
+        assert_eq!((hold.added, hold.changed, hold.lost), (1, 1, 1));
+        assert_eq!(hold.keys, ["Mesh//global//default", "MeshService/default/global//web"]);
+
+        assert!(holds.accept(&east(), 2).is_err(), "nothing of it is held");
+        assert!(holds.accept(&Origin::Global, 3).is_err(), "that is not what was looked at");
+        assert!(judged().await.is_err());
+        assert_eq!(holds.accept(&Origin::Global, 2).unwrap(), hold);
+        assert_eq!(judged().await, Ok(()));
+        holds.taken_over(&Origin::Global);
+        assert_eq!(holds.list(), []);
+    }
+
+    #[tokio::test]
+    async fn a_history_that_goes_on_is_followed_into_a_new_epoch() {
+        let (store, holds) = (holder(b"a").await, Holds::default());
+        for (at, continues, follows) in [
+            ("global-1-8", &b"a"[..], true),
+            ("global-2-9", b"a", true),
+            ("global-1-8", b"b", false),
+            ("global-2-9", b"b", false),
+            ("global-1-6", b"a", false),
+        ] {
+            let judged = holds.judge(&*store, &Origin::Global, &whole(at, continues, vec![])).await.unwrap();
+            assert_eq!(judged.is_ok(), follows, "{at} from {continues:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_hash_nothing_that_guards_is_given_up() {
+        let (store, holds) = (holder(b"").await, Holds::default());
+        let mesh = record("Mesh//global//default", "global-1-3", "{}");
+        for (records, follows) in [(vec![mesh], true), (vec![], false)] {
+            let judged =
+                holds.judge(&*store, &Origin::Global, &whole("global-1-8", b"", records)).await.unwrap();
+            assert_eq!(judged.is_ok(), follows, "{judged:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_owner_that_was_put_back_goes_on_above_what_its_copies_were_told() {
+        let store = MemoryStore::new(Origin::Global);
+        let draft = store::Draft::new("Mesh//global//default".parse().unwrap(), "{}");
+        store.put(draft, store::Expect::Any).await.unwrap();
+        let opened = |at: &str, hash: &'static [u8]| {
+            Base::Opened(sync::Place { have: world(at), hash: hash.into(), ..Default::default() })
+        };
+        let ahead = find(&*store, &opened("global-1-9", b"lost")).await.unwrap();
+        assert!(!ahead.is_on_line && ahead.continues.is_empty(), "{ahead:?}");
+        assert_eq!(store.head().await.unwrap().point, Point { epoch: 2, revision: 9 });
+
+        let hash = hash_at(&*store, &world("global-1-1")).await.unwrap();
+        let behind = find(&*store, &Base::Acknowledged(world("global-1-1"))).await.unwrap();
+        assert_eq!((behind.is_on_line, behind.continues), (true, hash));
+        let again = find(&*store, &opened("global-1-9", b"lost")).await.unwrap();
+        assert!(!again.is_on_line);
+        assert_eq!(store.head().await.unwrap().point.epoch, 2, "one epoch is enough");
+    }
+}
