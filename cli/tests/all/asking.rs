@@ -36,6 +36,28 @@ async fn zones_are_listed_with_their_age() {
 }
 
 #[tokio::test]
+async fn a_history_is_accepted_by_who_saw_what_would_be_lost() {
+    let cp = ControlPlane::start().await;
+    let shown = cp.run(&["zone", "accept", "global"]).await.ok();
+    assert!(
+        shown.starts_with(
+            "global is held at global-1-77, since it tells another history up to revision 77 of epoch 1\n\
+             it offers global-2-77: 3 documents would come, 0 change, 101 go\n"
+        ),
+        "{shown}"
+    );
+    let end =
+        "  Mesh//global//099\n  and 1 more\n\nto let that happen: tombolo zone accept global --epoch 2\n";
+    assert!(shown.ends_with(end), "{shown}");
+    let accepted = cp.run(&["zone", "accept", "global", "--epoch", "2"]).await.ok();
+    assert_eq!(accepted, "epoch 2 of global counts as soon as global sends it again\n");
+    let err = cp.run(&["zone", "accept", "global", "--epoch", "3"]).await.failed(1);
+    assert!(err.contains("look again"), "{err}");
+    let err = cp.run(&["zone", "accept", "east"]).await.failed(2);
+    assert!(err.contains("nothing of east is held back here"), "{err}");
+}
+
+#[tokio::test]
 async fn a_proxy_is_inspected() {
     let cp = ControlPlane::start().await;
     let text = cp.run(&["inspect", "dataplane", "web-1", "--zone", "east"]).await.ok();

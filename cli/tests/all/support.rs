@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::routes::{self, Inspector, Tokens, Zones};
+use api::routes::{self, Holds, Inspector, Tokens, Zones};
 use api::shapes::*;
 use api::{AdminToken, AdmitAll, ApiConfig, Authority, Caller, NoSuchRevision, Problem, Proof};
 use cli::Environment;
@@ -58,6 +58,7 @@ impl ControlPlane {
             hosts: Default::default(),
             extra: routes::zones(program.clone())
                 .merge(routes::tokens(program.clone()))
+                .merge(routes::holds(program.clone()))
                 .merge(routes::inspect(program)),
         };
         let stop = CancellationToken::new();
@@ -191,6 +192,31 @@ impl Zones for Program {
             zone("north", Connection::Offline, None, 0),
         ];
         Box::pin(async { Ok(zones) })
+    }
+}
+
+/// Of the global it holds what epoch 2 would take away.
+impl Holds for Program {
+    fn holds(&self) -> Vec<Hold> {
+        vec![Hold {
+            origin: Origin::Global,
+            reason: "it tells another history up to revision 77 of epoch 1".into(),
+            have: "global-1-77".parse().unwrap(),
+            offered: "global-2-77".parse().unwrap(),
+            added: 3,
+            changed: 0,
+            lost: 101,
+            keys: (0..100).map(|n| format!("Mesh//global//{n:03}")).collect(),
+        }]
+    }
+
+    fn accept(&self, origin: &Origin, epoch: u64) -> Result<Hold, Problem> {
+        let hold = self.holds().remove(0);
+        if (origin, epoch) == (&hold.origin, hold.offered.point.epoch) {
+            Ok(hold)
+        } else {
+            Err(Problem::conflict("look again"))
+        }
     }
 }
 
