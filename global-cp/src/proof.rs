@@ -22,20 +22,20 @@ const MARGIN: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Whether a revision exists, as far as the global can say: of its own it knows each, of a zone's it may not
-/// have heard yet.
+/// have heard yet. `passes` says whether its own line goes on from the revision: then an epoch that began since
+/// changes nothing about it.
 pub fn exists(
     version: &Version,
+    passes: bool,
     own: Point,
     world: &World,
     zones: impl Fn(&ZoneName) -> bool,
 ) -> Result<(), NoSuchRevision> {
     let Version { origin, point } = version;
     match origin {
+        Origin::Global if passes && point.revision > 0 => Ok(()),
         Origin::Global if point.epoch < own.epoch => Err(NoSuchRevision::Gone),
-        Origin::Global if *point > own || point.epoch != own.epoch || point.revision == 0 => {
-            Err(NoSuchRevision::NotHere)
-        }
-        Origin::Global => Ok(()),
+        Origin::Global => Err(NoSuchRevision::NotHere),
         Origin::Zone(zone) => match world.point(origin) {
             Some(held) if point.epoch < held.epoch => Err(NoSuchRevision::Gone),
             Some(_) => Ok(()),
@@ -119,9 +119,10 @@ impl GlobalProof {
         let deadline = Instant::now() + wait;
         let looked = async {
             let head = self.zones.store().head().await?;
-            Ok::<_, store::Error>((head, self.zones.documents().await?))
+            let passes = self.zones.store().hash_at(version.point).await?.is_some();
+            Ok::<_, store::Error>((head, passes, self.zones.documents().await?))
         };
-        let (head, documents) = match looked.await {
+        let (head, passes, documents) = match looked.await {
             Ok(looked) => looked,
             Err(error) => {
                 // The route has no word for this; nobody is told that something is applied.
@@ -135,11 +136,15 @@ impl GlobalProof {
                 return Ok(nobody);
             }
         };
-        exists(&version, head.point, &head.world, |zone| documents.contains_key(zone))?;
+        exists(&version, passes, head.point, &head.world, |zone| documents.contains_key(zone))?;
 
+        // What is of an earlier epoch has arrived with whatever this epoch wrote; its own number says nothing now.
+        let is_carried = version.origin == Origin::Global && version.point.epoch < head.point.epoch;
+        let asked =
+            if is_carried { Version { point: head.point, ..version.clone() } } else { version.clone() };
         let enabled = documents.into_iter().filter(|(_, document)| document.enabled).map(|(zone, _)| zone);
         // Where one refuses, the others are asked on: who runs it is worth knowing all the more.
-        let answers = join_all(enabled.map(|zone| self.zone(zone, &version, deadline))).await;
+        let answers = join_all(enabled.map(|zone| self.zone(zone, &asked, deadline))).await;
         Ok(combine(version, answers))
     }
 
@@ -313,20 +318,21 @@ mod tests {
         let heard = |revision| Point { epoch: 1, revision };
         let world: World = [(Origin::Zone("east".parse().unwrap()), heard(3))].into_iter().collect();
         let cases = [
-            ("global-2-7", Ok(())),
-            ("global-2-1", Ok(())),
-            ("global-2-8", Err(NoSuchRevision::NotHere)),
-            ("global-2-0", Err(NoSuchRevision::NotHere)),
-            ("global-1-3", Err(NoSuchRevision::Gone)),
-            ("global-3-1", Err(NoSuchRevision::NotHere)),
-            ("east-1-3", Ok(())),
-            ("east-1-900", Ok(())),
-            ("east-0-1", Err(NoSuchRevision::Gone)),
-            ("west-1-1", Ok(())),
-            ("north-1-1", Err(NoSuchRevision::NotHere)),
+            ("global-2-7", true, Ok(())),
+            ("global-2-8", false, Err(NoSuchRevision::NotHere)),
+            ("global-1-0", true, Err(NoSuchRevision::Gone)),
+            ("global-1-2", true, Ok(())),
+            ("global-1-3", false, Err(NoSuchRevision::Gone)),
+            ("global-3-1", false, Err(NoSuchRevision::NotHere)),
+            ("east-1-3", false, Ok(())),
+            ("east-1-900", false, Ok(())),
+            ("east-0-1", false, Err(NoSuchRevision::Gone)),
+            ("west-1-1", false, Ok(())),
+            ("north-1-1", false, Err(NoSuchRevision::NotHere)),
         ];
-        for (version, want) in cases {
-            let found = exists(&version.parse().unwrap(), own, &world, |zone| zone.as_str() == "west");
+        for (version, passes, want) in cases {
+            let found =
+                exists(&version.parse().unwrap(), passes, own, &world, |zone| zone.as_str() == "west");
             assert_eq!(found, want, "{version}");
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use api::shapes::{LateProxy, LateReason, LateState, ProxyCounts, ZoneProgress, ZoneState};
+use api::shapes::{Hold, LateProxy, LateReason, LateState, ProxyCounts, ZoneProgress, ZoneState};
 use bytes::Bytes;
 use control::Holds;
 use control::line::{self, Heard};
@@ -181,7 +181,20 @@ impl FakeZone {
         }
     }
 
-    /// Waits until it holds a document, or no longer does.
+    /// Waits until it holds back what the global sends.
+    pub(crate) async fn until_holding(&self) -> Hold {
+        let waited = async {
+            loop {
+                match self.site.holds.list().pop() {
+                    Some(hold) => return hold,
+                    None => time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        time::timeout(LIMIT, waited).await.unwrap()
+    }
+
+    /// Waits until it has a document, or no longer does.
     pub(crate) async fn until_held(&self, key: &str, held: bool) {
         let key: DocumentKey = key.parse().unwrap();
         let store = &self.site.store;

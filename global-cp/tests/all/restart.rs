@@ -79,12 +79,12 @@ async fn a_global_that_came_back_empty_empties_no_zone() {
     global.put("/zones/east", json!({"type": "Zone", "name": "east"})).await;
     time::timeout(LIMIT, east.handle.connected()).await.unwrap();
     let revision = global.permit("new").await;
-    let (_, state) = global.get(&format!("/revisions/{revision}?wait=300ms")).await;
+    let hold = east.until_holding().await;
+    let (_, state) = global.get(&format!("/revisions/{revision}?wait=2s")).await;
     assert_eq!(state["zones"][0]["state"], "diverged", "{state}");
     east.until_held(key, true).await;
 
     // Somebody looks at what would be lost, and accepts.
-    let hold = east.site.holds.list().remove(0);
     assert_eq!(hold.offered.point.epoch, 2, "{hold:?}");
     assert!(hold.keys.iter().any(|lost| lost == key), "{hold:?}");
     east.site.holds.accept(&Origin::Global, 2).unwrap();
@@ -123,7 +123,8 @@ async fn an_older_copy_of_the_globals_store_is_held_by_who_heard_more_and_follow
     west.connect(&global).await;
     let revision = global.permit("new").await;
     west.until_held("MeshTrafficPermission/default/global//new", true).await;
-    let (_, state) = global.get(&format!("/revisions/{revision}?wait=300ms")).await;
+    east.until_holding().await;
+    let (_, state) = global.get(&format!("/revisions/{revision}?wait=2s")).await;
     let states: Vec<_> =
         ["east", "west"].iter().enumerate().map(|(n, _)| state["zones"][n]["state"].clone()).collect();
     assert_eq!(states, ["diverged", "applied"], "{state}");
