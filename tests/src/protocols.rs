@@ -2,6 +2,7 @@
 
 mod apps;
 mod bulk;
+mod changes;
 mod elsewhere;
 mod framing;
 mod grpc;

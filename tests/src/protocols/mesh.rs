@@ -108,7 +108,7 @@ impl Mesh {
     }
 }
 
-fn allow(id: &str) -> Access {
+pub(super) fn allow(id: &str) -> Access {
     let rule = AccessRule {
         effect: Effect::Allow,
         clients: ClientMatch::Exactly(id.parse().unwrap()),
