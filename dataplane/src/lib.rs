@@ -10,4 +10,4 @@ mod worker;
 
 pub use control::{ControlOptions, Running, start};
 pub use proxy::{Applied, Proxy, Purpose, Stopped};
-pub use run::{run_control, run_static};
+pub use run::{PROGRAM, program, run_control, run_static};

@@ -5,17 +5,33 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use clap::Parser;
 use runtime::admin::{self, AdminPages};
-use runtime::{Readiness, ReadyLine, Tasks};
+use runtime::{Readiness, ReadyLine, Tasks, logs, shutdown};
 use telemetry::Telemetry;
 use tokio::net::TcpListener;
 use tracing::info;
 use traffic::ProxyConfig;
 
 use crate::control::{self, ControlOptions};
-use crate::options::Options;
+use crate::options::{Mode, Options};
 use crate::static_file::{self, Static};
 use crate::{Proxy, Purpose, proxy};
+
+/// What the program is called.
+pub const PROGRAM: &str = "tombolo-dataplane";
+
+/// Runs as the command line says, until the process is asked to stop.
+pub async fn program() -> anyhow::Result<()> {
+    let options = Options::parse();
+    logs::install(options.log_format, &options.log).context("logs cannot be set up")?;
+    let stop = shutdown::requested()?;
+    match options.mode() {
+        Some(Mode::Static(file)) => run_static(file, &options, stop).await,
+        Some(Mode::Control(control)) => run_control(*control, stop).await,
+        None => bail!("no configuration: name a zone with --zone-cp, or a file with --static"),
+    }
+}
 
 /// Serves by a zone until `stop`, then drains. The ready line is written when the sidecar is ready for the first
 /// time.
@@ -24,7 +40,7 @@ pub async fn run_control(options: ControlOptions, stop: impl Future) -> anyhow::
     let serving = async {
         running.ready().await;
         let listen = running.bound().await.into_iter().map(|bound| bound.address);
-        let line = ReadyLine::new("tombolo-dataplane")
+        let line = ReadyLine::new(PROGRAM)
             .with("health", running.ready_address)
             .with("metrics", running.metrics_address)
             .with_all("listen", listen);
@@ -56,9 +72,8 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
 
     let ready = listen(options.ready_address).await?;
     let metrics = listen(options.metrics_address).await?;
-    let mut line = ReadyLine::new("tombolo-dataplane")
-        .with("health", ready.local_addr()?)
-        .with("metrics", metrics.local_addr()?);
+    let mut line =
+        ReadyLine::new(PROGRAM).with("health", ready.local_addr()?).with("metrics", metrics.local_addr()?);
     let pages = AdminPages { readiness: Some(readiness.clone()), ..AdminPages::default() };
     tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));
 

@@ -11,6 +11,7 @@ pub mod client;
 pub mod load;
 pub mod members;
 pub mod mesh;
+pub mod process;
 pub mod promises;
 pub mod relay;
 pub mod shop;

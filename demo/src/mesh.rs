@@ -10,7 +10,7 @@ use api::shapes::{TokenKind, TokenRequest};
 use control::{Addresses, Running};
 use global_cp::GlobalCp;
 use identity::ServerRole;
-use model::{Name, ZoneName};
+use model::Name;
 use tempfile::TempDir;
 use tokio::time;
 use zone_cp::ZoneCp;
@@ -26,8 +26,17 @@ use crate::traffic::{Pair, Traffic};
 
 pub const ZONES: [&str; 2] = ["east", "west"];
 
-/// The last byte of the first relay's address; the next zone's is the one after.
+/// The last bytes of the addresses of the global control plane, of the first zone's, and of the relay of that; those
+/// of the next zone come after.
+const GLOBAL: u8 = 1;
+const ZONE_CPS: u8 = 2;
 const RELAYS: u8 = 31;
+
+/// The ports of control planes, as people know them.
+const API: u16 = 5681;
+const HEALTH: u16 = 5680;
+const GLOBAL_SYNC: u16 = 5685;
+const ZONE_SYNC: u16 = 5678;
 
 /// How long what is open may go on when the mesh ends.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -74,7 +83,9 @@ pub enum Takes {
 pub struct Stopped(Member);
 
 struct Zone {
-    running: Running,
+    /// None while it is stopped.
+    running: Option<Running>,
+    addresses: Addresses,
     ingress: zone_ingress::Running,
     relay: Relay,
 }
@@ -84,9 +95,8 @@ impl Mesh {
     pub async fn start(tell: &mut dyn FnMut(String)) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("tombolo-demo-").tempdir()?;
         let net = [127, rand::random_range(1..=254), rand::random()];
-        let global_dir = dir.path().join("global");
-        let global = start_global(&global_dir, Addresses::any_local()).await?;
-        let global_addresses = global.addresses;
+        let global_addresses = control_plane(net, GLOBAL, GLOBAL_SYNC);
+        let global = start_global(&dir.path().join("global"), global_addresses).await?;
         tell(format!("global control plane   API https://{}", global_addresses.api));
         let mut mesh = Self {
             dir,
@@ -102,7 +112,7 @@ impl Mesh {
             let started = mesh.start_zone(zone).await.with_context(|| format!("starting zone {zone}"))?;
             tell(format!(
                 "zone {zone:<17} API https://{}, ingress {} (through a relay that listens in)",
-                started.running.addresses.api, started.relay.address
+                started.addresses.api, started.relay.address
             ));
             mesh.zones.insert(zone, started);
         }
@@ -126,23 +136,17 @@ impl Mesh {
     }
 
     async fn start_zone(&self, zone: &'static str) -> anyhow::Result<Zone> {
-        let name: ZoneName = zone.parse()?;
-        let request = TokenRequest { zone: Some(name.clone()), ..TokenRequest::default() };
-        let token_file =
-            self.write(&format!("{zone}.token"), &self.api()?.token(TokenKind::Zone, &request).await?)?;
-        let options = zone_cp::Options {
-            global: Some(self.global_addresses.sync.to_string()),
-            token_file: Some(token_file),
-            ..zone_cp::Options::local(name, self.zone_dir(zone))
-        };
-        let running = ZoneCp::start(options).await?;
+        let request = TokenRequest { zone: Some(zone.parse()?), ..TokenRequest::default() };
+        self.write(&format!("{zone}.token"), &self.api()?.token(TokenKind::Zone, &request).await?)?;
+        let addresses = control_plane(self.net, ZONE_CPS + self.zones.len() as u8, ZONE_SYNC);
+        let running = self.start_zone_cp(zone, &addresses).await?;
         let relay = Relay::start(self.any_port(RELAYS + self.zones.len() as u8)).await?;
         let request = TokenRequest { addresses: vec![relay.address.ip()], ..TokenRequest::default() };
-        let api = self.zone_api_at(zone, &running.addresses)?;
+        let api = self.zone_api_at(zone, &addresses)?;
         let token = api.token(TokenKind::Ingress, &request).await?;
         let joined = zone_ingress::ControlOptions::new(
             format!("{zone}-1").parse()?,
-            running.addresses.sync.to_string(),
+            addresses.sync.to_string(),
             self.write(&format!("{zone}-ingress.token"), &token)?,
             self.dir.path().join(format!("{zone}-ingress")),
         );
@@ -153,7 +157,21 @@ impl Mesh {
         })
         .await?;
         relay.lead_to(ingress.listen);
-        Ok(Zone { running, ingress, relay })
+        Ok(Zone { running: Some(running), addresses, ingress, relay })
+    }
+
+    async fn start_zone_cp(&self, zone: &str, addresses: &Addresses) -> anyhow::Result<Running> {
+        let Addresses { api, sync, health } = *addresses;
+        ZoneCp::start(zone_cp::Options {
+            global: Some(self.global_addresses.sync.to_string()),
+            token_file: Some(self.dir.path().join(format!("{zone}.token"))),
+            api_address: api,
+            sync_address: sync,
+            health_address: health,
+            ..zone_cp::Options::local(zone.parse()?, self.zone_dir(zone))
+        })
+        .await
+        .with_context(|| format!("starting the control plane of {zone}"))
     }
 
     async fn start_member(&mut self, member: Member) -> anyhow::Result<()> {
@@ -177,11 +195,15 @@ impl Mesh {
     }
 
     async fn start_sidecar(&self, member: Member) -> anyhow::Result<dataplane::Running> {
+        dataplane::start(self.options_of(member)).await
+    }
+
+    fn options_of(&self, member: Member) -> dataplane::ControlOptions {
         let Member { service, zone, .. } = member;
         let file = |ending: &str| self.dir.path().join(format!("{zone}-{service}{ending}"));
-        let zone_cp = self.zones[zone].running.addresses.sync.to_string();
+        let zone_cp = self.zones[zone].addresses.sync.to_string();
         let joined = dataplane::ControlOptions::new(zone_cp, file(".token"), file(".yaml"), file(""));
-        dataplane::start(dataplane::ControlOptions { drain_time: DRAIN, ..joined }).await
+        dataplane::ControlOptions { drain_time: DRAIN, ..joined }
     }
 
     /// Drains a sidecar, and waits until it is gone.
@@ -191,6 +213,11 @@ impl Mesh {
         let (member, sidecar) = self.sidecars.remove(at);
         sidecar.shutdown().await?;
         Ok(Stopped(member))
+    }
+
+    /// With what it can be started again.
+    pub fn sidecar_options(&self, Stopped(member): &Stopped) -> dataplane::ControlOptions {
+        self.options_of(*member)
     }
 
     /// Starts it again from what it kept, and waits until it is ready.
@@ -208,7 +235,7 @@ impl Mesh {
     }
 
     pub fn zone_api(&self, zone: &str) -> anyhow::Result<ApiClient> {
-        self.zone_api_at(zone, &self.zones[zone].running.addresses)
+        self.zone_api_at(zone, &self.zones[zone].addresses)
     }
 
     fn zone_api_at(&self, zone: &str, addresses: &Addresses) -> anyhow::Result<ApiClient> {
@@ -236,13 +263,28 @@ impl Mesh {
     }
 
     /// Starts it again, with the same data at the same addresses.
-    pub async fn restart_global(&mut self) -> anyhow::Result<()> {
+    pub async fn resume_global(&mut self) -> anyhow::Result<()> {
         self.global = Some(start_global(&self.global_dir(), self.global_addresses).await?);
         Ok(())
     }
 
+    /// Stops the control plane of a zone, and waits until it is gone. Its ingress runs on.
+    pub async fn stop_zone(&mut self, zone: &str) -> anyhow::Result<()> {
+        match self.zones.get_mut(zone).and_then(|zone| zone.running.take()) {
+            Some(running) => running.shutdown().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts it again, with the same data at the same addresses.
+    pub async fn resume_zone(&mut self, zone: &str) -> anyhow::Result<()> {
+        let running = self.start_zone_cp(zone, &self.zones[zone].addresses).await?;
+        self.zones.get_mut(zone).context("there is no such zone")?.running = Some(running);
+        Ok(())
+    }
+
     pub fn zone_addresses(&self, zone: &str) -> &Addresses {
-        &self.zones[zone].running.addresses
+        &self.zones[zone].addresses
     }
 
     /// The relay before a zone's ingress.
@@ -291,7 +333,7 @@ impl Mesh {
     pub fn ports(&self) -> Vec<Port> {
         let mut ports = Vec::new();
         let mut add = |name, address, takes| ports.push(Port { name, address, takes });
-        let zones = self.zones.iter().map(|(name, zone)| (*name, &zone.running.addresses));
+        let zones = self.zones.iter().map(|(name, zone)| (*name, &zone.addresses));
         for (name, Addresses { api, sync, health }) in zones.chain([("global", &self.global_addresses)]) {
             add(format!("{name} API"), *api, Takes::Tls);
             add(format!("{name} sync"), *sync, Takes::Tls);
@@ -324,8 +366,8 @@ impl Mesh {
     /// Where every control plane and proxy says whether it is ready.
     pub fn readiness(&self) -> Vec<(String, SocketAddr)> {
         let mut pages = vec![("global".to_owned(), self.global_addresses.health)];
-        for (name, Zone { running, ingress, .. }) in &self.zones {
-            pages.push((format!("zone {name}"), running.addresses.health));
+        for (name, Zone { addresses, ingress, .. }) in &self.zones {
+            pages.push((format!("zone {name}"), addresses.health));
             pages.push((format!("ingress of {name}"), ingress.ready_address));
         }
         let sidecars = self.sidecars.iter();
@@ -364,7 +406,9 @@ impl Mesh {
         for zone in self.zones.into_values() {
             zone.ingress.shutdown().await?;
             zone.relay.shutdown().await;
-            zone.running.shutdown().await?;
+            if let Some(running) = zone.running {
+                running.shutdown().await?;
+            }
         }
         for (_, app) in self.apps {
             app.shutdown().await;
@@ -374,6 +418,11 @@ impl Mesh {
             None => Ok(()),
         }
     }
+}
+
+fn control_plane([a, b, c]: [u8; 3], host: u8, sync: u16) -> Addresses {
+    let at = |port| SocketAddr::from(([a, b, c, host], port));
+    Addresses { api: at(API), sync: at(sync), health: at(HEALTH) }
 }
 
 async fn start_global(data_dir: &Path, addresses: Addresses) -> anyhow::Result<Running> {

@@ -7,9 +7,11 @@ mod bad_input;
 mod forgery;
 mod global_away;
 mod identity;
+mod killed;
 mod takeover;
 mod wire;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -26,7 +28,7 @@ pub struct Promise {
     pub number: u32,
     pub says: &'static str,
     /// Proves it, and says with which figure; or says what was broken. It leaves the mesh as it found it.
-    pub keep: for<'a> fn(&'a mut Mesh, Patience) -> BoxFuture<'a, anyhow::Result<String>>,
+    pub keep: for<'a> fn(&'a mut Mesh, &'a Terms) -> BoxFuture<'a, anyhow::Result<String>>,
 }
 
 pub const ALL: &[Promise] = &[
@@ -43,7 +45,7 @@ pub const ALL: &[Promise] = &[
     Promise {
         number: 3,
         says: "permissions decide within 500 ms, on open connections too, and `applied` is true",
-        keep: |mesh, patience| Box::pin(access::keep(mesh, patience)),
+        keep: |mesh, terms| Box::pin(access::keep(mesh, terms)),
     },
     Promise {
         number: 4,
@@ -63,17 +65,27 @@ pub const ALL: &[Promise] = &[
     Promise {
         number: 7,
         says: "when the near application or its sidecar goes, the other zone takes over and gives back",
-        keep: |mesh, patience| Box::pin(takeover::keep(mesh, patience)),
+        keep: |mesh, terms| Box::pin(takeover::keep(mesh, terms)),
+    },
+    Promise {
+        number: 8,
+        says: "a proxy that is killed and restarted without its zone serves again within 1 s",
+        keep: |mesh, terms| Box::pin(killed::keep(mesh, terms)),
     },
 ];
 
-/// How much slower than promised is still taken: tests run side by side, a check runs alone.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience(pub u32);
+/// How promises are checked.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// How many times slower than promised is still taken: tests run side by side, a check runs alone.
+    pub patience: u32,
+    /// A program that is a sidecar when it is called so.
+    pub sidecar: PathBuf,
+}
 
-impl Patience {
-    pub(crate) fn limit(self, promised: Duration) -> Duration {
-        promised * self.0
+impl Terms {
+    pub(crate) fn limit(&self, promised: Duration) -> Duration {
+        promised * self.patience
     }
 }
 

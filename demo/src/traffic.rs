@@ -33,6 +33,11 @@ impl Pair {
         self.from != self.to
     }
 
+    /// Whether the service of that zone is one of both.
+    pub fn concerns(&self, service: &str, zone: &str) -> bool {
+        (service, zone) == (self.caller, self.from) || (service, zone) == (self.called, self.to)
+    }
+
     /// The id that the called service is to see.
     pub fn client_id(&self) -> String {
         format!("spiffe://default.{}.mesh.local/workload/{}", self.from, self.caller)

@@ -20,11 +20,16 @@ use tokio::time;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Where cargo put the programs; built here, so that the test never runs old ones.
-async fn programs() -> PathBuf {
+/// Where cargo puts the programs.
+pub(crate) fn folder() -> PathBuf {
     // target/<profile>/deps/mesh-<hash>
-    let folder = std::env::current_exe().expect("this test is a file");
-    let folder = folder.ancestors().nth(2).expect("in a folder of cargo's").to_owned();
+    let file = std::env::current_exe().expect("this test is a file");
+    file.ancestors().nth(2).expect("in a folder of cargo's").to_owned()
+}
+
+/// The programs, built here, so that no test runs old ones.
+pub(crate) async fn build() -> PathBuf {
+    let folder = folder();
     let profile = folder.file_name().and_then(|name| name.to_str()).expect("named after the profile");
     let profile = if profile == "debug" { "dev" } else { profile };
     let built = Command::new(env!("CARGO"))
@@ -179,7 +184,7 @@ async fn sidecar(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn seven_processes_carry_a_request_across_zones_and_end_when_they_are_told_to() {
-    let programs = programs().await;
+    let programs = build().await;
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     // Its own piece of loopback, so that ports can stand in documents before anyone listens on them.

@@ -2,14 +2,17 @@
 //! five times the time that is promised.
 
 use demo::Mesh;
-use demo::promises::{ALL, Patience};
+use demo::promises::{ALL, Terms};
 
-const SIDE_BY_SIDE: Patience = Patience(5);
+use crate::processes;
+
+const SIDE_BY_SIDE: u32 = 5;
 
 async fn keep(number: u32) {
     let promise = ALL.iter().find(|promise| promise.number == number).expect("a promise of that number");
     let mut mesh = Mesh::start(&mut |_| {}).await.expect("the mesh starts");
-    if let Err(error) = (promise.keep)(&mut mesh, SIDE_BY_SIDE).await {
+    let terms = Terms { patience: SIDE_BY_SIDE, sidecar: processes::folder().join(dataplane::PROGRAM) };
+    if let Err(error) = (promise.keep)(&mut mesh, &terms).await {
         panic!("{}: {error:#}", promise.says);
     }
     mesh.shutdown().await.expect("everything ends");
@@ -50,8 +53,14 @@ async fn another_zone_takes_over_and_gives_back_and_nothing_is_lost_that_could_b
     keep(7).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_proxy_serves_again_without_its_zone() {
+    processes::build().await;
+    keep(8).await;
+}
+
 #[test]
 fn every_promise_has_a_test() {
     let numbers: Vec<u32> = ALL.iter().map(|promise| promise.number).collect();
-    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8]);
 }

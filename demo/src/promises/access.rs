@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{self, Instant};
 
-use super::{Patience, every_pair_answers};
+use super::{Terms, every_pair_answers};
 use crate::client::Outcome;
 use crate::members::{ALLOW_SHOP, PERMISSION};
 use crate::mesh::{Mesh, ZONES};
@@ -24,26 +24,26 @@ const CLOSING: Duration = Duration::from_millis(100);
 const EXCHANGE: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 3;
 
-pub(super) async fn keep(mesh: &mut Mesh, patience: Patience) -> anyhow::Result<String> {
-    let limit = patience.limit(PROMISED);
+pub(super) async fn keep(mesh: &mut Mesh, terms: &Terms) -> anyhow::Result<String> {
+    let limit = terms.limit(PROMISED);
     let api = mesh.api()?;
     let mut slowest = Duration::ZERO;
     for _ in 0..ROUNDS {
-        let mut open = exchanged(mesh, patience).await.context("before anything changes")?;
+        let mut open = exchanged(mesh, terms).await.context("before anything changes")?;
 
         let revision = api.delete(PERMISSION).await?;
         let start = Instant::now();
         api.applied(&revision, limit).await.context("taking the permission away")?;
         slowest = slowest.max(start.elapsed());
-        closed(&mut open, patience.limit(CLOSING)).await.context("an open connection")?;
+        closed(&mut open, terms.limit(CLOSING)).await.context("an open connection")?;
         denied(mesh).await.context("after the permission was taken away")?;
-        turned_away(mesh, patience).await.context("after the permission was taken away")?;
+        turned_away(mesh, terms).await.context("after the permission was taken away")?;
 
         let revision = api.put(PERMISSION, ALLOW_SHOP).await?;
         let start = Instant::now();
         api.applied(&revision, limit).await.context("giving the permission back")?;
         slowest = slowest.max(start.elapsed());
-        exchanged(mesh, patience).await.context("after the permission was given back")?;
+        exchanged(mesh, terms).await.context("after the permission was given back")?;
         every_pair_answers(mesh, "/allowed", |_| true)
             .await
             .context("after the permission was given back")?;
@@ -67,18 +67,18 @@ async fn denied(mesh: &Mesh) -> anyhow::Result<()> {
 }
 
 /// An opaque connection of each pair that has carried bytes both ways, each at the first try.
-async fn exchanged(mesh: &Mesh, patience: Patience) -> anyhow::Result<Vec<TcpStream>> {
+async fn exchanged(mesh: &Mesh, terms: &Terms) -> anyhow::Result<Vec<TcpStream>> {
     let mut open = Vec::new();
     for (pair, address) in mesh.streams() {
-        let exchange = time::timeout(patience.limit(EXCHANGE), exchange(address)).await;
+        let exchange = time::timeout(terms.limit(EXCHANGE), exchange(address)).await;
         open.push(exchange.context("no echo")?.with_context(|| format!("TCP from {pair}"))?);
     }
     Ok(open)
 }
 
-async fn turned_away(mesh: &Mesh, patience: Patience) -> anyhow::Result<()> {
+async fn turned_away(mesh: &Mesh, terms: &Terms) -> anyhow::Result<()> {
     for (pair, address) in mesh.streams() {
-        let exchange = time::timeout(patience.limit(EXCHANGE), exchange(address)).await;
+        let exchange = time::timeout(terms.limit(EXCHANGE), exchange(address)).await;
         let exchange = exchange.with_context(|| format!("a new TCP connection from {pair} stays open"))?;
         ensure!(exchange.is_err(), "a new TCP connection from {pair} was let through");
     }

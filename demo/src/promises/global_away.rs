@@ -44,7 +44,7 @@ pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
         .context("through a sidecar that was restarted without the global")?;
     let restarted = UpTo::now(mesh);
 
-    mesh.restart_global().await?;
+    mesh.resume_global().await?;
     let start = Instant::now();
     let api = mesh.api()?;
     let revision = api.put(LATER, LATER_DOCUMENT).await?;
@@ -58,5 +58,5 @@ pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
 }
 
 fn is_restarted(pair: &Pair) -> bool {
-    RESTARTED == (pair.caller, pair.from) || RESTARTED == (pair.called, pair.to)
+    pair.concerns(RESTARTED.0, RESTARTED.1)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tokio::time::{self, Instant};
 
-use super::{Patience, eventually, every_pair_answers};
+use super::{Terms, eventually, every_pair_answers};
 use crate::load::{Callers, Exchange, Load};
 use crate::members::Speaks;
 use crate::mesh::{LIMIT, Mesh};
@@ -45,16 +45,16 @@ impl fmt::Display for Cause {
     }
 }
 
-pub(super) async fn keep(mesh: &mut Mesh, patience: Patience) -> anyhow::Result<String> {
+pub(super) async fn keep(mesh: &mut Mesh, terms: &Terms) -> anyhow::Result<String> {
     let mut figures = Vec::new();
     for cause in [Cause::Drain, Cause::Refusal] {
-        figures.push(goes_and_comes_back(mesh, cause, patience).await.with_context(|| cause.to_string())?);
+        figures.push(goes_and_comes_back(mesh, cause, terms).await.with_context(|| cause.to_string())?);
     }
     eventually(LIMIT, || every_pair_answers(mesh, "/after", |_| true)).await.context("afterwards")?;
     Ok(figures.join("; "))
 }
 
-async fn goes_and_comes_back(mesh: &mut Mesh, cause: Cause, patience: Patience) -> anyhow::Result<String> {
+async fn goes_and_comes_back(mesh: &mut Mesh, cause: Cause, terms: &Terms) -> anyhow::Result<String> {
     let callers = CALLERS.map(|(speaks, count)| Callers { speaks, through: mesh.joined(speaks), count });
     let load = Load::start(&format!("{cause:?}"), callers);
     eventually(LIMIT, || async { near_alone(mesh, &load) }).await.context("before")?;
@@ -76,7 +76,7 @@ async fn goes_and_comes_back(mesh: &mut Mesh, cause: Cause, patience: Patience) 
         }
     }
     outage.back = Instant::now();
-    let limit = patience.limit(outage.back - outage.from + FIRST_EJECTION);
+    let limit = terms.limit(outage.back - outage.from + FIRST_EJECTION);
     eventually(limit, || async { near_alone(mesh, &load) })
         .await
         .with_context(|| format!("{limit:.1?} after it is back"))?;
