@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use model::{DocumentKey, Origin, Point, Record, World};
+use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::query::{self, Changes, Commit, Filter, Head, History, Listing};
@@ -18,9 +19,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     fn feed(&self) -> &Feed;
 
+    fn writable(&self) -> watch::Receiver<bool>;
+
     fn read<T: Send + 'static>(
         self: &Arc<Self>,
-        read: impl FnOnce(&Reader<'_>) -> Result<T, Error> + Send + 'static,
+        read: impl Fn(&Reader<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<'static, T>;
 
     /// [`crate::tables::execute`], a durable commit, and [`Feed::publish`], in this order; the next
@@ -34,6 +37,10 @@ pub(crate) struct Backed<B>(pub(crate) Arc<B>);
 impl<B: Backend> Store for Backed<B> {
     fn origin(&self) -> &Origin {
         &self.0.identity().origin
+    }
+
+    fn writable(&self) -> watch::Receiver<bool> {
+        self.0.writable()
     }
 
     fn head(&self) -> Answer<'_, Head> {

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use model::{DocumentKey, Origin, Version};
 
-/// Why a store did not do what it was asked. Nothing of a failed transaction happened, except where
-/// [`Error::Unavailable`] leaves it open.
-#[derive(Debug, thiserror::Error)]
+/// Why a store did not do what it was asked. Nothing of a failed transaction happened. Where the disk
+/// failed it has been taken back; only if the program ends before the disk works again may it turn out
+/// to have happened, so that whoever writes again should say what was expected.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Somebody else was first: read again, decide again, write again.
     #[error("{key} is {}, which is not what was expected: read it again", standing(.current))]
@@ -31,12 +33,16 @@ pub enum Error {
     /// The change log does not reach back that far, or never came that far.
     #[error("changes after {after} are not in the log, which begins after {oldest}: list again")]
     Compacted { after: u64, oldest: u64 },
-    /// What was sealed does not open: another key, or a changed file.
-    #[error("the sealed value of {what} does not open: restore the store and its key together")]
+    /// What is kept there is not what was written: another key, or a changed file. Everything else can
+    /// still be read.
+    #[error("what is kept of {what} does not open: restore the store and its key together")]
     Damaged { what: String },
-    /// The medium failed. A write may or may not have happened: write again with what was expected.
-    #[error("the store is not available: try again, and look at its disk")]
-    Unavailable { source: Box<dyn std::error::Error + Send + Sync> },
+    /// Reads go on, and writes as soon as there is space: the store tries by itself.
+    #[error("the disk of the store is full, and nothing was written: free some space, then write again")]
+    Full { source: Arc<io::Error> },
+    /// The medium failed. The store tries by itself until it works again.
+    #[error("the store is not available, and nothing was written: look at its disk, then try again")]
+    Unavailable { source: Arc<dyn std::error::Error + Send + Sync> },
     /// The store was closed: open it again.
     #[error("the store is closed")]
     Closed,
@@ -44,7 +50,16 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Unavailable { source: source.into() }
+        Self::Unavailable { source: Arc::from(source.into()) }
+    }
+
+    pub(crate) fn of_disk(cause: Arc<io::Error>) -> Self {
+        match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::Full { source: cause }
+            }
+            _ => Self::unavailable(cause),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::{DocumentKey, Origin};
+use tokio::sync::watch;
 
 use crate::backend::{Backed, Backend};
 use crate::error::Error;
@@ -26,9 +27,17 @@ impl MemoryStore {
     }
 
     pub fn with_retention(origin: Origin, retention: Retention) -> Arc<dyn Store> {
-        let identity = Identity { origin, keys: StoreKeys::new(&new_store_key()), retention };
+        Self::of(Identity { origin, keys: StoreKeys::new(&new_store_key()), retention })
+    }
+
+    pub(crate) fn of(identity: Identity) -> Arc<dyn Store> {
         let state = Mutex::new(Arc::new(State::default()));
-        Arc::new(Backed(Arc::new(Memory { identity, state, feed: Feed::new() })))
+        Arc::new(Backed(Arc::new(Memory {
+            identity,
+            state,
+            feed: Feed::new(),
+            writable: watch::Sender::new(true),
+        })))
     }
 }
 
@@ -37,6 +46,7 @@ struct Memory {
     /// Readers take the state as it is; a writer copies it only where a reader still has it.
     state: Mutex<Arc<State>>,
     feed: Feed,
+    writable: watch::Sender<bool>,
 }
 
 impl Backend for Memory {
@@ -48,9 +58,14 @@ impl Backend for Memory {
         &self.feed
     }
 
+    /// Memory never refuses.
+    fn writable(&self) -> watch::Receiver<bool> {
+        self.writable.subscribe()
+    }
+
     fn read<T: Send + 'static>(
         self: &Arc<Self>,
-        read: impl FnOnce(&Reader<'_>) -> Result<T, Error> + Send + 'static,
+        read: impl Fn(&Reader<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<'static, T> {
         let backend = self.clone();
         Box::pin(async move {

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use model::{DocumentKey, Origin, Point, Record, World};
+use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::query::{Changes, Filter, Head, Listing};
@@ -18,6 +19,10 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 
 pub trait Store: Send + Sync {
     /// Who writes here.
     fn origin(&self) -> &Origin;
+
+    /// Whether writes succeed, as far as the last one tells: false from one that the disk refused until one
+    /// succeeds, which the store tries by itself.
+    fn writable(&self) -> watch::Receiver<bool>;
 
     fn head(&self) -> Answer<'_, Head>;
 

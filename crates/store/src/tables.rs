@@ -42,6 +42,9 @@ pub(crate) struct Meta {
     pub(crate) tombstones: u64,
     /// For each origin the latest deletion that is no longer known.
     pub(crate) compacted: World,
+    /// Transactions of the medium so far, by which one that happened is told from one that did not.
+    #[serde(default)]
+    pub(crate) writes: u64,
 }
 
 impl Meta {
@@ -53,6 +56,7 @@ impl Meta {
             next_tombstone: 0,
             tombstones: 0,
             compacted: World::default(),
+            writes: 0,
         }
     }
 }

@@ -1,14 +1,17 @@
 //! Opens the two files of a store, and makes sure that they belong together and to this origin.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use model::Origin;
-use redb::{Builder, Database, DatabaseError, WriteTransaction};
+use redb::ReadTransaction;
+use redb::backends::FileBackend;
 use zeroize::Zeroizing;
 
+use super::file::{Keep, StoreFile};
 use super::rows::{self, Rows};
 use crate::error::{Error, OpenError};
 use crate::seal::{SecretBytes, StoreKey, StoreKeys, new_store_key};
@@ -22,49 +25,64 @@ const ORIGIN_FACT: &str = "origin";
 /// Sealed with the store key, so that another key is noticed at once.
 const KEY_FACT: &str = "key";
 
-/// How much of the file is kept in memory at most, in bytes.
-const CACHE: usize = 32 * 1024 * 1024;
-
-pub(super) fn open(folder: &Path, origin: &Origin) -> Result<(Database, StoreKeys), OpenError> {
+pub(super) fn open(folder: &Path, origin: &Origin) -> Result<(StoreFile, StoreKeys), OpenError> {
     let path = folder.join("store.redb");
     let key_path = folder.join("store.key");
     fs::create_dir_all(folder).map_err(file_error(folder))?;
-    make_private(&path).map_err(file_error(&path))?;
+    let exists = path.try_exists().map_err(file_error(&path))?;
+    // A new file gets its name when it is whole, since what a crash leaves of one does not open.
+    let unfinished = folder.join("store.redb.new");
+    let file = locked(if exists { &path } else { &unfinished })?;
     // From here on nobody else has the file open, so that the key cannot be minted twice.
-    let database = Builder::new().set_cache_size(CACHE).create(&path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path.clone() },
-        other => database_error(&path)(other),
-    })?;
-    let mut rows = Rows(database.begin_write().map_err(database_error(&path))?);
-    let keys = match fact(&rows, FORMAT_FACT, &path)? {
-        None => {
-            let keys = StoreKeys::new(&existing_or_new_key(&key_path)?);
-            found(&mut rows, origin, &keys).map_err(database_error(&path))?;
-            keys
+    if !exists {
+        if path.try_exists().map_err(file_error(&path))? {
+            return Err(OpenError::InUse { path });
         }
-        Some(format) => {
-            check_format(&format, &path)?;
-            check_origin(&fact(&rows, ORIGIN_FACT, &path)?.unwrap_or_default(), origin, &path)?;
-            let missing = || OpenError::KeyMissing { path: key_path.clone() };
-            let keys = StoreKeys::new(&read_key(&key_path)?.ok_or_else(missing)?);
-            let sealed = fact(&rows, KEY_FACT, &path)?.unwrap_or_default();
-            let wrong = |_| OpenError::WrongKey { path: key_path.clone() };
-            keys.open_private(KEY_FACT, &sealed).map_err(wrong)?;
-            rows::create_later(&rows).map_err(database_error(&path))?;
-            keys
-        }
+        file.set_len(0).map_err(file_error(&unfinished))?;
+    }
+    let medium = FileBackend::new(file).map_err(database_error(&path))?;
+    let file = StoreFile::open(Arc::new(medium)).map_err(database_error(&path))?;
+    let keys = if exists {
+        let facts = file.read(facts).map_err(database_error(&path))?;
+        check_format(&facts.format, &path)?;
+        check_origin(&facts.origin, origin, &path)?;
+        let missing = || OpenError::KeyMissing { path: key_path.clone() };
+        let keys = StoreKeys::new(&read_key(&key_path)?.ok_or_else(missing)?);
+        let wrong = |_| OpenError::WrongKey { path: key_path.clone() };
+        keys.open_private(KEY_FACT, &facts.key).map_err(wrong)?;
+        rows::complete(&file).map_err(database_error(&path))?;
+        keys
+    } else {
+        let keys = StoreKeys::new(&existing_or_new_key(&key_path)?);
+        found(&file, origin, &keys).map_err(database_error(&path))?;
+        fs::rename(&unfinished, &path).map_err(file_error(&path))?;
+        keys
     };
-    rows.0.commit().map_err(database_error(&path))?;
     sync_folder(folder).map_err(file_error(folder))?;
-    Ok((database, keys))
+    Ok((file, keys))
+}
+
+/// What a file says about itself.
+struct Facts {
+    format: Vec<u8>,
+    origin: Vec<u8>,
+    key: Vec<u8>,
+}
+
+fn facts(rows: &Rows<ReadTransaction>) -> Result<Facts, Error> {
+    let fact = |name| Ok::<_, Error>(rows.fact(name)?.unwrap_or_default());
+    Ok(Facts { format: fact(FORMAT_FACT)?, origin: fact(ORIGIN_FACT)?, key: fact(KEY_FACT)? })
 }
 
 /// Writes down what a new file is.
-fn found(rows: &mut Rows<WriteTransaction>, origin: &Origin, keys: &StoreKeys) -> Result<(), Error> {
-    rows::create(rows)?;
-    rows.put_fact(ORIGIN_FACT, origin.as_str().as_bytes())?;
-    rows.put_fact(KEY_FACT, &keys.seal_private(KEY_FACT, &SecretBytes::from(Vec::new())))?;
-    rows.put_fact(FORMAT_FACT, FORMAT.to_string().as_bytes())
+pub(super) fn found(file: &StoreFile, origin: &Origin, keys: &StoreKeys) -> Result<(), Error> {
+    file.write(|rows| {
+        rows::create(rows)?;
+        rows.put_fact(ORIGIN_FACT, origin.as_str().as_bytes())?;
+        rows.put_fact(KEY_FACT, &keys.seal_private(KEY_FACT, &SecretBytes::from(Vec::new())))?;
+        rows.put_fact(FORMAT_FACT, FORMAT.to_string().as_bytes())?;
+        Ok(Keep::All)
+    })
 }
 
 fn check_format(format: &[u8], path: &Path) -> Result<(), OpenError> {
@@ -114,19 +132,21 @@ fn write_key(path: &Path, key: &StoreKey) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_folder)
 }
 
-/// The file exists afterwards and only its owner can read it.
-fn make_private(path: &PathBuf) -> io::Result<()> {
+/// Open for reading and writing, there afterwards, for its owner only, and for this process alone.
+fn locked(path: &Path) -> Result<File, OpenError> {
     let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(file_error(path))?;
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(file_error(path))?;
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => OpenError::InUse { path: path.to_owned() },
+        TryLockError::Error(source) => file_error(path)(source),
+    })?;
+    Ok(file)
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
-}
-
-fn fact(rows: &Rows<WriteTransaction>, name: &str, path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
-    rows.fact(name).map_err(database_error(path))
 }
 
 fn file_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError {

@@ -2,11 +2,12 @@
 
 use model::{DocumentKey, Point};
 use redb::{
-    Key, ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableError, Value,
-    WriteTransaction,
+    Key, ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableError, TableHandle,
+    Value, WriteTransaction,
 };
 
 use super::codec;
+use super::file::{Keep, StoreFile};
 use crate::error::Error;
 use crate::seal::{RollingHash, Sealed};
 use crate::tables::{Meta, SealedCommit, Tables, TablesMut, Tombstone};
@@ -76,14 +77,17 @@ pub(super) fn create(rows: &mut Rows<WriteTransaction>) -> Result<(), Error> {
     rows.open(COMMITS)?;
     rows.open(HASHES)?;
     rows.open(PRIVATE)?;
-    create_later(rows)?;
+    rows.open(GENERATIONS)?;
     rows.set_meta(&Meta::fresh())
 }
 
-/// Makes the tables that files of an earlier version of this program lack.
-pub(super) fn create_later(rows: &Rows<WriteTransaction>) -> Result<(), Error> {
-    rows.open(GENERATIONS)?;
-    Ok(())
+/// Makes the tables that the file of an earlier version of this program lacks. One that lacks none is not
+/// written, so that it opens on a full disk.
+pub(super) fn complete(file: &StoreFile) -> Result<(), Error> {
+    if file.read(|rows| rows.has(GENERATIONS))? {
+        return Ok(());
+    }
+    file.write(|rows| rows.open(GENERATIONS).map(|_| Keep::All))
 }
 
 impl<T: Transaction> Rows<T> {
@@ -98,6 +102,18 @@ impl<T: Transaction> Rows<T> {
         let table = self.open(FACTS)?;
         let value = table.get(name).map_err(Error::unavailable)?;
         Ok(value.map(|value| value.value().to_vec()))
+    }
+}
+
+impl Rows<ReadTransaction> {
+    #[cfg(test)]
+    pub(super) fn is_new(&self) -> Result<bool, Error> {
+        Ok(!self.has(FACTS)?)
+    }
+
+    fn has(&self, table: impl TableHandle) -> Result<bool, Error> {
+        let mut tables = self.0.list_tables().map_err(Error::unavailable)?;
+        Ok(tables.any(|found| found.name() == table.name()))
     }
 }
 

@@ -1,0 +1,74 @@
+//! The disk fails, and works again, while the store is open.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fake_disk::{Condition, FakeDisk};
+use super::work::{Work, model, same};
+use super::{Dice, assert_none, failing_seeds, open};
+use crate::error::Error;
+use crate::store::Store;
+
+#[test]
+fn a_write_that_the_disk_refused_did_not_happen_and_reads_go_on() {
+    assert_none(failing_seeds(100, async |seed| live_with(seed).await));
+}
+
+async fn live_with(seed: u64) -> Result<(), String> {
+    let mut dice = Dice(!seed);
+    let disk = Arc::new(FakeDisk::new(seed));
+    let store = open(&disk)?;
+    let model = model();
+    let mut watch = store.watch(0);
+    let mut condition = Condition::Sound;
+    for n in 1..=30 {
+        if dice.one_in(4) {
+            let conditions = [Condition::ReadOnly, Condition::SyncFails, Condition::Full, Condition::Dead];
+            condition = match condition {
+                Condition::Sound => conditions[dice.below(4) as usize],
+                _ => Condition::Sound,
+            };
+            disk.becomes(condition);
+            if condition == Condition::Sound {
+                works_again(&store).await?;
+            }
+        }
+        let work = Work::roll(&mut dice, n);
+        match work.ask(&store).await {
+            Ok(()) => work.ask(&model).await.map_err(|error| format!("only here: {error}"))?,
+            Err(Error::Full { .. }) if condition == Condition::Full => {}
+            Err(Error::Unavailable { .. }) if condition != Condition::Sound => {}
+            Err(error @ (Error::Full { .. } | Error::Unavailable { .. })) => {
+                return Err(format!("{condition:?}, and {error}"));
+            }
+            Err(refused) => drop(work.ask(&model).await.expect_err(&refused.to_string())),
+        }
+        if condition != Condition::Dead {
+            same(&store, &model).await.map_err(|error| format!("{n} {condition:?}: {error}"))?;
+        }
+    }
+    disk.becomes(Condition::Sound);
+    works_again(&store).await?;
+    same(&store, &model).await?;
+    let last = model.head().await.map_err(|error| error.to_string())?.sequence;
+    while watch.position() < last {
+        let before = watch.position();
+        match watch.next().await {
+            Ok(commit) if commit.sequence == before + 1 => {}
+            Ok(commit) => return Err(format!("{} after {before}", commit.sequence)),
+            Err(Error::Compacted { .. }) => watch = store.watch(last),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    // What was acknowledged is on the disk, whatever the kernel made of syncs that failed.
+    let disk = Arc::new(disk.after_a_power_cut());
+    drop(store);
+    same(&open(&disk)?, &model).await.map_err(|error| format!("after a power cut: {error}"))
+}
+
+/// By itself.
+async fn works_again(store: &Arc<dyn Store>) -> Result<(), String> {
+    let mut writable = store.writable();
+    let again = tokio::time::timeout(Duration::from_secs(30), writable.wait_for(|writable| *writable)).await;
+    again.map(drop).map_err(|_| "it does not work again".to_owned())
+}
