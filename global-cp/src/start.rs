@@ -41,6 +41,7 @@ impl GlobalCp {
 
         let mut tasks = Tasks::new();
         let readiness = Readiness::new();
+        serve::readiness_of_store(&mut tasks, &*home.store, readiness.clone());
         let stopping = tasks.stopping();
         let draining = readiness.clone();
         tasks.spawn("readiness", |_| async move {

@@ -111,6 +111,7 @@ impl ZoneCp {
         };
 
         let readiness = Readiness::new();
+        serve::readiness_of_store(&mut tasks, &*store, readiness.clone());
         let pages = AdminPages { readiness: Some(readiness), metrics: Some(Arc::new(registry)) };
         serve::health(&mut tasks, listeners.health, pages);
         let zone_state = Arc::new(Zone {

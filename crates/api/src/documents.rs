@@ -419,6 +419,10 @@ fn failed(error: Error) -> Problem {
         Error::Conflict { .. } => Problem::conflict(error.to_string()),
         Error::Absent { .. } => Problem::not_found(error.to_string()),
         Error::TooLarge { .. } => Problem::too_large(error.to_string()),
+        Error::Full { source } => {
+            error!(%error, %source, "the store failed");
+            Problem::storage_full(error.to_string())
+        }
         Error::Unavailable { source } => {
             error!(%error, %source, "the store failed");
             Problem::unavailable(error.to_string())

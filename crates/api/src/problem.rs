@@ -108,6 +108,11 @@ impl Problem {
         )
     }
 
+    /// Nothing was written, and nothing can be until there is space.
+    pub fn storage_full(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", "The disk is full", detail)
+    }
+
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available now", detail)
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use api::ApiConfig;
-use runtime::{AdminPages, ReadyLine, Tasks, admin};
+use runtime::{AdminPages, Readiness, ReadyLine, Tasks, admin};
 use rustls::ServerConfig;
+use store::Store;
 use sync::server::{self, Handler};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -74,6 +75,23 @@ async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Health, readiness and metrics.
 pub fn health(tasks: &mut Tasks, listener: TcpListener, pages: AdminPages) {
     tasks.spawn("health", |stop| admin::serve(listener, pages, stop));
+}
+
+/// Not ready while the store cannot be written: what is known goes on being served, and nothing new can be
+/// promised.
+pub fn readiness_of_store(tasks: &mut Tasks, store: &dyn Store, readiness: Readiness) {
+    let mut writable = store.writable();
+    tasks.spawn("store", |stop| async move {
+        let following = async {
+            while writable.wait_for(|writable| !writable).await.is_ok() {
+                let _not_ready = readiness.guard("the disk of the store");
+                let _ = writable.wait_for(|writable| *writable).await;
+            }
+        };
+        let _ = stop.run_until_cancelled(following).await;
+        stop.cancelled().await;
+        Ok(())
+    });
 }
 
 /// The REST API. A new certificate counts for connections from then on; those that are open are drained.

@@ -5,6 +5,7 @@
 mod exports;
 mod fake_zone;
 mod fixture;
+mod full_disk;
 mod joining;
 mod proof;
 mod restart;
