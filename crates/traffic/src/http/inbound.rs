@@ -55,7 +55,8 @@ pub(crate) async fn serve<T: Transport + 'static>(
     let ended = if is_h2 {
         let service = service_fn(|request| {
             let (inbound, peer, client) = (inbound.clone(), peer.clone(), client.clone());
-            async move { answer(request, &inbound, &peer, client, None).await }
+            // As one pointer: the task that it becomes is moved from place to place before it runs.
+            Box::pin(async move { answer(request, &inbound, &peer, client, None).await })
         });
         let mut connection = pin!(edge::http2().serve_connection(TokioIo::new(stream), service));
         tokio::select! {

@@ -42,7 +42,8 @@ pub async fn serve(stream: impl Transport + 'static, destination: Rc<Destination
     let ended = if is_h2 {
         let service = service_fn(|request| {
             let destination = destination.clone();
-            async move { Ok::<_, Infallible>(answer(request, &destination, None).await) }
+            // As one pointer: the task that it becomes is moved from place to place before it runs.
+            Box::pin(async move { Ok::<_, Infallible>(answer(request, &destination, None).await) })
         });
         let mut connection = pin!(edge::http2().serve_connection(TokioIo::new(stream), service));
         tokio::select! {
