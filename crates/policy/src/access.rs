@@ -83,7 +83,7 @@ pub fn deciding<'a>(rules: &'a [AccessRule], client: Option<&Client>) -> Option<
 }
 
 impl ClientMatch {
-    fn covers(&self, client: Option<&Client>) -> bool {
+    pub fn covers(&self, client: Option<&Client>) -> bool {
         match (self, client) {
             (Self::Anyone, _) => true,
             (Self::All(all), _) => all.iter().all(|one| one.covers(client)),

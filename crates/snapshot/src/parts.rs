@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use model::{DestinationId, Protocol, SpiffeId, TrustDomain, ZoneName};
-use policy::access::{AccessRule, ClientMatch};
+use policy::access::{AccessRule, Client, ClientMatch};
 use policy::route::RouteRule;
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +78,18 @@ pub struct Inbound {
     /// two that set the same the later counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub client_timeouts: Vec<ClientTimeouts>,
+}
+
+impl Inbound {
+    /// How long the requests of a client may take.
+    pub fn timeouts_for(&self, client: &Client) -> Timeouts {
+        let covers = |one: &&ClientTimeouts| one.clients.covers(Some(client));
+        self.client_timeouts.iter().filter(covers).fold(self.timeouts, |common, one| Timeouts {
+            request: one.request.unwrap_or(common.request),
+            stream_idle: one.stream_idle.unwrap_or(common.stream_idle),
+            ..common
+        })
+    }
 }
 
 #[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
@@ -319,6 +331,24 @@ mod tests {
         let read: Inbound = serde_json::from_str(inbound).unwrap();
         let idle = Timeouts { idle: Millis(7_200_000), ..Timeouts::default() };
         assert_eq!((read.timeouts, read.client_timeouts), (idle, vec![]));
+    }
+
+    #[test]
+    fn of_the_entries_that_cover_a_client_the_later_counts() {
+        let inbound = r#"{"listen":"127.0.0.1:1","application":"127.0.0.1:2","protocol":"http","access":{"rules":[]},
+            "timeouts":{"request":15000,"streamIdle":60000,"idle":7},"clientTimeouts":[
+                {"clients":"anyone","request":10000},
+                {"clients":{"exactly":"spiffe://td/workload/web"},"request":1000,"streamIdle":0},
+                {"clients":{"exactly":"spiffe://td/workload/cart"},"streamIdle":5}]}"#;
+        let read: Inbound = serde_json::from_str(inbound).unwrap();
+        let cases = [("web", 1_000, 0), ("cart", 10_000, 5), ("other", 10_000, 60_000)];
+        for (name, request, stream_idle) in cases {
+            let id = format!("spiffe://td/workload/{name}").parse().unwrap();
+            let found = read.timeouts_for(&Client { id, zone: "east".parse().unwrap() });
+            let want =
+                Timeouts { request: Millis(request), stream_idle: Millis(stream_idle), ..read.timeouts };
+            assert_eq!(found, want, "{name}");
+        }
     }
 
     #[test]

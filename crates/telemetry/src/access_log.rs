@@ -9,7 +9,7 @@
 //! | `status` | of the answer |
 //! | `result`, `flag` | as in metrics |
 //! | `duration_ms` | to its end |
-//! | `sent`, `received` | bytes of an opaque connection |
+//! | `sent`, `received` | bytes of the bodies of a request and its answer, or of an opaque connection |
 //! | `endpoint` | what was dialled |
 //! | `from` | the other end, where no identity tells it |
 //! | `trace`, `span` | where traces are on |

@@ -70,6 +70,16 @@ flags! {
     DownstreamGone = "downstream-gone",
     /// One of both sides reset the connection; which one is not known.
     Reset = "reset",
+    /// No whole answer came in time, from the last byte of the request.
+    RequestTimeout = "request-timeout",
+    /// Nothing of the request or its answer moved for too long.
+    StreamIdleTimeout = "stream-idle-timeout",
+    /// The request and its answer took too long together.
+    MaxStreamDuration = "max-stream-duration",
+    /// Nothing moved on an opaque connection for too long.
+    IdleTimeout = "idle-timeout",
+    /// The head of a request began, and did not end in time.
+    RequestHeadersTimeout = "request-headers-timeout",
     /// Access policy changed and does not allow it any more, or its peer is not listed any more.
     Revoked = "revoked",
 

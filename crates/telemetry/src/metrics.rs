@@ -6,8 +6,8 @@
 //! | `tombolo_request_duration_seconds` | | from a request's head to the end of its answer |
 //! | `tombolo_connections_total` | `result`, `flag` | opaque connections that ended, and those that never began |
 //! | `tombolo_connection_duration_seconds` | | from an opaque connection's first packet to its end |
-//! | `tombolo_sent_bytes_total` | | bytes of opaque connections from the caller to the called |
-//! | `tombolo_received_bytes_total` | | bytes of opaque connections from the called to the caller |
+//! | `tombolo_sent_bytes_total` | | bytes of bodies and opaque connections from the caller to the called |
+//! | `tombolo_received_bytes_total` | | bytes of bodies and opaque connections from the called to the caller |
 //! | `tombolo_series_forgotten_total` | | series that were added to `other` to make room |
 //! | `tombolo_access_log_dropped_total` | | lines that the access log lost |
 //! | `tombolo_spans_dropped_total` | | spans that the collector of traces did not get |
@@ -42,9 +42,9 @@ pub(crate) const CONNECTIONS: Family =
 pub(crate) const CONNECTION_DURATION: Family =
     family("tombolo_connection_duration_seconds", "From an opaque connection's first packet to its end");
 pub(crate) const SENT: Family =
-    family("tombolo_sent_bytes", "Bytes of opaque connections from the caller to the called");
+    family("tombolo_sent_bytes", "Bytes of bodies and opaque connections from the caller to the called");
 pub(crate) const RECEIVED: Family =
-    family("tombolo_received_bytes", "Bytes of opaque connections from the called to the caller");
+    family("tombolo_received_bytes", "Bytes of bodies and opaque connections from the called to the caller");
 pub(crate) const FORGOTTEN: Family =
     family("tombolo_series_forgotten", "Series that were added to 'other' to make room");
 pub(crate) const LOG_DROPPED: Family = family("tombolo_access_log_dropped", "Lines that the access log lost");

@@ -118,7 +118,7 @@ impl Record {
         self.flag.get_or_insert(flag);
     }
 
-    /// Bytes of a connection, from the caller to the called and back.
+    /// Bytes of bodies or of a connection, from the caller to the called and back.
     pub fn moved(&mut self, sent: u64, received: u64) {
         self.series.moved(sent, received);
         if let Some(details) = &mut self.details {

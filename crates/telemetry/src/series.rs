@@ -234,7 +234,7 @@ impl Collector for Scrape {
         for (family, bytes) in
             [(&metrics::SENT, (|sum| sum.sent) as fn(&Sum) -> u64), (&metrics::RECEIVED, |sum| sum.received)]
         {
-            let values = of(Unit::Connection).map(|(labels, sum)| (labels, bytes(sum)));
+            let values = sums.iter().map(|(labels, sum)| (labels, bytes(sum)));
             encode_counters(
                 &mut encoder,
                 family,

@@ -11,7 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use identity::{PrivateKey, SVID_LIFETIME, Svid, TrustStore, ZoneCa};
 use model::{Protocol, SpiffeId};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use snapshot::parts::{Destination, Endpoint, Timeouts};
+use telemetry::Telemetry;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 use crate::tls::Credentials;
@@ -72,6 +75,15 @@ pub(crate) fn endpoint(address: SocketAddr, identity: &str) -> Endpoint {
         ready: true,
         weight: 1,
     }
+}
+
+/// What a worker told, as those lines of its metrics page in which all of these occur.
+pub(crate) fn told(telemetry: &Telemetry, words: &[&str]) -> Vec<String> {
+    let (mut registry, mut text) = (Registry::default(), String::new());
+    telemetry.register(&mut registry);
+    encode(&mut text, &registry).unwrap();
+    let tells = |line: &&str| words.iter().all(|word| line.contains(word));
+    text.lines().filter(tells).map(str::to_owned).collect()
 }
 
 /// Nobody listens there, and nobody is asked to.

@@ -1,6 +1,6 @@
 //! The inbounds of a worker: who is connected to them, and whether they still may be.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use identity::{TrustStore, WorkloadPeer};
 use model::SpiffeId;
 use policy::access::Client;
-use snapshot::parts;
+use snapshot::parts::{self, Timeouts};
 use telemetry::{About, Flag, Series};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -101,7 +101,7 @@ impl Inbound {
             name,
             closing: shared.draining.child_token(),
             shared,
-            application: RefCell::new(Rc::new(Application::new(part.application, part.protocol))),
+            application: RefCell::new(Rc::new(application(&part))),
             part: RefCell::new(part),
             peers: Registry::default(),
             denials,
@@ -159,17 +159,19 @@ impl Inbound {
     /// Judges a new peer by the rules and the trust of this moment: both may have changed since its handshake
     /// began.
     fn enter(&self, found: WorkloadPeer) -> (Rc<Peer>, Entry<Peer>) {
-        let verdict = match &*self.shared.credentials.borrow() {
-            Some(credentials) => self.verdict(&self.part.borrow(), &found, &credentials.trust),
+        let judged = match &*self.shared.credentials.borrow() {
+            Some(credentials) => judged(&self.part.borrow(), &found, &credentials.trust),
             None => None,
         };
         let connection = Standing::new();
-        if verdict.is_none() {
+        if judged.is_none() {
             connection.revoke();
         }
+        let (verdict, timeouts) = judged.unwrap_or((Verdict::Denied(None), Timeouts::default()));
         let peer = Rc::new(Peer {
             series: self.series_of(Some(&found.id)),
-            verdict: RefCell::new(verdict.unwrap_or(Verdict::Denied(None))),
+            verdict: RefCell::new(verdict),
+            timeouts: Cell::new(timeouts),
             standing: RefCell::new(Standing::new()),
             connection,
             found,
@@ -178,22 +180,20 @@ impl Inbound {
         (peer, entry)
     }
 
-    /// None of a peer that is not believed.
-    fn verdict(&self, part: &parts::Inbound, peer: &WorkloadPeer, trust: &TrustStore) -> Option<Verdict> {
-        let zone = trust.still_believes(peer)?;
-        Some(judge(&part.access, &Client { id: peer.id.clone(), zone: zone.clone() }))
-    }
-
     fn replace(&self, part: &Arc<parts::Inbound>, trust: &TrustStore) -> Vec<Rc<Standing>> {
         if self.part.borrow().application != part.application {
-            self.application.replace(Rc::new(Application::new(part.application, part.protocol)));
+            self.application.replace(Rc::new(application(part)));
         }
+        self.application().limit((&part.timeouts).into());
         self.part.replace(part.clone());
         let now = SystemTime::now();
         let mut gone = Vec::new();
         for peer in self.peers.open() {
-            match self.verdict(part, &peer.found, trust).filter(|_| !peer.has_ended(now)) {
-                Some(verdict) => gone.extend(self.revoke(&peer, verdict)),
+            match judged(part, &peer.found, trust).filter(|_| !peer.has_ended(now)) {
+                Some((verdict, timeouts)) => {
+                    peer.timeouts.set(timeouts);
+                    gone.extend(self.revoke(&peer, verdict));
+                }
                 None => gone.extend(self.expel(&peer)),
             }
         }
@@ -232,6 +232,16 @@ impl Inbound {
     }
 }
 
+fn application(part: &parts::Inbound) -> Application {
+    Application::new(part.application, part.protocol, (&part.timeouts).into())
+}
+
+/// Whether a peer may come in, and how long its requests may take; none of one that is not believed.
+fn judged(part: &parts::Inbound, peer: &WorkloadPeer, trust: &TrustStore) -> Option<(Verdict, Timeouts)> {
+    let client = Client { id: peer.id.clone(), zone: trust.still_believes(peer)?.clone() };
+    Some((judge(&part.access, &client), part.timeouts_for(&client)))
+}
+
 /// Who is connected to an inbound.
 pub(crate) struct Peer {
     /// As its handshake proved.
@@ -240,6 +250,8 @@ pub(crate) struct Peer {
     pub(crate) series: Arc<Series>,
     /// Always by the rules that are in force.
     pub(crate) verdict: RefCell<Verdict>,
+    /// Those that are in force for its requests.
+    pub(crate) timeouts: Cell<Timeouts>,
     standing: RefCell<Rc<Standing>>,
     connection: Rc<Standing>,
 }

@@ -34,6 +34,7 @@ pub mod inbound;
 
 pub mod relay;
 
+mod deadline;
 mod record;
 mod transport;
 

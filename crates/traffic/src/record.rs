@@ -13,6 +13,8 @@ use telemetry::metrics::Called;
 use telemetry::{About, Direction, Flag, Labels, Record, Series, TraceContext, Unit, Who};
 
 use crate::connect::ConnectError;
+use crate::deadline::Deadline;
+use crate::http::Request;
 use crate::inbound::Inbound;
 use crate::outbound::{Destination, Endpoint};
 use crate::tls::Credentials;
@@ -111,6 +113,48 @@ fn unit(protocol: Protocol) -> Unit {
 
 fn zone_of(credentials: &Credentials, id: &SpiffeId) -> Option<ZoneName> {
     credentials.trust.zone_of(&id.trust_domain()).cloned()
+}
+
+/// A request or connection under way: what will be told of it, and how long it may take.
+pub(crate) struct Exchange {
+    pub(crate) record: Record,
+    pub(crate) deadline: Deadline,
+    /// Its place among the requests of its connection.
+    _open: Option<Request>,
+}
+
+impl Exchange {
+    pub(crate) fn of_request(record: Record, deadline: Deadline, open: Request) -> Self {
+        Self { record, deadline, _open: Some(open) }
+    }
+
+    pub(crate) fn of_flow(record: Record, deadline: Deadline) -> Self {
+        Self { record, deadline, _open: None }
+    }
+
+    pub(crate) fn ended(&mut self) {
+        self.deadline.stop_all();
+        self.record.ended();
+    }
+
+    /// Why it failed, unless a limit passed before.
+    pub(crate) fn failed(&mut self, why: Flag) {
+        self.record.failed(self.overdue().unwrap_or(why));
+    }
+
+    fn overdue(&self) -> Option<Flag> {
+        self.deadline.has_passed()?.flag()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let (sent, received) = self.deadline.bytes();
+        self.record.moved(sent, received);
+        if let Some(why) = self.overdue() {
+            self.record.failed(why);
+        }
+    }
 }
 
 /// What access log and traces tell of a request.

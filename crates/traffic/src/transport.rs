@@ -10,6 +10,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::deadline::{Seat, Ticket};
+
 /// A byte stream whose end can be made a reset, so that nobody takes it for an orderly one.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// When this is dropped the peer sees a reset.
@@ -57,23 +59,27 @@ impl Default for Scratch {
     }
 }
 
-/// Copies both ways until both sides ended their half, and returns how many bytes went from `a` to `b` and
-/// back. An end of one half is passed on and the other goes on.
+/// Copies both ways until both sides ended their half. An end of one half is passed on and the other goes on.
+/// What went from `a` to `b` and back is noted at the deadline.
 ///
-/// An error of either side ends both; the caller then passes it on as a reset.
+/// An error of either side, and a limit that passes, ends both; the caller then passes it on as a reset.
 pub(crate) async fn copy_both(
     a: &mut (impl AsyncRead + AsyncWrite + Unpin),
     b: &mut (impl AsyncRead + AsyncWrite + Unpin),
     scratch: &Scratch,
-) -> io::Result<(u64, u64)> {
+    deadline: &Ticket,
+) -> io::Result<()> {
     let (mut there, mut back) = (Half::default(), Half::default());
     poll_fn(|cx| {
-        let one = there.poll(cx, a, b, scratch)?;
-        let other = back.poll(cx, b, a, scratch)?;
-        if one.is_ready() && other.is_ready() {
-            return Poll::Ready(Ok((there.moved, back.moved)));
+        let (sent, received) = (there.moved, back.moved);
+        let (one, other) = (there.poll(cx, a, b, scratch), back.poll(cx, b, a, scratch));
+        if (there.moved, back.moved) != (sent, received) {
+            deadline.moved(there.moved - sent, back.moved - received);
         }
-        Poll::Pending
+        if one?.is_ready() & other?.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        deadline.poll_passed(cx, Seat::Carrier).map(|_| Err(io::ErrorKind::TimedOut.into()))
     })
     .await
 }
@@ -186,9 +192,15 @@ impl Half {
 
 #[cfg(test)]
 mod tests {
+    use snapshot::parts::Timeouts;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::deadline::{Deadline, Deadlines, of_flow};
+
+    fn forever() -> Deadline {
+        Deadlines::default().begin(of_flow(&Timeouts::default()))
+    }
 
     #[tokio::test]
     async fn one_half_ends_and_the_other_goes_on() {
@@ -206,8 +218,10 @@ mod tests {
             app.read_to_string(&mut answer).await.unwrap();
             assert_eq!(answer, "a longer answer");
         };
-        let (copied, ()) = tokio::join!(copy_both(&mut a, &mut b, &scratch), talk);
-        assert_eq!(copied.unwrap(), (7, 15));
+        let deadline = forever();
+        let (copied, ()) = tokio::join!(copy_both(&mut a, &mut b, &scratch, &deadline), talk);
+        copied.unwrap();
+        assert_eq!(deadline.bytes(), (7, 15));
     }
 
     #[tokio::test]
@@ -225,9 +239,12 @@ mod tests {
             server.shutdown().await.unwrap();
             received
         };
-        let (copied, (), received) = tokio::join!(copy_both(&mut a, &mut b, &scratch), sending, receiving);
+        let deadline = forever();
+        let copied = copy_both(&mut a, &mut b, &scratch, &deadline);
+        let (copied, (), received) = tokio::join!(copied, sending, receiving);
         assert!(received == sent);
-        assert_eq!(copied.unwrap(), (200_000, 0));
+        copied.unwrap();
+        assert_eq!(deadline.bytes(), (200_000, 0));
     }
 
     #[tokio::test]
@@ -235,7 +252,7 @@ mod tests {
         let ((mut app, mut a), (mut b, server)) = (duplex(64), duplex(64));
         drop(server);
         app.write_all(b"to nobody").await.unwrap();
-        let error = copy_both(&mut a, &mut b, &Scratch::default()).await.unwrap_err();
+        let error = copy_both(&mut a, &mut b, &Scratch::default(), &forever()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -13,6 +13,7 @@ use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::deadline::Deadlines;
 use crate::metrics::Metrics;
 use crate::tls::Credentials;
 use crate::transport::Scratch;
@@ -29,6 +30,7 @@ pub struct Shared {
     pub draining: CancellationToken,
     /// Who the proxy is; none before the first configuration.
     pub credentials: RefCell<Option<Arc<Credentials>>>,
+    pub(crate) deadlines: Deadlines,
     pub(crate) scratch: Scratch,
 }
 

@@ -16,20 +16,23 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use model::Protocol;
+use snapshot::parts::{Millis, Timeouts};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{self, Instant};
 
+use super::body::Asked;
 use super::edge::{CONNECTION_WINDOW, HEADER_LIST, KEEP_ALIVE, SEND_BUFFER, STREAM_WINDOW};
 use super::pool::{CONNECTIONS, STREAMS_BEFORE_ANOTHER, never_processed};
 use super::upgrade::{self, Driving, Outcome};
 use super::upload::Upload;
 use crate::connect::dial;
+use crate::deadline::Limit;
 use crate::worker::Local;
 
-/// How long an application may take to accept a connection.
-pub(crate) const CONNECT: Duration = Duration::from_secs(5);
-/// After so long without a request a connection is closed.
+/// How long an application may take to accept a connection, where nobody says.
+const CONNECT: Duration = Duration::from_secs(5);
+/// After so long without a request a connection is closed, unless it should be before.
 const IDLE: Duration = Duration::from_secs(30);
 /// More idle connections than this are not kept.
 const KEPT: usize = 256;
@@ -37,6 +40,33 @@ const KEPT: usize = 256;
 pub struct Application {
     address: SocketAddr,
     speaks: Speaks,
+    limits: Rc<Cell<Limits>>,
+}
+
+/// How long connections to it may take and live.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Limits {
+    pub(crate) connect: Duration,
+    idle: Duration,
+    life: Option<Duration>,
+}
+
+impl From<&Timeouts> for Limits {
+    fn from(timeouts: &Timeouts) -> Self {
+        let given = |Millis(millis)| (millis > 0).then_some(Duration::from_millis(millis));
+        Self {
+            connect: given(timeouts.connect).unwrap_or(CONNECT),
+            idle: given(timeouts.idle).map_or(IDLE, |idle| idle.min(IDLE)),
+            life: given(timeouts.max_connection),
+        }
+    }
+}
+
+impl Limits {
+    /// Whether a connection has lived so long that it takes no more requests.
+    fn is_over(&self, made: Instant, now: Instant) -> bool {
+        self.life.is_some_and(|life| now.saturating_duration_since(made) >= life)
+    }
 }
 
 enum Speaks {
@@ -52,15 +82,25 @@ pub(crate) enum ApplicationError {
     Unreachable(#[source] io::Error),
     #[error("the application ended the connection before it answered")]
     Broken(#[source] hyper::Error),
+    #[error("the application did not answer in time")]
+    TooLong(Limit),
 }
 
 impl Application {
-    pub(crate) fn new(address: SocketAddr, protocol: Protocol) -> Self {
+    pub(crate) fn new(address: SocketAddr, protocol: Protocol, limits: Limits) -> Self {
+        let limits = Rc::new(Cell::new(limits));
         let speaks = match protocol {
-            Protocol::Http2 | Protocol::Grpc => Speaks::Http2(Few::default()),
+            Protocol::Http2 | Protocol::Grpc => {
+                Speaks::Http2(Few { limits: limits.clone(), open: Rc::default(), connecting: Rc::default() })
+            }
             Protocol::Tcp | Protocol::Http => Speaks::Http1(Idle::default()),
         };
-        Self { address, speaks }
+        Self { address, speaks, limits }
+    }
+
+    /// From now on.
+    pub(crate) fn limit(&self, limits: Limits) {
+        self.limits.set(limits);
     }
 
     pub(crate) fn speaks_http2(&self) -> bool {
@@ -71,7 +111,7 @@ impl Application {
     /// the answer's body.
     pub(crate) async fn send(
         self: &Rc<Self>,
-        request: Request<Incoming>,
+        request: Request<Asked>,
     ) -> Result<(Response<Incoming>, Lease), ApplicationError> {
         match &self.speaks {
             Speaks::Http1(idle) => self.send_http1(idle, request).await,
@@ -84,13 +124,13 @@ impl Application {
         &self,
         request: Request<Upload>,
     ) -> Result<Outcome<TcpStream>, ApplicationError> {
-        let stream = reach(self.address).await.map_err(ApplicationError::Unreachable)?;
+        let stream = reach(self.address, self.limits.get()).await.map_err(ApplicationError::Unreachable)?;
         upgrade::over(stream, request).await.map_err(ApplicationError::Broken)
     }
 
     pub(crate) fn sweep(&self, now: Instant) {
         match &self.speaks {
-            Speaks::Http1(idle) => idle.sweep(now),
+            Speaks::Http1(idle) => idle.sweep(now, self.limits.get()),
             Speaks::Http2(few) => few.sweep(now),
         }
     }
@@ -99,7 +139,7 @@ impl Application {
     async fn send_http1(
         self: &Rc<Self>,
         idle: &Idle,
-        mut request: Request<Incoming>,
+        mut request: Request<Asked>,
     ) -> Result<(Response<Incoming>, Lease), ApplicationError> {
         loop {
             let (connection, is_new) = match idle.take() {
@@ -124,7 +164,7 @@ impl Application {
     async fn send_http2(
         &self,
         few: &Few,
-        mut request: Request<Incoming>,
+        mut request: Request<Asked>,
     ) -> Result<(Response<Incoming>, Lease), ApplicationError> {
         loop {
             let (connection, is_new) = match few.least_busy() {
@@ -152,7 +192,7 @@ impl Application {
     }
 
     async fn connect_http1(&self) -> io::Result<Connection> {
-        let stream = reach(self.address).await?;
+        let stream = reach(self.address, self.limits.get()).await?;
         let (requests, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         // Owned by the connection's value: dropping that ends the task.
@@ -160,12 +200,13 @@ impl Application {
             // Whatever ends it, the request on it is told.
             let _ = connection.await;
         });
-        Ok(Connection { requests, since: Instant::now(), task: task.abort_handle() })
+        let now = Instant::now();
+        Ok(Connection { requests, made: now, since: now, task: task.abort_handle() })
     }
 }
 
-async fn reach(address: SocketAddr) -> io::Result<TcpStream> {
-    time::timeout(CONNECT, dial(address)).await?
+async fn reach(address: SocketAddr, limits: Limits) -> io::Result<TcpStream> {
+    time::timeout(limits.connect, dial(address)).await?
 }
 
 fn unreachable(error: hyper::Error) -> ApplicationError {
@@ -184,23 +225,26 @@ impl Idle {
         Some(idle.swap_remove(ready))
     }
 
-    fn put(&self, mut connection: Connection) {
-        let mut idle = self.0.borrow_mut();
-        if idle.len() < KEPT {
-            connection.since = Instant::now();
+    fn put(&self, mut connection: Connection, limits: Limits) {
+        let (mut idle, now) = (self.0.borrow_mut(), Instant::now());
+        if idle.len() < KEPT && !limits.is_over(connection.made, now) {
+            connection.since = now;
             idle.push(connection);
         }
     }
 
-    fn sweep(&self, now: Instant) {
+    fn sweep(&self, now: Instant, limits: Limits) {
         self.0.borrow_mut().retain(|connection| {
-            !connection.requests.is_closed() && now.saturating_duration_since(connection.since) < IDLE
+            !connection.requests.is_closed()
+                && !limits.is_over(connection.made, now)
+                && now.saturating_duration_since(connection.since) < limits.idle
         });
     }
 }
 
 struct Connection {
-    requests: http1::SendRequest<Incoming>,
+    requests: http1::SendRequest<Asked>,
+    made: Instant,
     since: Instant,
     task: AbortHandle,
 }
@@ -212,8 +256,8 @@ impl Drop for Connection {
 }
 
 /// The connections of HTTP/2.
-#[derive(Default)]
 struct Few {
+    limits: Rc<Cell<Limits>>,
     open: Rc<RefCell<Vec<Rc<Shared>>>>,
     /// The attempt that is going on: everyone who has no connection waits for the same one.
     connecting: Rc<RefCell<Option<Attempt>>>,
@@ -223,8 +267,9 @@ type Attempt = SharedFuture<LocalBoxFuture<'static, Result<Rc<Shared>, Rc<io::Er
 
 /// A connection that many requests share.
 struct Shared {
-    requests: http2::SendRequest<Incoming>,
+    requests: http2::SendRequest<Asked>,
     streams: Cell<u32>,
+    made: Instant,
     since: Cell<Instant>,
     task: AbortHandle,
 }
@@ -233,7 +278,9 @@ impl Few {
     /// Also says whether another connection would help.
     fn least_busy(&self) -> Option<(Rc<Shared>, bool)> {
         let mut open = self.open.borrow_mut();
-        open.retain(|connection| !connection.requests.is_closed());
+        let (limits, now) = (self.limits.get(), Instant::now());
+        // One that is over ends after the last of its streams.
+        open.retain(|connection| !connection.requests.is_closed() && !limits.is_over(connection.made, now));
         let least = open.iter().min_by_key(|connection| connection.streams.get())?;
         let crowded = least.streams.get() >= STREAMS_BEFORE_ANOTHER && open.len() < CONNECTIONS;
         Some((least.clone(), crowded))
@@ -257,9 +304,9 @@ impl Few {
     }
 
     fn attempt(&self, address: SocketAddr) -> Attempt {
-        let (open, connecting) = (self.open.clone(), self.connecting.clone());
+        let (open, connecting, limits) = (self.open.clone(), self.connecting.clone(), self.limits.get());
         let attempt: LocalBoxFuture<'static, _> = Box::pin(async move {
-            let outcome = Shared::connect(address).await.map(Rc::new).map_err(Rc::new);
+            let outcome = Shared::connect(address, limits).await.map(Rc::new).map_err(Rc::new);
             connecting.borrow_mut().take();
             if let Ok(connection) = &outcome {
                 open.borrow_mut().push(connection.clone());
@@ -272,16 +319,19 @@ impl Few {
     }
 
     fn sweep(&self, now: Instant) {
+        let limits = self.limits.get();
         self.open.borrow_mut().retain(|connection| {
             let idle = now.saturating_duration_since(connection.since.get());
-            !connection.requests.is_closed() && (connection.streams.get() > 0 || idle < IDLE)
+            !connection.requests.is_closed()
+                && !limits.is_over(connection.made, now)
+                && (connection.streams.get() > 0 || idle < limits.idle)
         });
     }
 }
 
 impl Shared {
-    async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = reach(address).await?;
+    async fn connect(address: SocketAddr, limits: Limits) -> io::Result<Self> {
+        let stream = reach(address, limits).await?;
         let mut builder = http2::Builder::new(Local);
         builder
             .timer(TokioTimer::new())
@@ -299,8 +349,9 @@ impl Shared {
             // Whatever ends it, every request on it is told.
             let _ = connection.await;
         });
-        let (streams, since) = (Cell::default(), Cell::new(Instant::now()));
-        Ok(Self { requests, streams, since, task: task.abort_handle() })
+        let now = Instant::now();
+        let (streams, since) = (Cell::default(), Cell::new(now));
+        Ok(Self { requests, streams, made: now, since, task: task.abort_handle() })
     }
 }
 
@@ -345,7 +396,7 @@ impl Drop for Leased {
             && !connection.requests.is_closed()
             && let Speaks::Http1(idle) = &self.application.speaks
         {
-            idle.put(connection);
+            idle.put(connection, self.application.limits.get());
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The body of an answer on its way through: one of ours, or a stream with what must live as long as it.
+//! Bodies on their way through: of a request, and of an answer, which is one of ours, or a stream with what
+//! must live as long as it. Both note what moved.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -8,10 +9,15 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::deadline::{Limit, Seat, Ticket};
+
 /// What a stream holds on to, and what may end it early.
 pub trait Keeper: Unpin {
     /// Whether the stream must end now, and as what.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<BodyError>;
+
+    /// So many bytes of the stream went on.
+    fn moved(&mut self, bytes: usize);
 
     /// The stream came to its end.
     fn completed(&mut self);
@@ -52,7 +58,7 @@ impl<K: Keeper> Body for Answer<K> {
                 match &frame {
                     None => keeper.completed(),
                     Some(Err(_)) => keeper.broken(),
-                    Some(Ok(_)) => {}
+                    Some(Ok(frame)) => keeper.moved(frame.data_ref().map_or(0, Bytes::len)),
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }
@@ -71,6 +77,53 @@ impl<K: Keeper> Body for Answer<K> {
             Self::Ours(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Theirs { stream, .. } => stream.size_hint(),
         }
+    }
+}
+
+/// The body of a request, as it comes.
+pub(crate) struct Asked {
+    stream: Incoming,
+    /// None where there is no body.
+    deadline: Option<Ticket>,
+}
+
+impl Asked {
+    pub(crate) fn new(stream: Incoming, deadline: &Ticket) -> Self {
+        let deadline = if stream.is_end_stream() { None } else { Some(deadline.clone()) };
+        Self { stream, deadline }
+    }
+}
+
+impl Body for Asked {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let Some(deadline) = &this.deadline else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut this.stream).poll_frame(cx) else {
+            // Whoever sends it on is not told otherwise that its answer is not waited for any more.
+            let overdue = |_| Some(Err("the request took too long".into()));
+            return deadline.poll_passed(cx, Seat::Upload).map(overdue);
+        };
+        if let Some(Ok(frame)) = &frame {
+            deadline.moved(frame.data_ref().map_or(0, Bytes::len) as u64, 0);
+        }
+        if frame.is_none() || this.stream.is_end_stream() {
+            deadline.start(Limit::Request);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.stream.size_hint()
     }
 }
 

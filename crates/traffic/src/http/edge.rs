@@ -7,8 +7,6 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 
-use crate::worker::Local;
-
 /// How many requests a peer may have open on one connection; it opens another long before.
 pub(crate) const STREAMS: u32 = 1024;
 /// So many streams may be reset before they were even looked at: when many clients of a peer vanish
@@ -32,8 +30,8 @@ pub(crate) fn http1() -> http1::Builder {
     builder
 }
 
-pub(crate) fn http2() -> http2::Builder<Local> {
-    let mut builder = http2::Builder::new(Local);
+pub(crate) fn http2<E>(executor: E) -> http2::Builder<E> {
+    let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)

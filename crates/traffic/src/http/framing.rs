@@ -20,6 +20,7 @@ use tracing::debug;
 
 use super::body::{Answer, Keeper};
 use super::edge::HEADER_LIST;
+use crate::deadline::{Limit, Ticket};
 use crate::transport::Transport;
 
 /// What can be read in two ways.
@@ -87,6 +88,11 @@ pub(crate) enum Followed {
 impl Framing {
     pub(crate) fn is_in_head(&self) -> bool {
         matches!(self.place, Place::Head(_))
+    }
+
+    /// Whether a head has begun that has not ended.
+    pub(crate) fn has_begun_head(&self) -> bool {
+        matches!(self.place, Place::Head(head) if head.begun || !self.begun.is_empty())
     }
 
     /// Follows the bytes that come next.
@@ -253,6 +259,9 @@ pub(crate) struct Strict<'a, T> {
     stream: T,
     framing: Framing,
     switching: &'a Switching,
+    /// Where the time that a head takes is noted.
+    heads: &'a Ticket,
+    in_head: bool,
     /// What is read in place of what is not beyond doubt, and then its end.
     instead: Option<&'static [u8]>,
 }
@@ -261,12 +270,22 @@ pub(crate) struct Strict<'a, T> {
 const NO_HEAD: &[u8] = b"\0\r\n\r\n";
 
 impl<'a, T> Strict<'a, T> {
-    pub(crate) fn new(stream: T, switching: &'a Switching) -> Self {
-        Self { stream, framing: Framing::default(), switching, instead: None }
+    pub(crate) fn new(stream: T, switching: &'a Switching, heads: &'a Ticket) -> Self {
+        Self { stream, framing: Framing::default(), switching, heads, in_head: false, instead: None }
     }
 
     pub(crate) fn into_inner(self) -> T {
         self.stream
+    }
+
+    fn time_heads(&mut self) {
+        if self.in_head != self.framing.has_begun_head() {
+            self.in_head = !self.in_head;
+            match self.in_head {
+                true => self.heads.start(Limit::RequestHeaders),
+                false => self.heads.stop(Limit::RequestHeaders),
+            }
+        }
     }
 
     /// How many of these bytes may pass.
@@ -307,6 +326,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Strict<'_, T> {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
             let passes = this.follow(&buffer.filled()[before..]);
+            this.time_heads();
             buffer.set_filled(before + passes);
             // Nothing at all would be read as the end.
             if passes > 0 || this.instead.is_none() {

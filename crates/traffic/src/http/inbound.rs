@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{EXPECT, HOST, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,7 +19,8 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::application::{ApplicationError, Lease};
-use super::body::{Answer, BodyError, Keeper};
+use super::body::{Answer, Asked, BodyError, Keeper};
+use super::bounded::Requests;
 use super::edge;
 use super::framing::{Strict, Switching};
 use super::headers::{CLIENT_ID, DECISION_ID, UNREACHED, join_cookies, name_te, set_host, strip_hop_by_hop};
@@ -28,8 +29,9 @@ use super::upgrade::{self, Outcome, Tunnel};
 use super::upload::Upload;
 use crate::access::Verdict;
 use crate::connect::Guarded;
+use crate::deadline::of_request;
 use crate::inbound::{Inbound, Peer};
-use crate::record::{about, propagate, refused};
+use crate::record::{Exchange, about, propagate, refused};
 use crate::route::target;
 use crate::standing::Watch;
 use crate::transport::Transport;
@@ -51,39 +53,45 @@ pub(crate) async fn serve<T: Transport + 'static>(
     // Requests lose their standing one by one on HTTP/2, and with the connection on HTTP/1.1.
     let standing = if is_h2 { peer.connection().clone() } else { peer.standing() };
     let stream = Guarded::new(stream, standing.watch());
+    let requests = Requests::new(&inbound.shared().deadlines, &inbound.part().timeouts);
     let (switched, switching) = (RefCell::default(), Switching::default());
     let ended = if is_h2 {
         let service = service_fn(|request| {
             let (inbound, peer, client) = (inbound.clone(), peer.clone(), client.clone());
+            let requests = requests.clone();
             // As one pointer: the task that it becomes is moved from place to place before it runs.
-            Box::pin(async move { answer(request, &inbound, &peer, client, None).await })
+            Box::pin(async move { answer(request, &inbound, &peer, client, &requests, None).await })
         });
-        let mut connection = pin!(edge::http2().serve_connection(TokioIo::new(stream), service));
+        let stream = TokioIo::new(stream);
+        let mut connection = pin!(edge::http2(requests.clone()).serve_connection(stream, service));
         tokio::select! {
             ended = connection.as_mut() => ended.map(|()| None),
-            () = closing.cancelled() => {
+            () = requests.enough(&closing) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await.map(|()| None)
             }
         }
     } else {
-        let (switched, switching) = (&switched, &switching);
+        let (switched, switching, requests) = (&switched, &switching, &requests);
         let service = service_fn(|request| {
             let (inbound, peer, client) = (inbound.clone(), peer.clone(), client.clone());
             Box::pin(async move {
                 let asks = upgrade::asks(&request);
-                let mut answer = answer(request, &inbound, &peer, client, Some(switched)).await;
+                let mut answer = answer(request, &inbound, &peer, client, requests, Some(switched)).await;
                 if let Ok(answer) = &mut answer {
                     switching.answered(asks, answer);
                 }
                 answer
             })
         });
-        let stream = TokioIo::new(Strict::new(stream, switching));
+        let stream = TokioIo::new(Strict::new(stream, switching, requests.deadline()));
         let mut builder = edge::http1();
         builder.timer(TokioTimer::new());
-        upgrade::run(builder.serve_connection(stream, service), &closing).await.map(Some)
+        upgrade::run(builder.serve_connection(stream, service), &closing, requests).await
     };
+    if requests.heard_half() {
+        inbound.shared().recorder.begin(&peer.series, About::default).failed(Flag::RequestHeadersTimeout);
+    }
     match (ended, switched.take()) {
         (Ok(Some((stream, early))), Some(tunnel)) => {
             tunnel.carry(stream.into_inner(), early, &inbound.shared().scratch).await;
@@ -107,24 +115,28 @@ pub(crate) async fn serve<T: Transport + 'static>(
 pub(crate) struct Held {
     watch: Watch,
     lease: Lease,
-    record: Record,
+    exchange: Exchange,
 }
 
 impl Keeper for Held {
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         self.watch.poll_revoked(cx).map(|()| {
-            self.record.failed(Flag::Revoked);
+            self.exchange.failed(Flag::Revoked);
             revoked().into()
         })
     }
 
+    fn moved(&mut self, bytes: usize) {
+        self.exchange.deadline.moved(0, bytes as u64);
+    }
+
     fn completed(&mut self) {
         self.lease.completed();
-        self.record.ended();
+        self.exchange.ended();
     }
 
     fn broken(&mut self) {
-        self.record.failed(Flag::UpstreamReset);
+        self.exchange.failed(Flag::UpstreamReset);
     }
 }
 
@@ -137,8 +149,10 @@ async fn answer(
     inbound: &Rc<Inbound>,
     peer: &Rc<Peer>,
     client: HeaderValue,
+    requests: &Requests,
     switched: Option<&Switched>,
 ) -> Result<Response<Answer<Held>>, h2::Error> {
+    let open = requests.enter();
     let is_h2 = switched.is_none();
     let metrics = &inbound.shared().metrics;
     let about = || about(request.method(), request.uri(), request.headers());
@@ -147,28 +161,31 @@ async fn answer(
     match &*peer.verdict.borrow() {
         Verdict::Allowed => {}
         Verdict::Observed(_) => metrics.observed_denials.add(),
-        Verdict::Denied(_) => return Ok(denied(record, words, inbound, peer)),
+        Verdict::Denied(_) => return Ok(denied(&mut record, words, inbound, peer)),
     }
     let watch = peer.standing().watch();
     if request.method() == Method::CONNECT {
         let detail = "CONNECT is not carried";
         let status = StatusCode::NOT_IMPLEMENTED;
-        return Ok(refusal(record, words, Flag::Unsupported, status, "connect", detail));
+        return Ok(refusal(&mut record, words, Flag::Unsupported, status, "connect", detail));
     }
     let application = inbound.application();
     propagate(&record, request.headers_mut());
     let (head, body) = request.into_parts();
     let target = match target(&head) {
         Ok(target) => target,
-        Err(refusal) => return Ok(bad_request(record, words, &refusal.to_string())),
+        Err(refusal) => return Ok(bad_request(&mut record, words, &refusal.to_string())),
     };
+    let limits = of_request(&peer.timeouts.get(), body.is_end_stream());
+    let mut exchange = Exchange::of_request(record, inbound.shared().deadlines.begin(limits), open);
+    requests.bound(&exchange);
     let upgrade = match switched {
         Some(switched) if !application.speaks_http2() => {
             upgrade::wanted(&head, &body).map(|protocol| (protocol, switched))
         }
         _ => None,
     };
-    let request = Request::from_parts(head, body);
+    let request = Request::from_parts(head, Asked::new(body, &exchange.deadline));
     let request = to_application(request, target, client, application.speaks_http2());
     let (protocol, switched) = upgrade.unzip();
     let sent = async {
@@ -189,17 +206,18 @@ async fn answer(
     let sent = tokio::select! {
         biased;
         () = watch.revoked() => {
-            record.failed(Flag::Revoked);
+            exchange.failed(Flag::Revoked);
             return Err(revoked());
         }
         sent = sent => sent,
+        limit = exchange.deadline.passed() => Err(ApplicationError::TooLong(limit)),
     };
     match sent {
         Ok(Sent::Switched(response, parts)) => {
             metrics.inbound_requests.add();
-            record.answered(response.status().as_u16());
+            exchange.record.answered(response.status().as_u16());
             if let Some(switched) = switched {
-                switched.replace(Some(Tunnel::new(*parts, watch, record)));
+                switched.replace(Some(Tunnel::new(*parts, watch, exchange)));
             }
             Ok(upgrade::switching(response).map(|()| Answer::ours(Bytes::new())))
         }
@@ -210,8 +228,8 @@ async fn answer(
             }
             strip_hop_by_hop(response.headers_mut());
             *response.version_mut() = if is_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
-            record.answered(response.status().as_u16());
-            let keeper = Held { watch, lease, record };
+            exchange.record.answered(response.status().as_u16());
+            let keeper = Held { watch, lease, exchange };
             Ok(response.map(|stream| Answer::Theirs { stream, keeper }))
         }
         Err(error) => {
@@ -220,21 +238,26 @@ async fn answer(
             match error {
                 // So that the peer may try another endpoint; it has read nothing of the body yet.
                 ApplicationError::Unreachable(_) if is_h2 => {
-                    record.failed(Flag::ApplicationUnreachable);
+                    exchange.failed(Flag::ApplicationUnreachable);
                     Err(h2::Reason::REFUSED_STREAM.into())
                 }
                 ApplicationError::Unreachable(_) => {
                     let status = StatusCode::SERVICE_UNAVAILABLE;
                     let (why, detail) = (Flag::ApplicationUnreachable, error.to_string());
                     let mut response =
-                        refusal(record, words, why, status, "application-unreachable", &detail);
+                        refusal(&mut exchange.record, words, why, status, "application-unreachable", &detail);
                     response.headers_mut().insert(UNREACHED, HeaderValue::from_static("1"));
                     Ok(response)
                 }
                 ApplicationError::Broken(_) => {
                     let status = StatusCode::BAD_GATEWAY;
                     let (why, detail) = (Flag::UpstreamReset, error.to_string());
-                    Ok(refusal(record, words, why, status, "application-broken", &detail))
+                    Ok(refusal(&mut exchange.record, words, why, status, "application-broken", &detail))
+                }
+                ApplicationError::TooLong(limit) => {
+                    let why = limit.flag().unwrap_or(Flag::RequestTimeout);
+                    let (status, detail) = (StatusCode::GATEWAY_TIMEOUT, error.to_string());
+                    Ok(refusal(&mut exchange.record, words, why, status, why.as_str(), &detail))
                 }
             }
         }
@@ -249,22 +272,22 @@ enum Sent {
 
 /// The proxy's own answer ends it.
 fn refusal(
-    mut record: Record,
+    record: &mut Record,
     words: Words,
     why: Flag,
     status: StatusCode,
     reason: &str,
     detail: &str,
 ) -> Response<Answer<Held>> {
-    refused(&mut record, why, status);
+    refused(record, why, status);
     words.answer(status, reason, detail).map(Answer::ours)
 }
 
-fn bad_request(record: Record, words: Words, detail: &str) -> Response<Answer<Held>> {
+fn bad_request(record: &mut Record, words: Words, detail: &str) -> Response<Answer<Held>> {
     refusal(record, words, Flag::BadRequest, StatusCode::BAD_REQUEST, "bad-request", detail)
 }
 
-fn denied(record: Record, words: Words, inbound: &Inbound, peer: &Peer) -> Response<Answer<Held>> {
+fn denied(record: &mut Record, words: Words, inbound: &Inbound, peer: &Peer) -> Response<Answer<Held>> {
     let id = inbound.deny(peer);
     let detail = format!("{} may not call this; `tombolo why {id}` tells the reason", peer.id());
     let mut response = refusal(record, words, Flag::Denied, StatusCode::FORBIDDEN, "denied", &detail);
@@ -276,11 +299,11 @@ fn denied(record: Record, words: Words, inbound: &Inbound, peer: &Peer) -> Respo
 
 /// The request in the form of the protocol that the application speaks.
 fn to_application(
-    request: Request<Incoming>,
+    request: Request<Asked>,
     target: Uri,
     client: HeaderValue,
     speaks_http2: bool,
-) -> Request<Incoming> {
+) -> Request<Asked> {
     let (mut head, body) = request.into_parts();
     strip_hop_by_hop(&mut head.headers);
     head.headers.remove(EXPECT);

@@ -11,6 +11,7 @@ use tokio::task::LocalSet;
 use tokio::time;
 
 use super::edge;
+use crate::worker::Local;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -68,7 +69,7 @@ impl Attacker {
                 }
             });
             // How it ended is seen from the other side.
-            let _ = edge::http2().serve_connection(TokioIo::new(far), service).await;
+            let _ = edge::http2(Local).serve_connection(TokioIo::new(far), service).await;
         });
         Self { stream: near, requests, taken: 0 }
     }

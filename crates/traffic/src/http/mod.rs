@@ -7,6 +7,7 @@
 
 pub mod application;
 pub mod body;
+mod bounded;
 mod edge;
 mod framing;
 mod headers;
@@ -16,7 +17,10 @@ mod limits;
 pub mod outbound;
 pub(crate) mod pool;
 mod problem;
+#[cfg(test)]
+mod timeouts;
 mod upgrade;
 mod upload;
 
+pub(crate) use bounded::Request;
 pub use headers::{CLIENT_ID, DECISION_ID};

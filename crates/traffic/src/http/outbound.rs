@@ -14,14 +14,16 @@ use bytes::Bytes;
 use http::header::{EXPECT, HOST, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version, request};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use model::Protocol;
 use telemetry::{About, Flag, Record};
 use tracing::debug;
 
-use super::body::{Answer, BodyError, Keeper};
+use super::body::{Answer, Asked, BodyError, Keeper};
+use super::bounded::Requests;
 use super::edge;
 use super::framing::{Strict, Switching};
 use super::headers::{CLIENT_ID, set_host, strip_hop_by_hop};
@@ -30,43 +32,49 @@ use super::problem::Words;
 use super::upgrade::{self, Between, Driving, Outcome, Peer, Tunnel};
 use super::upload::Source;
 use crate::connect::ConnectError;
+use crate::deadline::{Limit, of_request};
 use crate::outbound::{ATTEMPTS, Destination, InFlight};
-use crate::record::{about, propagate, refused};
+use crate::record::{Exchange, about, propagate, refused};
 use crate::transport::Transport;
 
 /// Serves one connection of the application until it ends, or until the worker drains.
 pub async fn serve(stream: impl Transport + 'static, destination: Rc<Destination>) {
     let is_h2 = matches!(destination.part().protocol, Protocol::Http2 | Protocol::Grpc);
     let closing = destination.closing.clone();
+    let requests = Requests::new(&destination.shared().deadlines, &destination.part().timeouts);
     let (switched, switching) = (RefCell::default(), Switching::default());
     let ended = if is_h2 {
         let service = service_fn(|request| {
-            let destination = destination.clone();
+            let (destination, requests) = (destination.clone(), requests.clone());
             // As one pointer: the task that it becomes is moved from place to place before it runs.
-            Box::pin(async move { Ok::<_, Infallible>(answer(request, &destination, None).await) })
+            Box::pin(async move { Ok::<_, Infallible>(answer(request, &destination, &requests, None).await) })
         });
-        let mut connection = pin!(edge::http2().serve_connection(TokioIo::new(stream), service));
+        let stream = TokioIo::new(stream);
+        let mut connection = pin!(edge::http2(requests.clone()).serve_connection(stream, service));
         tokio::select! {
             ended = connection.as_mut() => ended.map(|()| None),
-            () = closing.cancelled() => {
+            () = requests.enough(&closing) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await.map(|()| None)
             }
         }
     } else {
-        let (switched, switching) = (&switched, &switching);
+        let (switched, switching, requests) = (&switched, &switching, &requests);
         let service = service_fn(|request| {
             let destination = destination.clone();
             Box::pin(async move {
                 let asks = upgrade::asks(&request);
-                let mut answer = answer(request, &destination, Some(switched)).await;
+                let mut answer = answer(request, &destination, requests, Some(switched)).await;
                 switching.answered(asks, &mut answer);
                 Ok::<_, Infallible>(answer)
             })
         });
-        let stream = TokioIo::new(Strict::new(stream, switching));
-        upgrade::run(edge::http1().serve_connection(stream, service), &closing).await.map(Some)
+        let stream = TokioIo::new(Strict::new(stream, switching, requests.deadline()));
+        upgrade::run(edge::http1().serve_connection(stream, service), &closing, requests).await
     };
+    if requests.heard_half() {
+        destination.begin(About::default).failed(Flag::RequestHeadersTimeout);
+    }
     match (ended, switched.take()) {
         (Ok(Some((stream, early))), Some(tunnel)) => {
             tunnel.carry(stream.into_inner(), early, &destination.shared().scratch).await;
@@ -90,7 +98,7 @@ pub async fn serve(stream: impl Transport + 'static, destination: Rc<Destination
 /// What an answer's body holds on to: its place among the streams of its connection and endpoint.
 pub struct Held {
     _on: On,
-    record: Record,
+    exchange: Exchange,
 }
 
 enum On {
@@ -111,12 +119,16 @@ impl Keeper for Held {
         Poll::Pending
     }
 
+    fn moved(&mut self, bytes: usize) {
+        self.exchange.deadline.moved(0, bytes as u64);
+    }
+
     fn completed(&mut self) {
-        self.record.ended();
+        self.exchange.ended();
     }
 
     fn broken(&mut self) {
-        self.record.failed(Flag::UpstreamReset);
+        self.exchange.failed(Flag::UpstreamReset);
     }
 }
 
@@ -124,8 +136,10 @@ impl Keeper for Held {
 async fn answer(
     request: Request<Incoming>,
     destination: &Rc<Destination>,
+    requests: &Requests,
     switched: Option<&Switched>,
 ) -> Response<Answer<Held>> {
+    let open = requests.enter();
     let metrics = &destination.shared().metrics;
     let (mut head, body) = request.into_parts();
     let mut record = destination.begin(|| about(&head.method, &head.uri, &head.headers));
@@ -143,6 +157,10 @@ async fn answer(
         }
     };
     let destination = backend.as_ref().unwrap_or(destination);
+    let timeouts = destination.part().timeouts;
+    let deadline = destination.shared().deadlines.begin(of_request(&timeouts, body.is_end_stream()));
+    let mut exchange = Exchange::of_request(record, deadline, open);
+    requests.bound(&exchange);
     let upgrade = if switched.is_some() { upgrade::wanted(&head, &body) } else { None };
     let version = std::mem::replace(&mut head.version, Version::HTTP_2);
     strip_hop_by_hop(&mut head.headers);
@@ -151,24 +169,23 @@ async fn answer(
 
     // Who asks for it is told to go on as soon as the body can be taken.
     head.headers.remove(EXPECT);
-    propagate(&record, &mut head.headers);
+    propagate(&exchange.record, &mut head.headers);
 
-    let sent = match (upgrade, switched) {
-        (Some(protocol), Some(switched)) => switch(head, protocol, destination, switched, record).await,
-        _ => send(head, body, destination, record).await,
+    let deadline = (*exchange.deadline).clone();
+    let sent = async {
+        match upgrade {
+            Some(protocol) => switch(head, protocol, destination, &mut exchange.record).await,
+            None => send(head, Asked::new(body, &deadline), destination, &mut exchange.record).await,
+        }
     };
-    match sent {
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            metrics.outbound_requests.add();
-            response
-        }
-        Ok(mut response) => {
-            metrics.outbound_requests.add();
-            strip_hop_by_hop(response.headers_mut());
-            *response.version_mut() = if version == Version::HTTP_2 { version } else { Version::HTTP_11 };
-            response
-        }
-        Err((failure, mut record)) => {
+    let sent = tokio::select! {
+        biased;
+        sent = sent => sent,
+        limit = deadline.passed() => Err(Failure::TooLong(limit)),
+    };
+    let mut response = match sent {
+        Ok(sent) => answered(sent, exchange, switched),
+        Err(failure) => {
             metrics.outbound_failures.add();
             let (status, reason, detail) = match &failure {
                 Failure::Connect(error) => {
@@ -184,44 +201,69 @@ async fn answer(
                     "broken",
                     format!("{} ended the request before it answered: {error}", destination.id),
                 ),
+                Failure::TooLong(_) => (
+                    StatusCode::GATEWAY_TIMEOUT,
+                    failure.flag().as_str(),
+                    format!("{} did not answer in time", destination.id),
+                ),
             };
             debug!(destination = %destination.id, reason, ?failure, "a request failed");
-            refused(&mut record, failure.flag(), status);
-            ours(words.answer(status, reason, &detail))
+            let flag = failure.flag();
+            refused(&mut exchange.record, flag, status);
+            return ours(words.answer(status, reason, &detail));
+        }
+    };
+    metrics.outbound_requests.add();
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        strip_hop_by_hop(response.headers_mut());
+        *response.version_mut() = if version == Version::HTTP_2 { version } else { Version::HTTP_11 };
+    }
+    response
+}
+
+/// What came of a request that somebody looked at.
+enum Sent {
+    Answered(Response<Incoming>, On),
+    Switched(Response<()>, Box<Parts<TokioIo<Peer>>>, Between),
+}
+
+/// Passes an answer on; where a connection has switched, its other end is left in `switched`.
+fn answered(sent: Sent, mut exchange: Exchange, switched: Option<&Switched>) -> Response<Answer<Held>> {
+    match sent {
+        Sent::Answered(response, on) => {
+            exchange.record.answered(response.status().as_u16());
+            response.map(|stream| Answer::Theirs { stream, keeper: Held { _on: on, exchange } })
+        }
+        Sent::Switched(response, parts, held) => {
+            exchange.record.answered(response.status().as_u16());
+            if let Some(switched) = switched {
+                switched.replace(Some(Tunnel::new(*parts, held, exchange)));
+            }
+            upgrade::switching(response).map(|()| Answer::ours(Bytes::new()))
         }
     }
 }
 
-/// Sends a request that asks to switch, and if it may, leaves the other end in `switched`.
+/// Sends a request that asks to switch.
 async fn switch(
     mut head: request::Parts,
     protocol: HeaderValue,
     destination: &Rc<Destination>,
-    switched: &Switched,
-    mut record: Record,
-) -> Result<Response<Answer<Held>>, (Failure, Record)> {
+    record: &mut Record,
+) -> Result<Sent, Failure> {
     head.version = Version::HTTP_11;
     if let Some(authority) = head.uri.authority() {
         set_host(&mut head.headers, authority);
     }
     head.uri = Uri::from(head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
     upgrade::ask(&mut head.headers, protocol);
-    let (outcome, held) = match upgrade::send(head, destination, &mut record).await {
-        Ok(sent) => sent,
-        Err(failure) => return Err((failure, record)),
-    };
-    match outcome {
-        Outcome::Switched(response, parts) => {
-            record.answered(response.status().as_u16());
-            switched.replace(Some(Tunnel::new(parts, held, record)));
-            Ok(upgrade::switching(response).map(|()| Answer::ours(Bytes::new())))
-        }
+    let (outcome, held) = upgrade::send(head, destination, record).await?;
+    Ok(match outcome {
+        Outcome::Switched(response, parts) => Sent::Switched(response, Box::new(parts), held),
         Outcome::Declined(response, driving) => {
-            record.answered(response.status().as_u16());
-            let keeper = Held { _on: On::Connection { _held: Box::new((driving, held)) }, record };
-            Ok(response.map(|stream| Answer::Theirs { stream, keeper }))
+            Sent::Answered(response, On::Connection { _held: Box::new((driving, held)) })
         }
-    }
+    })
 }
 
 /// Why a request got no answer.
@@ -233,6 +275,8 @@ pub(crate) enum Failure {
     Refused,
     /// An application may have seen it.
     Broken(hyper::Error),
+    /// A limit of the request passed.
+    TooLong(Limit),
 }
 
 impl Failure {
@@ -241,34 +285,18 @@ impl Failure {
             Self::Connect(error) => (&**error).into(),
             Self::Refused => Flag::Refused,
             Self::Broken(_) => Flag::UpstreamReset,
+            Self::TooLong(limit) => limit.flag().unwrap_or(Flag::RequestTimeout),
         }
-    }
-}
-
-/// Sends a request to an endpoint; the record goes with the answer's body, or comes back.
-async fn send(
-    head: request::Parts,
-    body: Incoming,
-    destination: &Rc<Destination>,
-    mut record: Record,
-) -> Result<Response<Answer<Held>>, (Failure, Record)> {
-    match try_each(head, body, destination, &mut record).await {
-        Ok((response, stream, in_flight)) => {
-            record.answered(response.status().as_u16());
-            let keeper = Held { _on: On::Stream { _stream: stream, _in_flight: in_flight }, record };
-            Ok(response.map(|stream| Answer::Theirs { stream, keeper }))
-        }
-        Err(failure) => Err((failure, record)),
     }
 }
 
 /// One endpoint after the other until one of them looks at it.
-async fn try_each(
+async fn send(
     head: request::Parts,
-    body: Incoming,
+    body: Asked,
     destination: &Rc<Destination>,
     record: &mut Record,
-) -> Result<(Response<Incoming>, Stream, InFlight), Failure> {
+) -> Result<Sent, Failure> {
     let failed = |error| Failure::Connect(Rc::new(error));
     let credentials = destination.credentials().map_err(failed)?;
     let source = Source::new(body);
@@ -299,7 +327,7 @@ async fn try_each(
         let mut error = match sent.await {
             Ok(response) => {
                 endpoint.answered();
-                return Ok((response, stream, in_flight));
+                return Ok(Sent::Answered(response, On::Stream { _stream: stream, _in_flight: in_flight }));
             }
             Err(error) => error,
         };

@@ -1,6 +1,6 @@
 //! The HTTP/2 connections to one endpoint: few, long-lived, opened by streams in flight.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
+use super::bounded::Open;
 use super::edge::{CONNECTION_WINDOW, HEADER_LIST, KEEP_ALIVE, SEND_BUFFER, STREAM_WINDOW};
 use super::upload::Upload;
 use crate::connect::{ConnectError, Guarded, Secured, reach, secure, within};
@@ -41,7 +42,7 @@ type Attempt = SharedFuture<oneshot::Receiver<Outcome>>;
 /// An established connection.
 pub(crate) struct Connection {
     requests: SendRequest<Upload>,
-    streams: Cell<u32>,
+    open: Rc<Open>,
     /// Whom it was made as.
     credentials: Arc<Credentials>,
 }
@@ -58,7 +59,7 @@ impl Connection {
         request: Request<Upload>,
     ) -> (impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> + use<>, Stream)
     {
-        self.streams.set(self.streams.get() + 1);
+        self.open.enter();
         (self.requests.clone().try_send_request(request), Stream(self.clone()))
     }
 }
@@ -68,7 +69,7 @@ pub(crate) struct Stream(Rc<Connection>);
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
+        self.0.open.leave();
     }
 }
 
@@ -114,8 +115,8 @@ impl Pool {
     fn least_busy(&self, credentials: &Arc<Credentials>) -> Option<(Rc<Connection>, bool)> {
         self.retire(credentials);
         let open = self.open.borrow();
-        let least = open.iter().min_by_key(|connection| connection.streams.get())?;
-        let crowded = least.streams.get() >= STREAMS_BEFORE_ANOTHER && open.len() < CONNECTIONS;
+        let least = open.iter().min_by_key(|connection| connection.open.requests())?;
+        let crowded = least.open.requests() >= STREAMS_BEFORE_ANOTHER && open.len() < CONNECTIONS;
         Some((least.clone(), crowded))
     }
 
@@ -193,6 +194,8 @@ where
         .await
         .map_err(|error| ended(io::Error::other(error)))?;
     let (draining, pooled) = (destination.shared().draining.clone(), Rc::downgrade(endpoint));
+    let open = Rc::new(Open::new(&destination.shared().deadlines, &destination.part().timeouts));
+    let carried = open.clone();
     destination.shared().tasks.spawn_local(async move {
         let _entry = entry;
         let mut connection = pin!(connection);
@@ -200,16 +203,17 @@ where
         tokio::select! {
             _ = &mut connection => return,
             () = draining.cancelled() => {}
+            _ = carried.deadline.passed() => {}
         }
         // It says goodbye when nobody holds it: now, or after its last stream.
         if let Some(endpoint) = pooled.upgrade() {
-            endpoint.pool.open.borrow_mut().clear();
+            endpoint.pool.open.borrow_mut().retain(|pooled| !Rc::ptr_eq(&pooled.open, &carried));
         }
         let _ = connection.await;
     });
     first_byte.await.map_err(|_| ended(io::ErrorKind::UnexpectedEof.into()))?;
     tentative.keep();
-    Ok(Rc::new(Connection { requests, streams: Cell::default(), credentials: credentials.clone() }))
+    Ok(Rc::new(Connection { requests, open, credentials: credentials.clone() }))
 }
 
 /// Why nobody looked at a request, though it was sent.

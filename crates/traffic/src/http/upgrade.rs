@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
@@ -25,11 +26,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::body::BodyError;
+use super::bounded::{Requests, poll_overdue};
 use super::headers::UNREACHED;
 use super::outbound::{Failure, copy};
 use super::upload::Upload;
 use crate::connect::{ConnectError, Guarded, reach, secure, within};
+use crate::deadline::{Limit, Seat};
 use crate::outbound::{ATTEMPTS, Destination, InFlight, OpenConnection};
+use crate::record::Exchange;
 use crate::standing::Entry;
 use crate::transport::{Scratch, Transport, copy_both};
 
@@ -71,30 +75,36 @@ pub(crate) struct Tunnel<T, K> {
     /// What it said behind its answer.
     early: Bytes,
     _held: K,
-    record: Record,
+    exchange: Exchange,
 }
 
 impl<T: Transport, K> Tunnel<T, K> {
-    pub(crate) fn new(parts: client::Parts<TokioIo<T>>, held: K, record: Record) -> Self {
-        Self { stream: parts.io.into_inner(), early: parts.read_buf, _held: held, record }
+    pub(crate) fn new(parts: client::Parts<TokioIo<T>>, held: K, exchange: Exchange) -> Self {
+        // It has its answer.
+        exchange.deadline.stop(Limit::Request);
+        Self { stream: parts.io.into_inner(), early: parts.read_buf, _held: held, exchange }
     }
 
     /// Carries both ways until both ended. `early` is what came behind the request.
     pub(crate) async fn carry(mut self, mut stream: impl Transport, early: Bytes, scratch: &Scratch) {
+        let deadline = &self.exchange.deadline;
         let carried = async {
             self.stream.write_all(&early).await?;
             self.stream.flush().await?;
             stream.write_all(&self.early).await?;
             stream.flush().await?;
-            copy_both(&mut stream, &mut self.stream, scratch).await
+            deadline.moved(early.len() as u64, self.early.len() as u64);
+            copy_both(&mut stream, &mut self.stream, scratch, deadline).await
         };
-        match carried.await {
-            Ok((sent, received)) => {
-                self.record.moved(sent, received);
-                self.record.ended();
-            }
+        let carried = tokio::select! {
+            biased;
+            carried = carried => carried,
+            _ = deadline.passed() => Err(io::ErrorKind::TimedOut.into()),
+        };
+        match carried {
+            Ok(()) => self.exchange.ended(),
             Err(_) => {
-                self.record.failed(Flag::Reset);
+                self.exchange.failed(Flag::Reset);
                 stream.reset_on_drop();
                 self.stream.reset_on_drop();
             }
@@ -102,11 +112,13 @@ impl<T: Transport, K> Tunnel<T, K> {
     }
 }
 
-/// Runs a connection to its end, and gives its stream back, with what was read of it and not understood.
+/// Runs a connection to its end, and gives its stream back, with what was read of it and not understood; none
+/// if a limit ended it in a reset.
 pub(crate) async fn run<T, S>(
     mut connection: server::Connection<TokioIo<T>, S>,
     closing: &CancellationToken,
-) -> hyper::Result<(T, Bytes)>
+    requests: &Requests,
+) -> hyper::Result<Option<(T, Bytes)>>
 where
     T: Transport,
     S: HttpService<Incoming> + Unpin,
@@ -116,17 +128,32 @@ where
     <S::ResBody as Body>::Error: Into<BodyError>,
 {
     let mut closing = pin!(closing.cancelled());
-    let mut told = false;
-    poll_fn(|cx| {
-        if !told && closing.as_mut().poll(cx).is_ready() {
+    let (mut told, mut request) = (false, None);
+    let ended = poll_fn(|cx| {
+        let passed = requests.deadline().poll_passed(cx, Seat::Carrier);
+        if passed == Poll::Ready(Limit::RequestHeaders) {
+            return Poll::Ready(None);
+        }
+        if !told && (passed.is_ready() || closing.as_mut().poll(cx).is_ready()) {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        connection.poll_without_shutdown(cx)
-    })
-    .await?;
+        if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        requests.serves(&mut request);
+        poll_overdue(&request, cx).map(|()| None)
+    });
+    let ended = ended.await;
     let parts = connection.into_parts();
-    Ok((parts.io.into_inner(), parts.read_buf))
+    let stream = parts.io.into_inner();
+    match ended {
+        Some(ended) => ended.map(|()| Some((stream, parts.read_buf))),
+        None => {
+            stream.reset_on_drop();
+            Ok(None)
+        }
+    }
 }
 
 /// A connection to where a request goes that may switch, and what drives it.

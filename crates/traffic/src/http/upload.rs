@@ -11,18 +11,17 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use super::body::BodyError;
+use super::body::{Asked, BodyError};
 
 /// So much of a body is kept.
 pub(crate) const KEPT: usize = 64 * 1024;
 
 /// A body that can be sent again, for as long as all that was taken of it is kept.
-pub(crate) struct Source<B = Incoming>(Option<Rc<Kept<B>>>);
+pub(crate) struct Source<B = Asked>(Option<Rc<Kept<B>>>);
 
 /// One attempt to send it; the attempt before it ends when the next begins.
-pub(crate) struct Upload<B = Incoming> {
+pub(crate) struct Upload<B = Asked> {
     kept: Option<Rc<Kept<B>>>,
     attempt: u32,
     sent: u64,

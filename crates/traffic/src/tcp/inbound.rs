@@ -1,6 +1,7 @@
 //! A connection of another proxy to the own application.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use identity::Alpn;
 use telemetry::{About, Flag};
@@ -10,8 +11,10 @@ use tracing::debug;
 
 use crate::access::Verdict;
 use crate::connect::{Status, dial};
-use crate::http::application::CONNECT;
+use crate::deadline::of_flow;
+use crate::http::application::Limits;
 use crate::inbound::{Inbound, Peer};
+use crate::record::Exchange;
 use crate::transport::{Transport, copy_both};
 
 /// Decides, dials, says so, and carries the connection to its end. A peer that did not ask for `tombolo-tcp`
@@ -38,13 +41,15 @@ pub(crate) async fn serve(
         record.failed(Flag::Draining);
         return refuse(stream, wants_status, Status::Draining).await;
     }
+    let part = inbound.part();
+    let limits = Limits::from(&part.timeouts);
     let dialled = tokio::select! {
         biased;
         () = watch.revoked() => {
             record.failed(Flag::Revoked);
             return stream.reset_on_drop();
         }
-        dialled = time::timeout(CONNECT, dial(inbound.part().application)) => dialled,
+        dialled = time::timeout(limits.connect, dial(part.application)) => dialled,
     };
     let mut application = match dialled.unwrap_or_else(|elapsed| Err(elapsed.into())) {
         Ok(application) => application,
@@ -55,12 +60,14 @@ pub(crate) async fn serve(
             return refuse(stream, wants_status, Status::Unreachable).await;
         }
     };
+    let deadline = shared.deadlines.begin(of_flow(&part.timeouts));
+    let mut flow = Exchange::of_flow(record, deadline);
     let carried = async {
         if wants_status {
             stream.write_u8(Status::Connected.as_byte()).await?;
             stream.flush().await?;
         }
-        copy_both(&mut stream, &mut application, &shared.scratch).await
+        copy_both(&mut stream, &mut application, &shared.scratch, &flow.deadline).await
     };
     let carried = tokio::select! {
         biased;
@@ -68,19 +75,18 @@ pub(crate) async fn serve(
         carried = carried => Some(carried),
     };
     match carried {
-        Some(Ok((received, sent))) => {
-            record.moved(received, sent);
-            record.ended();
-            debug!(inbound = inbound.name, client = %peer.id(), received, sent, "a connection ended");
-        }
+        Some(Ok(())) => flow.ended(),
         // By one of the sides, or because it is no longer allowed.
         cut => {
-            record.failed(if cut.is_some() { Flag::Reset } else { Flag::Revoked });
+            flow.failed(if cut.is_some() { Flag::Reset } else { Flag::Revoked });
             stream.reset_on_drop();
             application.reset_on_drop();
         }
     }
 }
+
+/// How long a peer may take to take one byte.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 async fn refuse(mut stream: impl Transport, wants_status: bool, status: Status) {
     if !wants_status {
@@ -92,7 +98,7 @@ async fn refuse(mut stream: impl Transport, wants_status: bool, status: Status) 
         stream.shutdown().await
     };
     // A peer that does not take one byte is not waited for.
-    let _ = time::timeout(CONNECT, told).await;
+    let _ = time::timeout(PATIENCE, told).await;
 }
 
 #[cfg(test)]
@@ -101,7 +107,7 @@ mod tests {
     use std::io;
     use std::net::SocketAddr;
     use std::sync::Arc;
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     use futures::FutureExt;
     use identity::SVID_LIFETIME;

@@ -9,7 +9,9 @@ use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
 use crate::connect::{ConnectError, Secured, reach, read_status, secure, within};
+use crate::deadline::of_flow;
 use crate::outbound::{ATTEMPTS, Destination, Endpoint};
+use crate::record::Exchange;
 use crate::tls::Credentials;
 use crate::transport::{Transport, copy_both};
 
@@ -32,19 +34,17 @@ pub async fn serve(mut stream: impl Transport, destination: Rc<Destination>) {
     let _in_flight = endpoint.occupy();
     let (standing, _entry) = destination.enter(connected.peer);
     let watch = standing.watch();
+    let deadline = shared.deadlines.begin(of_flow(&destination.part().timeouts));
+    let mut flow = Exchange::of_flow(record, deadline);
     let copied = tokio::select! {
         biased;
         () = watch.revoked() => None,
-        copied = copy_both(&mut stream, &mut connected.stream, &shared.scratch) => Some(copied),
+        copied = copy_both(&mut stream, &mut connected.stream, &shared.scratch, &flow.deadline) => Some(copied),
     };
     match copied {
-        Some(Ok((sent, received))) => {
-            record.moved(sent, received);
-            record.ended();
-            debug!(destination = %destination.id, sent, received, "a connection ended");
-        }
+        Some(Ok(())) => flow.ended(),
         cut => {
-            record.failed(if cut.is_some() { Flag::Reset } else { Flag::Revoked });
+            flow.failed(if cut.is_some() { Flag::Reset } else { Flag::Revoked });
             stream.reset_on_drop();
             connected.stream.reset_on_drop();
         }

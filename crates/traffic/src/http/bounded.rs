@@ -1,0 +1,131 @@
+//! What serves a request, until a limit of the request passes.
+//!
+//! Before an answer begins, whoever waits for it is told and answers otherwise. After that only a reset says
+//! that nothing more comes, also to a peer that takes nothing: so what serves the request is dropped, whatever
+//! it waits for.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use snapshot::parts::Timeouts;
+use tokio_util::sync::CancellationToken;
+
+use crate::deadline::{Deadline, Deadlines, Limit, Seat, Ticket, of_connection};
+use crate::record::Exchange;
+
+/// The requests of one connection.
+#[derive(Clone)]
+pub(crate) struct Requests(Rc<Connection>);
+
+struct Connection {
+    /// The one that began last, until what serves it knows.
+    begun: RefCell<Option<Ticket>>,
+    open: Open,
+}
+
+impl Requests {
+    pub(crate) fn new(deadlines: &Deadlines, timeouts: &Timeouts) -> Self {
+        Self(Rc::new(Connection { begun: RefCell::default(), open: Open::new(deadlines, timeouts) }))
+    }
+
+    /// The head of a request was heard.
+    pub(crate) fn enter(&self) -> Request {
+        self.0.open.enter();
+        Request(self.0.clone())
+    }
+
+    /// It is being served by the task that polls this.
+    pub(crate) fn bound(&self, exchange: &Exchange) {
+        self.0.begun.replace(Some((*exchange.deadline).clone()));
+    }
+
+    pub(crate) fn deadline(&self) -> &Ticket {
+        &self.0.open.deadline
+    }
+
+    /// Learns, after each poll, which request is served.
+    pub(crate) fn serves(&self, request: &mut Option<Ticket>) {
+        if let Some(begun) = self.0.begun.take() {
+            *request = Some(begun);
+        }
+    }
+
+    /// Completes when no more requests should be taken.
+    pub(crate) async fn enough(&self, closing: &CancellationToken) {
+        tokio::select! {
+            () = closing.cancelled() => {}
+            _ = self.deadline().passed() => {}
+        }
+    }
+
+    /// Whether it came to its end in the middle of a head.
+    pub(crate) fn heard_half(&self) -> bool {
+        self.deadline().has_passed() == Some(Limit::RequestHeaders)
+    }
+}
+
+/// Runs the streams of a connection.
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Requests {
+    fn execute(&self, task: F) {
+        let requests = self.clone();
+        tokio::task::spawn_local(async move {
+            let (mut task, mut request) = (pin!(task), None);
+            poll_fn(|cx| {
+                if task.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                requests.serves(&mut request);
+                poll_overdue(&request, cx)
+            })
+            .await;
+        });
+    }
+}
+
+pub(crate) fn poll_overdue(request: &Option<Ticket>, cx: &mut Context<'_>) -> Poll<()> {
+    match request {
+        Some(request) => request.poll_passed(cx, Seat::Carrier).map(drop),
+        None => Poll::Pending,
+    }
+}
+
+/// A request, while it is open.
+pub(crate) struct Request(Rc<Connection>);
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.0.open.leave();
+    }
+}
+
+/// How many requests a connection carries, and how long it may carry none.
+pub(crate) struct Open {
+    requests: Cell<u32>,
+    pub(crate) deadline: Deadline,
+}
+
+impl Open {
+    pub(crate) fn new(deadlines: &Deadlines, timeouts: &Timeouts) -> Self {
+        Self { requests: Cell::default(), deadline: deadlines.begin(of_connection(timeouts)) }
+    }
+
+    pub(crate) fn requests(&self) -> u32 {
+        self.requests.get()
+    }
+
+    pub(crate) fn enter(&self) {
+        if self.requests.replace(self.requests.get() + 1) == 0 {
+            self.deadline.stop(Limit::Idle);
+        }
+    }
+
+    pub(crate) fn leave(&self) {
+        self.requests.set(self.requests.get() - 1);
+        if self.requests.get() == 0 {
+            self.deadline.start(Limit::Idle);
+        }
+    }
+}
