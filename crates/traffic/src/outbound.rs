@@ -73,14 +73,13 @@ impl Outbound {
         for (id, part) in &config.destinations {
             let destination = destinations.entry(id.clone()).or_insert_with(|| {
                 let new = Destination::new(id.clone(), part.clone(), self.shared.clone());
-                new.settle(home);
+                new.settle(part, home);
                 if let Some(endpoints) = signals.get(id) {
                     new.set_endpoints(endpoints);
                 }
                 Rc::new(new)
             });
-            destination.part.replace(part.clone());
-            destination.settle(home);
+            destination.settle(part, home);
         }
         for destination in destinations.values() {
             destination.find_backends(&destinations);
@@ -176,14 +175,12 @@ impl Destination {
     /// The next endpoint to try.
     pub(crate) fn pick(&self, tried: &[Rc<Endpoint>]) -> Result<Rc<Endpoint>, ConnectError> {
         let endpoints = self.endpoints.borrow().clone();
-        let part = self.part.borrow();
         let now = Instant::now();
         let candidate = |index: usize| {
             let endpoint: &Rc<Endpoint> = &endpoints[index];
-            let out = tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint))
-                || !endpoint.ready.get()
-                // A signal can name an identity of the destination, but never add one.
-                || !part.identities.contains(&endpoint.part.identity);
+            let out = !endpoint.ready.get()
+                || !endpoint.is_listed.get()
+                || tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint));
             Candidate {
                 fitness: if out { Fitness::Out } else { endpoint.record.get().fitness(now) },
                 is_near: endpoint.is_near.get(),
@@ -220,19 +217,24 @@ impl Destination {
         &self.shared
     }
 
-    /// Learns in which zone we are, by the trust domain of our own identity.
-    fn settle(&self, home: Option<&ZoneName>) {
-        if self.home.borrow().as_ref() == home {
-            return;
+    /// Takes over its part, and learns in which zone we are, by the trust domain of our own identity.
+    fn settle(&self, part: &Arc<parts::Destination>, home: Option<&ZoneName>) {
+        self.part.replace(part.clone());
+        if self.home.borrow().as_ref() != home {
+            self.home.replace(home.cloned());
         }
-        self.home.replace(home.cloned());
         for endpoint in self.endpoints.borrow().iter() {
-            endpoint.is_near.set(home == Some(&endpoint.part.zone));
+            self.look_at(endpoint);
         }
     }
 
+    /// Finds out, before any request, what picking asks of each endpoint for each request.
+    fn look_at(&self, endpoint: &Endpoint) {
+        endpoint.is_near.set(self.home.borrow().as_ref() == Some(&endpoint.part.zone));
+        endpoint.is_listed.set(self.part.borrow().identities.contains(&endpoint.part.identity));
+    }
+
     fn set_endpoints(&self, endpoints: &Endpoints) {
-        let home = self.home.borrow();
         let old = self.endpoints.borrow().clone();
         let new = endpoints.0.iter().map(|part| match old.iter().find(|endpoint| endpoint.is_at(part)) {
             Some(endpoint) => {
@@ -240,7 +242,11 @@ impl Destination {
                 endpoint.weight.set(part.weight);
                 endpoint.clone()
             }
-            None => Rc::new(Endpoint::new(part.clone(), home.as_ref() == Some(&part.zone))),
+            None => {
+                let new = Endpoint::new(part.clone());
+                self.look_at(&new);
+                Rc::new(new)
+            }
         });
         // Connections to an endpoint that is gone end when the last of their streams does.
         let new = new.collect();
@@ -272,6 +278,8 @@ pub(crate) struct Endpoint {
     weight: Cell<u32>,
     /// Whether it is in our own zone.
     is_near: Cell<bool>,
+    /// Whether the destination lists its identity: a signal can name one of those, but never add one.
+    is_listed: Cell<bool>,
     in_flight: Cell<u32>,
     record: Cell<Record>,
     pub(crate) pool: Pool,
@@ -279,11 +287,12 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(part: parts::Endpoint, is_near: bool) -> Self {
+    fn new(part: parts::Endpoint) -> Self {
         Self {
             ready: Cell::new(part.ready),
             weight: Cell::new(part.weight),
-            is_near: Cell::new(is_near),
+            is_near: Cell::default(),
+            is_listed: Cell::default(),
             in_flight: Cell::default(),
             record: Cell::default(),
             pool: Pool::default(),
@@ -352,5 +361,50 @@ pub(crate) struct InFlight(Rc<Endpoint>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use model::Protocol;
+
+    use super::*;
+    use crate::fixture::{CART, CATALOG, WEB, World, destination, endpoint, nowhere};
+
+    #[test]
+    fn an_endpoint_is_picked_only_while_the_destination_lists_whom_it_names() {
+        let world = World::new();
+        let id: DestinationId = "ms_default_west__catalog_http".parse().unwrap();
+        let outbound = Outbound::new(Rc::default());
+        let list = |identities: &[&str]| {
+            let part = destination(Protocol::Http, identities, Duration::from_secs(5));
+            outbound.apply(&ProxyConfig {
+                outbound: Vec::new(),
+                inbounds: BTreeMap::new(),
+                destinations: BTreeMap::from([(id.clone(), Arc::new(part))]),
+                credentials: world.credentials(&world.east, WEB),
+            });
+        };
+        let name = |identity| {
+            let endpoints = Endpoints(vec![endpoint(nowhere(), identity)]);
+            outbound.set_endpoints(&id, Arc::new(endpoints));
+        };
+        let picks = || outbound.destination(&id).unwrap().pick(&[]).is_ok();
+
+        name(CATALOG);
+        for (identities, want) in
+            [(&[CATALOG][..], true), (&[CART], false), (&[CART, CATALOG], true), (&[], false)]
+        {
+            list(identities);
+            assert_eq!(picks(), want, "{identities:?}");
+        }
+        list(&[CATALOG]);
+        name(CART);
+        assert!(!picks(), "a signal added an identity");
+        name(CATALOG);
+        assert!(picks());
     }
 }
