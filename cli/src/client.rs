@@ -12,6 +12,7 @@ use reqwest::Url;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
+use tokio::time;
 
 use crate::connection::Target;
 use crate::failure::Failure;
@@ -26,6 +27,51 @@ pub(crate) struct Client {
     /// Without a slash at its end.
     base: String,
     token: String,
+}
+
+/// What a watch may take.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// A watch of which nothing is heard for so long is broken: the server says something every ten seconds.
+const SILENCE: Duration = Duration::from_secs(30);
+/// A document has 512 KiB at most, and its line not much more.
+const LONGEST_LINE: usize = 4 * 1024 * 1024;
+
+/// The lines of an answer as they come.
+pub(crate) struct Lines<'a> {
+    client: &'a Client,
+    response: reqwest::Response,
+    read: Vec<u8>,
+}
+
+impl Lines<'_> {
+    /// None when the server ended it.
+    pub(crate) async fn next(&mut self) -> Result<Option<String>, Failure> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                let line = String::from_utf8(line).map_err(|_| self.foreign())?;
+                return Ok(Some(line.trim_end().to_owned()));
+            }
+            if self.read.len() > LONGEST_LINE {
+                return Err(self.foreign());
+            }
+            let base = &self.client.base;
+            let piece = time::timeout(SILENCE, self.response.chunk()).await.map_err(|_| {
+                Failure::unreachable(
+                    format!("nothing is heard of {base} any more"),
+                    "look at what lies in between",
+                )
+            })?;
+            match piece.map_err(|error| self.client.unreachable(&error))? {
+                Some(piece) => self.read.extend_from_slice(&piece),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    pub(crate) fn foreign(&self) -> Failure {
+        self.client.foreign()
+    }
 }
 
 /// What came back, if it was no problem.
@@ -84,6 +130,19 @@ impl Client {
             let body = serde_json::from_slice(&bytes).map_err(|_| self.foreign())?;
             return Ok(Answer { status: status.as_u16(), tag, body });
         }
+        let problem: Problem = serde_json::from_slice(&bytes).map_err(|_| self.foreign())?;
+        Err(problem.into())
+    }
+
+    /// An answer that goes on and on, line by line.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Lines<'_>, Failure> {
+        let request =
+            self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.token).timeout(FOR_EVER);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(Lines { client: self, response, read: Vec::new() });
+        }
+        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         let problem: Problem = serde_json::from_slice(&bytes).map_err(|_| self.foreign())?;
         Err(problem.into())
     }

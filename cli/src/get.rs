@@ -12,6 +12,7 @@ use crate::columns;
 use crate::failure::Failure;
 use crate::kind;
 use crate::output::{Format, Ordered, Out, table, yaml};
+use crate::watch;
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
@@ -31,6 +32,9 @@ pub(crate) struct GetArgs {
     /// Only documents with this label; may be given several times.
     #[arg(short, long = "label", value_name = "KEY=VALUE", conflicts_with = "name")]
     labels: Vec<String>,
+    /// Stay, and show every change as it comes; ends with Ctrl-C
+    #[arg(short, long)]
+    watch: bool,
 }
 
 pub(crate) async fn run(args: GetArgs, client: Client, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
@@ -39,6 +43,14 @@ pub(crate) async fn run(args: GetArgs, client: Client, out: &mut Out<'_>) -> Res
     query.extend(args.zone.iter().map(|zone| format!("zone={}", encode(zone))));
     query.extend(args.namespace.iter().map(|namespace| format!("namespace={}", encode(namespace))));
 
+    if args.watch {
+        query.extend(args.labels.iter().map(|label| format!("label={}", encode(label))));
+        let path = match &args.name {
+            Some(name) => kind::document(kind, args.mesh.as_deref().unwrap_or("default"), name)?,
+            None => kind::path(kind, args.mesh.as_deref()),
+        };
+        return watch::run(kind, &path, &query, &client, out).await;
+    }
     if let Some(name) = &args.name {
         let path = kind::document(kind, args.mesh.as_deref().unwrap_or("default"), name)?;
         let document: Value = client.get(&with_query(&path, &query)).await?;

@@ -39,7 +39,7 @@ pub(crate) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-fn explain(found: &InspectDataplane) -> String {
+pub(crate) fn explain(found: &InspectDataplane) -> String {
     let state = match found.state {
         ProxyState::Current => "runs what it was told",
         ProxyState::Late => "does not yet run what it was told",

@@ -19,11 +19,14 @@ mod apply;
 mod context;
 mod delete;
 mod demo_command;
+mod describe;
 mod get;
 mod inspect;
 mod kinds_command;
+mod status;
 mod token;
 mod wait;
+mod watch;
 mod zone;
 
 use std::ffi::OsString;
@@ -89,8 +92,8 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  it worked; of 'wait': applied
-  1  it failed or was refused; of 'wait': not applied
+  0  it worked; of 'wait': applied; of 'status': all is well
+  1  it failed or was refused; of 'wait': not applied; of 'status': something is not well
   2  the command line was wrong
 
 Contexts are kept in ~/.config/tombolo/contexts.yaml (XDG_CONFIG_HOME is respected).
@@ -102,6 +105,12 @@ enum Command {
     Apply(apply::ApplyArgs),
     /// Show documents
     Get(get::GetArgs),
+    /// Show all that is known of one document: what it says, whose it is, who runs it
+    Describe(describe::DescribeArgs),
+    /// Say on one page whether the mesh is well, and what is not
+    ///
+    /// Ends with 0 if all is well, with 1 if not.
+    Status,
     /// Delete a document
     Delete(delete::DeleteArgs),
     /// Wait until every proxy runs a revision, or say who does not
@@ -143,6 +152,8 @@ impl Command {
         match self {
             Self::Apply(args) => apply::run(args, client()?, out).await,
             Self::Get(args) => get::run(args, client()?, out).await,
+            Self::Describe(args) => describe::run(args, client()?, out).await,
+            Self::Status => status::run(client()?, out).await,
             Self::Delete(args) => delete::run(args, client()?, out).await,
             Self::Wait(args) => wait::run(args, client()?, out).await,
             Self::Inspect(command) => inspect::run(command, client()?, out).await,

@@ -1,44 +1,76 @@
 //! What the global answers beside documents: how its zones are, and what a proxy runs, which it asks the
 //! proxy's zone.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::Problem;
 use api::routes;
-use api::shapes::{Choice, Hold, InspectDataplane, ZoneOverview};
-use control::questions::{INSPECT, InspectQuestion};
-use futures::future::BoxFuture;
+use api::shapes::{Choice, Heard, Hold, InspectDataplane, ZoneOverview};
+use api::status::{ControlPlane, EndingCertificate, MeshStatus, Status, ZoneStatus};
+use control::questions::{INSPECT, InspectQuestion, STATUS};
+use control::{Clock, presence};
+use futures::future::{BoxFuture, join_all};
 use model::{MeshName, Origin, ResourceName, ZoneName};
 use sync::session::AskError;
-use tracing::error;
+use tokio::time::Instant;
+use tracing::{debug, error};
 
-use crate::presence;
-use crate::zones::Zones;
+use crate::zones::{Line, Zones};
 
 /// How long a zone may take to show a proxy.
 const INSPECT_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a zone may take to say how it is.
+const STATUS_LIMIT: Duration = Duration::from_secs(3);
+
 pub(crate) struct Answers {
     zones: Zones,
+    clock: Clock,
+    started: Instant,
+    authority_ends: SystemTime,
 }
 
 impl Answers {
-    pub(crate) fn new(zones: Zones) -> Self {
-        Self { zones }
+    pub(crate) fn new(zones: Zones, clock: Clock, authority_ends: SystemTime) -> Self {
+        Self { zones, clock, started: Instant::now(), authority_ends }
     }
 
     async fn zones(&self) -> Result<Vec<ZoneOverview>, Problem> {
         let documents = self.zones.documents().await.map_err(failed)?;
-        let overview = |name: ZoneName| {
-            let heard = self.zones.heard(&name);
-            ZoneOverview {
-                name,
-                state: presence::connection(heard.age, heard.has_session),
-                age_ms: heard.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-                proxies: heard.counts,
-            }
+        Ok(documents.into_keys().map(|name| self.overview(name)).collect())
+    }
+
+    fn overview(&self, name: ZoneName) -> ZoneOverview {
+        let heard = self.zones.heard(&name);
+        let Heard { state, age_ms, .. } = presence::heard(heard.age, heard.has_session);
+        ZoneOverview { name, state, age_ms, proxies: heard.counts }
+    }
+
+    async fn mesh(&self) -> Result<MeshStatus, Problem> {
+        let documents = self.zones.documents().await.map_err(failed)?;
+        let zones = join_all(documents.into_keys().map(|name| self.zone(name))).await;
+        let (of, now) = ("control plane of the global", self.clock.now());
+        let certificates = EndingCertificate::of_authority(of, self.authority_ends, now);
+        let control_plane = ControlPlane {
+            name: Origin::Global,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            certificates: certificates.into_iter().collect(),
         };
-        Ok(documents.into_keys().map(overview).collect())
+        Ok(MeshStatus { control_plane, zones: zones.into_iter().collect::<Result<_, _>>()? })
+    }
+
+    async fn zone(&self, name: ZoneName) -> Result<ZoneStatus, Problem> {
+        let answer = self.zones.ask(&name, STATUS, Vec::new(), STATUS_LIMIT).await;
+        let report = answer.map_err(|error| error.to_string()).and_then(|answer| {
+            serde_json::from_slice(&answer).map_err(|error| format!("its answer cannot be read: {error}"))
+        });
+        if let Err(error) = &report {
+            debug!(zone = %name, error, "the zone does not say how it is");
+        }
+        let refused = self.zones.refused(&name).await.map_err(failed)?;
+        let diverged = self.zones.heard(&name).line == Line::Diverges;
+        Ok(ZoneStatus { overview: self.overview(name), diverged, refused, report: report.ok() })
     }
 
     async fn inspect(
@@ -91,6 +123,12 @@ impl routes::Holds for Answers {
             self.zones.hear_anew(zone);
         }
         Ok(hold)
+    }
+}
+
+impl Status for Answers {
+    fn status(&self) -> BoxFuture<'_, Result<MeshStatus, Problem>> {
+        Box::pin(self.mesh())
     }
 }
 

@@ -19,8 +19,6 @@ mod zones;
 
 mod session;
 
-pub mod presence;
-
 pub mod proof;
 
 mod admission;

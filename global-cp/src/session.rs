@@ -65,6 +65,12 @@ impl ZoneSession {
         }
         let standing = self.standing(&batch).await?;
         let heard = Heard { point: upto, hash: batch.hash.clone() };
+        let told: Vec<String> = batch
+            .entries
+            .iter()
+            .map(|entry| entry.key.clone())
+            .chain(batch.removed.iter().cloned())
+            .collect();
         let Some(judged) = originated::judge(batch, &self.zone, &standing) else {
             return Err(format!("zone '{}' sent no batch of its own", self.zone).into());
         };
@@ -76,6 +82,7 @@ impl ZoneSession {
         self.store().apply(judged.writes).await?;
         heard.save(self.store(), &self.origin()).await?;
         self.zones.holds().taken_over(&self.origin());
+        self.zones.judged(&self.zone, &Origin::Global, &told, &judged.refused);
         Ok(Applied::Stored { world: judged.world, refused: judged.refused })
     }
 
@@ -130,6 +137,7 @@ impl Host for ZoneSession {
         if *topic == Topic::POLICY {
             self.zones.mark(&self.zone, Line::Continues);
         }
+        self.zones.judged(&self.zone, &self.origin(), &[], refused);
         for Refused { key, reason, .. } in refused {
             self.zones.metrics().documents_refused_by_zones.inc();
             warn!(zone = %self.zone, document = key, reason, "the zone refused a document");

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api::{ApiConfig, Authority, routes};
-use control::{Clock, Home, Listeners, Running, ServerTls, TokenOffice, defaults, serve, server_tls};
+use api::{ApiConfig, Authority, routes, status};
+use control::{
+    Clock, Home, Listeners, Running, ServerTls, TokenOffice, defaults, presence, serve, server_tls,
+};
 use model::Origin;
 use prometheus_client::registry::Registry;
 use runtime::{AdminPages, Readiness, Tasks};
@@ -54,7 +56,8 @@ impl GlobalCp {
         let followed = zones.clone();
         tasks.spawn("zones", |stop| zones::follow(followed, stop));
 
-        let answers = Arc::new(Answers::new(zones.clone()));
+        let answers = Arc::new(Answers::new(zones.clone(), clock.clone(), home.ca.validity().not_after));
+        let of_zones = zones.clone();
         let config = ApiConfig {
             store: home.store.clone(),
             authority: Authority::Here,
@@ -62,8 +65,13 @@ impl GlobalCp {
             auth: home.auth(),
             admission: Arc::new(GlobalAdmission::new(zones.clone())),
             hosts: hosts.into_iter().collect::<BTreeSet<_>>(),
+            ages: Arc::new(move |origin: &Origin| {
+                let heard = of_zones.heard(origin.zone()?);
+                Some(presence::heard(heard.age, heard.has_session))
+            }),
             extra: routes::zones(answers.clone())
                 .merge(routes::holds(answers.clone()))
+                .merge(status::route(answers.clone()))
                 .merge(routes::inspect(answers))
                 .merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
         };

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::shapes::ProxyCounts;
+use api::status::{MOST_NAMED, RefusedDocument};
 use control::questions::SUMMARY;
 use control::{Clock, Enroller, Holds, Home};
 use identity::{Peer, ServerRole, peer_from_certificate};
@@ -14,6 +15,7 @@ use model::{Document, DocumentKey, Labels, Origin, Record, ZoneName};
 use rustls::pki_types::CertificateDer;
 use snapshot::handle::zone_tag;
 use store::{Draft, Expect, Filter, Store};
+use sync::batch::Refused;
 use sync::frame::Signal;
 use sync::link::{self, Handle};
 use sync::server::{Enrolment, Handler, Refusal};
@@ -56,6 +58,8 @@ struct Entry {
     last_heard: Option<Instant>,
     counts: ProxyCounts,
     line: Line,
+    /// What one of us did not take from the other, by key; at most [`MOST_NAMED`].
+    refused: BTreeMap<String, RefusedDocument>,
     /// Held while something is stored in the zone's name.
     turn: Arc<Turn<()>>,
 }
@@ -218,6 +222,46 @@ impl Zones {
         let mut entries = self.entries();
         let entry = entries.entry(zone.clone()).or_default();
         std::mem::replace(&mut entry.line, line) != line
+    }
+
+    /// Somebody did not take documents of a batch; of those that it took is nothing left to say.
+    pub(crate) fn judged(&self, zone: &ZoneName, by: &Origin, taken: &[String], refused: &[Refused]) {
+        self.change(zone, |entry| {
+            for key in taken {
+                entry.refused.remove(key);
+            }
+            for Refused { key, version, reason } in refused {
+                if entry.refused.len() < MOST_NAMED || entry.refused.contains_key(key) {
+                    let (document, version) = (key.clone(), version.clone());
+                    let refused =
+                        RefusedDocument { document, version, by: by.clone(), reason: reason.clone() };
+                    entry.refused.insert(key.clone(), refused);
+                }
+            }
+        });
+    }
+
+    /// The refusals that still count: of our own documents those of which no newer version is there.
+    pub(crate) async fn refused(&self, zone: &ZoneName) -> Result<Vec<RefusedDocument>, store::Error> {
+        let mut refused: Vec<RefusedDocument> = self
+            .entries()
+            .get(zone)
+            .map(|entry| entry.refused.values().cloned().collect())
+            .unwrap_or_default();
+        let mut passed = Vec::new();
+        for one in &refused {
+            let Ok(key) = one.document.parse::<DocumentKey>() else { continue };
+            if one.by == Origin::Global || one.version.is_none() {
+                continue;
+            }
+            let held = self.store().get(&key).await?;
+            if held.map(|held| held.version) != one.version {
+                passed.push(one.document.clone());
+            }
+        }
+        self.change(zone, |entry| entry.refused.retain(|key, _| !passed.contains(key)));
+        refused.retain(|one| !passed.contains(&one.document));
+        Ok(refused)
     }
 
     fn change(&self, zone: &ZoneName, change: impl FnOnce(&mut Entry)) {

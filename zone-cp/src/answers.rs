@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::routes::{self, Inspector};
-use api::shapes::{Hold, InspectDataplane, MOST_LATE, Problem, Progress, RevisionState, ZoneState};
+use api::shapes::{
+    Connection, Hold, InspectDataplane, MOST_LATE, Problem, Progress, RevisionState, ZoneOverview, ZoneState,
+};
+use api::status::{ControlPlane, MeshStatus, Status, ZoneStatus};
 use api::{Admission, Change, NoSuchRevision, Proof};
 use control::{Enroller, Holds};
 use futures::future::BoxFuture;
@@ -21,10 +24,12 @@ use crate::hub::Hub;
 use crate::lives;
 use crate::planner::{Client, ProxyId};
 use crate::proof;
+use crate::reporter::Reporter;
 
 pub struct Answers {
     pub zone: ZoneName,
     pub hub: Arc<Hub>,
+    pub reporter: Arc<Reporter>,
     /// Open waits end with the process.
     pub stopping: CancellationToken,
 }
@@ -105,6 +110,29 @@ impl routes::Holds for Holding {
             upstream.reopen(&Topic::POLICY);
         }
         Ok(hold)
+    }
+}
+
+impl Status for Answers {
+    /// Of this zone alone: who asks the global hears of all.
+    fn status(&self) -> BoxFuture<'_, Result<MeshStatus, Problem>> {
+        Box::pin(async {
+            let (proxies, mut report) = self.reporter.report();
+            let control_plane = ControlPlane {
+                name: Origin::Zone(self.zone.clone()),
+                version: report.version.clone(),
+                uptime_ms: report.uptime_ms,
+                certificates: std::mem::take(&mut report.certificates),
+            };
+            let overview = ZoneOverview {
+                name: self.zone.clone(),
+                state: Connection::Connected,
+                age_ms: Some(0),
+                proxies,
+            };
+            let zone = ZoneStatus { overview, diverged: false, refused: Vec::new(), report: Some(report) };
+            Ok(MeshStatus { control_plane, zones: vec![zone] })
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use control::Clock;
 use control::questions::exports_signal;
 use model::kinds::Dataplane;
 use model::kinds::mesh_identity::Provider;
-use model::{Origin, SpiffeId, Version, World, ZoneName};
+use model::{Origin, ResourceName, SpiffeId, Version, World, ZoneName};
 use runtime::tasks::Children;
 use snapshot::{Proxy, View};
 use sync::frame::Signal;
@@ -21,7 +21,7 @@ use sync::link::Handle;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-use crate::planner::{Client, Input, Output, Plan, Planner, Proof, ProxyId, SessionNumber};
+use crate::planner::{Client, Input, Look, Output, Plan, Planner, Proof, ProxyId, SessionNumber};
 use crate::proof;
 
 /// How long a proxy whose session was lost still counts as it did.
@@ -194,6 +194,16 @@ impl Hub {
     /// How many proxies run the newest that the zone knows of, and how many do not.
     pub fn counts(&self) -> ProxyCounts {
         proof::counts(&self.state().planner.overview(self.clock.now()))
+    }
+
+    /// What is not as it should be, and which proxies run the newest.
+    pub fn look(&self) -> (Look, Proof) {
+        let (state, now) = (self.state(), self.clock.now());
+        (state.planner.look(now), state.planner.overview(now))
+    }
+
+    pub fn has_ingress(&self, name: &ResourceName) -> bool {
+        self.state().planner.has_ingress(name)
     }
 
     /// Moves whenever something may have changed.

@@ -19,6 +19,7 @@ pub mod proof;
 pub mod proxies;
 pub mod registration;
 pub mod replica;
+pub mod reporter;
 pub mod sessions;
 pub mod start;
 pub mod upstream;

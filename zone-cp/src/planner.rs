@@ -5,6 +5,7 @@
 
 mod proof;
 mod signals;
+mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,6 +24,7 @@ use tracing::warn;
 use crate::lives::Life;
 
 pub use proof::{Late, Proof, Reason, Report, Standing};
+pub use status::Look;
 
 /// A sidecar, by its Dataplane.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]

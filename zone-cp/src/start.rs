@@ -1,12 +1,13 @@
 //! Puts a zone control plane together.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use api::shapes::ProxyCounts;
-use api::{ApiConfig, Authority, routes};
+use api::{ApiConfig, Authority, routes, status};
 use bytes::Bytes;
+use control::presence::Ages;
 use control::{
     Clock, Enroller, Holds, Home, Listeners, Running, ServerTls, TokenOffice, defaults, questions, serve,
     server_tls,
@@ -36,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::planner::{Input, Planner, ProxyId};
 use crate::proxies::Zone;
+use crate::reporter::Reporter;
 use crate::sessions::Sessions;
 use crate::upstream::Upstream;
 
@@ -77,6 +79,15 @@ impl ZoneCp {
         };
         tasks.spawn("generator", |stop| generator.run(stop));
 
+        let reporter = Arc::new(Reporter {
+            zone: zone.clone(),
+            hub: hub.clone(),
+            ingresses: ingresses.clone(),
+            clock: clock.clone(),
+            started: time::Instant::now(),
+            authority_ends: home.ca.validity().not_after,
+        });
+        let ages = Arc::new(Mutex::new(Ages::default()));
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let holds = Arc::new(Holds::default());
@@ -88,6 +99,8 @@ impl ZoneCp {
                     store: store.clone(),
                     hub: hub.clone(),
                     holds: holds.clone(),
+                    reporter: reporter.clone(),
+                    ages: ages.clone(),
                 });
                 let joining = Joining {
                     peer: Peer::Zone(zone.clone()),
@@ -130,16 +143,21 @@ impl ZoneCp {
         serve::sync(&mut tasks, listeners.sync, tls.sync.clone(), sessions, server::Options::new(session));
         hub.start_settling();
 
-        let answers = Arc::new(Answers { zone, hub: hub.clone(), stopping: tasks.stopping() });
+        let answers = Arc::new(Answers { zone, hub: hub.clone(), reporter, stopping: tasks.stopping() });
         let config = ApiConfig {
             store: store.clone(),
             authority,
             proof: answers.clone(),
             auth: home.auth(),
             admission: Arc::new(Gatekeeper { hub, enroller, store }),
+            ages: Arc::new(move |origin: &Origin| {
+                let ages = ages.lock().unwrap_or_else(PoisonError::into_inner);
+                ages.heard(origin, time::Instant::now())
+            }),
             hosts: server_tls::host_name().into_iter().collect(),
-            extra: routes::inspect(answers)
+            extra: routes::inspect(answers.clone())
                 .merge(routes::holds(holding))
+                .merge(status::route(answers))
                 .merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
         };
         serve::rest(&mut tasks, listeners.api, tls.api, config);

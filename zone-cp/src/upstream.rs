@@ -1,25 +1,28 @@
 //! The zone's end of its session with the global.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::shapes::MOST_LATE;
 use bytes::Bytes;
 use control::Holds;
 use control::line::{self, Heard};
+use control::presence::Ages;
 use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion, exported};
 use model::{Origin, World, ZoneName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::{Filter, Store};
-use sync::frame::Signal;
+use sync::frame::{Heartbeat, Signal};
 use sync::link::{Host, HostError, Topics};
 use sync::session::Applied;
 use sync::{Base, Batch, Place, Topic};
+use tokio::time::Instant;
 
 use crate::hub::Hub;
 use crate::planner::{Input, ProxyId};
+use crate::reporter::Reporter;
 use crate::{proof, replica};
 
 pub struct Upstream {
@@ -27,6 +30,9 @@ pub struct Upstream {
     pub store: Arc<dyn Store>,
     pub hub: Arc<Hub>,
     pub holds: Arc<Holds>,
+    pub reporter: Arc<Reporter>,
+    /// How the global says that it hears the others.
+    pub ages: Arc<Mutex<Ages>>,
 }
 
 /// The longest that a question about a revision may wait here; its asker asks again.
@@ -101,8 +107,15 @@ impl Host for Upstream {
                 let inspected = self.hub.inspect(&proxy);
                 write(&inspected.ok_or_else(|| format!("zone {} has no proxy {proxy}", self.zone))?)
             }
+            questions::STATUS => write(&self.reporter.report().1),
             _ => Err(format!("zone {} does not answer questions of kind '{kind}'", self.zone)),
         }
+    }
+
+    fn heartbeat(&self, heartbeat: &Heartbeat) {
+        // Nothing can panic between two states that fit together.
+        let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+        ages.heartbeat(&heartbeat.ages, Instant::now());
     }
 }
 

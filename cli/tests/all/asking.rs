@@ -75,6 +75,33 @@ async fn a_proxy_is_inspected() {
 }
 
 #[tokio::test]
+async fn the_mesh_is_told_on_one_page_and_in_the_exit_code() {
+    let cp = ControlPlane::start().await;
+    let ran = cp.run(&["status"]).await;
+    assert_eq!(ran.code, 1);
+    assert_eq!(
+        ran.out,
+        "control plane of global, version 1.2.3, up 90s\n\n\
+         ZONE      STATE      HEARD     CURRENT  LATE  UNKNOWN  SERVICES  INGRESSES\n\
+         east      connected  just now  2        0     0        2         0 of 0\n\
+         far-west  offline    3m ago    0        0     0        ?         ?\n\
+         north     offline    never     0        0     0        ?         ?\n\n\
+         every proxy has an identity: all their traffic is mutually authenticated\n\n\
+         4 things are not well:\n\n  \
+         service default/cart of zone east has no ready endpoint\n    \
+         tombolo describe meshservice cart --mesh default --zone east\n\n  \
+         zone east has services and no ingress: other zones cannot reach them\n    \
+         tombolo get meshzoneaddresses --zone east -o wide\n\n  \
+         zone far-west is offline: heard 3m ago\n    tombolo zone list\n\n  \
+         zone north is offline: heard never\n    tombolo zone list\n"
+    );
+    let json = cp.run(&["status", "-o", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!((&json["well"], &json["zones"][0]["name"]), (&false.into(), &"east".into()));
+    assert_eq!(json["findings"][0]["look"], "tombolo describe meshservice cart --mesh default --zone east");
+}
+
+#[tokio::test]
 async fn a_token_is_printed_and_nothing_else() {
     let cp = ControlPlane::start().await;
     let token = cp.run(&["token", "zone", "--zone", "east", "--uses", "1", "--valid-for", "1h"]).await.ok();

@@ -6,4 +6,5 @@ mod asking;
 mod connecting;
 mod contexts;
 mod support;
+mod watching;
 mod writing;

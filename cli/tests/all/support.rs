@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use api::routes::{self, Holds, Inspector, Tokens, Zones};
 use api::shapes::*;
+use api::status::{MeshStatus, Status, ZoneReport, ZoneStatus};
 use api::{AdminToken, AdmitAll, ApiConfig, Authority, Caller, NoSuchRevision, Problem, Proof};
 use cli::Environment;
 use futures::future::BoxFuture;
@@ -17,15 +18,19 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
-use store::MemoryStore;
+use store::{MemoryStore, Store};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) struct ControlPlane {
     pub(crate) address: SocketAddr,
     pub(crate) dir: TempDir,
-    _stop: DropGuard,
+    tls: Arc<rustls::ServerConfig>,
+    store: Arc<dyn Store>,
+    served: JoinHandle<()>,
+    stop: DropGuard,
 }
 
 /// What a command line did.
@@ -45,25 +50,21 @@ impl ControlPlane {
     pub(crate) async fn named(names: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("admin.token"), "an-administrator\n").unwrap();
-        let tls = tls(names, &dir.path().join("ca.crt"));
+        let tls = Arc::new(tls(names, &dir.path().join("ca.crt")));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let program = Arc::new(Program);
-        let config = ApiConfig {
-            store: MemoryStore::new(Origin::Global),
-            authority: Authority::Here,
-            proof: program.clone(),
-            auth: Arc::new(AdminToken::new("an-administrator")),
-            admission: Arc::new(AdmitAll),
-            hosts: Default::default(),
-            extra: routes::zones(program.clone())
-                .merge(routes::tokens(program.clone()))
-                .merge(routes::holds(program.clone()))
-                .merge(routes::inspect(program)),
-        };
-        let stop = CancellationToken::new();
-        tokio::spawn(api::serve(listener, Arc::new(tls), config, stop.clone()));
-        Self { address, dir, _stop: stop.drop_guard() }
+        let store = MemoryStore::new(Origin::Global);
+        let (served, stop) = serve(listener, tls.clone(), store.clone());
+        Self { address, dir, tls, store, served, stop }
+    }
+
+    /// Stops, and serves the same store at the same address.
+    pub(crate) async fn restart(&mut self) {
+        // Dropping the guard stops the server that runs.
+        self.stop = CancellationToken::new().drop_guard();
+        (&mut self.served).await.unwrap();
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        (self.served, self.stop) = serve(listener, self.tls.clone(), self.store.clone());
     }
 
     pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
@@ -114,6 +115,30 @@ impl Ran {
         }
         self.err
     }
+}
+
+fn serve(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    store: Arc<dyn Store>,
+) -> (JoinHandle<()>, DropGuard) {
+    let program = Arc::new(Program);
+    let config = ApiConfig {
+        store,
+        authority: Authority::Here,
+        proof: program.clone(),
+        auth: Arc::new(AdminToken::new("an-administrator")),
+        admission: Arc::new(AdmitAll),
+        ages: Arc::new(|_: &Origin| None),
+        hosts: Default::default(),
+        extra: routes::zones(program.clone())
+            .merge(routes::tokens(program.clone()))
+            .merge(api::status::route(program.clone()))
+            .merge(routes::holds(program.clone()))
+            .merge(routes::inspect(program)),
+    };
+    let stop = CancellationToken::new();
+    (tokio::spawn(api::serve(listener, tls, config, stop.clone())), stop.drop_guard())
 }
 
 /// A server of these names, signed by an authority whose certificate is written to a file.
@@ -217,6 +242,30 @@ impl Holds for Program {
         } else {
             Err(Problem::conflict("look again"))
         }
+    }
+}
+
+impl Status for Program {
+    fn status(&self) -> BoxFuture<'_, Result<MeshStatus, Problem>> {
+        Box::pin(async {
+            let overview = Zones::overview(self).await?;
+            let zones = overview.into_iter().map(|overview| {
+                let report = ZoneReport {
+                    services: 2,
+                    services_without_endpoints: vec!["default/cart".into()],
+                    ..ZoneReport::default()
+                };
+                let report = (overview.state == Connection::Connected).then_some(report);
+                ZoneStatus { overview, diverged: false, refused: Vec::new(), report }
+            });
+            let control_plane = api::status::ControlPlane {
+                name: Origin::Global,
+                version: "1.2.3".into(),
+                uptime_ms: 90_000,
+                certificates: Vec::new(),
+            };
+            Ok(MeshStatus { control_plane, zones: zones.collect() })
+        })
     }
 }
 

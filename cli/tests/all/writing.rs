@@ -144,6 +144,30 @@ async fn what_get_shows_can_be_applied() {
 }
 
 #[tokio::test]
+async fn a_document_is_described_with_its_owner_and_who_runs_it() {
+    let cp = ControlPlane::start().await;
+    let labelled = PERMISSION.replace("spec:", "labels: {team: shop, tier: front}\nspec:");
+    let file = cp.file("all.yaml", &format!("{MESH}---\n{labelled}"));
+    cp.run(&["apply", "-f", file.to_str().unwrap()]).await.ok();
+    assert_eq!(
+        cp.run(&["describe", "mtp", "web"]).await.ok(),
+        "Kind       MeshTrafficPermission\n\
+         Mesh       default\n\
+         Name       web\n\
+         Owner      global\n\
+         Revision   global-1-2\n\
+         Labels     team=shop\n           tier=front\n\
+         Runs       on 2 proxies; late 0, unknown 0\n\
+         Spec\n  rules:\n  - default:\n      allow:\n      - spiffeID:\n          type: Prefix\n          \
+         value: spiffe://default.east.mesh.local/workload/web\n"
+    );
+    let json = cp.run(&["describe", "mtp", "web", "-o", "json"]).await.ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["document"]["name"], &json["revision"]["state"]), (&"web".into(), &"applied".into()));
+    cp.run(&["describe", "mtp", "nobody"]).await.failed(1);
+}
+
+#[tokio::test]
 async fn what_is_deleted_is_gone_and_waited_for() {
     let cp = ControlPlane::start().await;
     let file = cp.file("all.yaml", &format!("{MESH}---\n{PERMISSION}"));

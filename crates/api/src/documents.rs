@@ -10,7 +10,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, ETAG};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use model::document::{self, Address, Document, Violation};
 use model::kinds::{self, Kind};
 use model::labels::{LabelKey, LabelValue, Labels};
@@ -20,18 +20,21 @@ use tokio::time;
 use tracing::error;
 
 use crate::admission::{Admission, Change};
-use crate::gate::{Caller, MOST_BODY, body_too_large};
+use crate::gate::{Caller, MOST_BODY, StillKnown, body_too_large};
 use crate::ownership::{self, Authority, Chosen, Precondition};
 use crate::path::{self, Place, Target};
 use crate::problem::json;
 use crate::query::Query;
 use crate::shapes::{InvalidParameter, Page, Problem, Written};
-use crate::view;
+use crate::view::{self, Viewer};
+use crate::watch::{Wanted, Watches};
 
 pub(crate) struct Documents {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) admission: Arc<dyn Admission>,
     pub(crate) authority: Authority,
+    pub(crate) viewer: Viewer,
+    pub(crate) watches: Watches,
 }
 
 /// Sending a body may take this long.
@@ -52,6 +55,12 @@ impl Documents {
             .get::<Caller>()
             .ok_or_else(|| Problem::unauthenticated("nobody is known to ask"))?;
         let target = path::parse(parts.uri.path())?;
+        if parts.method == Method::GET && Query::has(&parts.uri, "watch") {
+            let still_known = parts.extensions.get::<StillKnown>().cloned();
+            let still_known =
+                still_known.ok_or_else(|| Problem::unauthenticated("nobody is known to ask"))?;
+            return self.watch(target, &parts.uri, still_known).await;
+        }
         match (&parts.method, target) {
             (&Method::GET | &Method::HEAD, Target::One(place)) => {
                 let query = Query::of(&parts.uri, &["zone", "namespace"])?;
@@ -91,7 +100,7 @@ impl Documents {
             return Ok(response);
         }
         precondition.expect(place, Some(&record.version))?;
-        let shown = view::show(&record).ok_or_else(|| damaged(&record))?;
+        let shown = self.viewer.show(&record).ok_or_else(|| damaged(&record))?;
         let mut response = json(StatusCode::OK, &shown);
         tag(&mut response, &record.version);
         Ok(response)
@@ -122,9 +131,27 @@ impl Documents {
         let page: Vec<&Record> = matching.by_ref().take(size).collect();
         let more = matching.next().is_some();
         let next = page.last().filter(|_| more).map(|record| record.key.to_string());
-        let items = page.into_iter().map(|record| view::show(record).ok_or_else(|| damaged(record)));
+        let items = page.into_iter().map(|record| self.viewer.show(record).ok_or_else(|| damaged(record)));
         let items = items.collect::<Result<Vec<_>, _>>()?;
         Ok(json(StatusCode::OK, &Page { items, next }))
+    }
+
+    async fn watch(&self, target: Target, uri: &Uri, still_known: StillKnown) -> Result<Response, Problem> {
+        let known: &[&str] = match target {
+            Target::One(_) => &["watch", "from", "zone", "namespace"],
+            Target::All { .. } => &["watch", "from", "zone", "namespace", "label", "filter["],
+        };
+        let query = Query::of(uri, known)?;
+        if !query.flag("watch")? {
+            return Err(Problem::invalid_request("?watch", "must be true, or not there"));
+        }
+        let (chosen, labels) = (chosen(&query)?, wanted_labels(&query)?);
+        let (kind, mesh, name) = match target {
+            Target::One(place) => (place.kind, place.mesh.clone(), Some(place.checked_name()?)),
+            Target::All { kind, mesh } => (kind, mesh, None),
+        };
+        let wanted = Wanted { kind, mesh, name, chosen, labels };
+        self.watches.open(wanted, query.one("from")?, still_known).await
     }
 
     async fn put(&self, place: &Place, text: &str, wish: &Wish<'_>) -> Result<Response, Problem> {
@@ -414,7 +441,7 @@ fn damaged(record: &Record) -> Problem {
 }
 
 /// What a failing store means for a caller.
-fn failed(error: Error) -> Problem {
+pub(crate) fn failed(error: Error) -> Problem {
     match &error {
         Error::Conflict { .. } => Problem::conflict(error.to_string()),
         Error::Absent { .. } => Problem::not_found(error.to_string()),

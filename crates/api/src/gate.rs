@@ -72,6 +72,20 @@ impl Auth for AdminToken {
     }
 }
 
+/// Whether whoever asked would still be let in: for answers that go on and on. Routes find it among the
+/// extensions of their request.
+#[derive(Clone)]
+pub(crate) struct StillKnown {
+    auth: Arc<dyn Auth>,
+    token: Arc<str>,
+}
+
+impl StillKnown {
+    pub(crate) fn holds(&self) -> bool {
+        self.auth.caller(&self.token).is_some()
+    }
+}
+
 /// Marks a connection on which somebody proved who they are; the others do not stay open for long.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known(Arc<AtomicBool>);
@@ -133,6 +147,8 @@ impl Gate {
         if announced.is_some_and(|length| length > MOST_BODY as u64) {
             return Err(body_too_large());
         }
+        let still_known = StillKnown { auth: self.auth.clone(), token: token.into() };
+        parts.extensions.insert(still_known);
         parts.extensions.insert(caller.clone());
         Ok((caller, Request::from_parts(parts, Body::new(Limited::new(body, MOST_BODY)))))
     }

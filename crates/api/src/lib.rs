@@ -7,7 +7,9 @@
 //! |---|---|
 //! | `/meshes/{mesh}/{plural}/{name}`, `/{plural}/{name}` | GET, PUT, DELETE one document |
 //! | `/meshes/{mesh}/{plural}`, `/{plural}` | GET those of a mesh, or of all |
+//! | the same with `?watch=true` | GET what stands and every change, one JSON object a line: [`watch`] |
 //! | `/revisions/{revision}?wait=5s` | GET who runs it |
+//! | `/status` | GET how the mesh is: [`status`] |
 //!
 //! Lists take `?size=1..1000&after=`, and `?label=key=value` (or `?filter[labels.key]=value`), which may stand
 //! several times. `?zone=` (`global` for the global's own) and `?namespace=` choose among documents of one
@@ -26,10 +28,12 @@ pub mod admission;
 mod documents;
 mod ownership;
 mod view;
+pub mod watch;
 
 pub mod revisions;
 
 pub mod routes;
+pub mod status;
 
 pub mod duration;
 pub mod problem;
@@ -47,6 +51,7 @@ pub use gate::{AdminToken, Auth, Caller};
 pub use ownership::Authority;
 pub use revisions::{NoSuchRevision, Proof};
 pub use shapes::Problem;
+pub use view::Ages;
 
 /// What a control plane's API is made of.
 pub struct ApiConfig {
@@ -56,6 +61,8 @@ pub struct ApiConfig {
     pub proof: Arc<dyn Proof>,
     pub auth: Arc<dyn Auth>,
     pub admission: Arc<dyn Admission>,
+    /// How the origins of copies are heard.
+    pub ages: Arc<dyn Ages>,
     /// Names under which browsers may reach this API, beside `localhost` and plain addresses.
     pub hosts: BTreeSet<String>,
     /// The program's own routes, which must not have a fallback: [`routes`] has those that programs share.
@@ -72,13 +79,20 @@ pub async fn serve(
     config: ApiConfig,
     stop: CancellationToken,
 ) {
-    server::serve(listener, tls, router(config), server::LIMITS, stop).await;
+    server::serve(listener, tls, router_until(config, stop.clone()), server::LIMITS, stop).await;
 }
 
 /// All routes behind the gate; requests need no connection, so tests may call it directly.
 pub fn router(config: ApiConfig) -> Router {
-    let ApiConfig { store, authority, proof, auth, admission, hosts, extra } = config;
-    let documents = Arc::new(documents::Documents { store, admission, authority });
+    router_until(config, CancellationToken::new())
+}
+
+/// Answers that go on and on end with `stop`.
+fn router_until(config: ApiConfig, stop: CancellationToken) -> Router {
+    let ApiConfig { store, authority, proof, auth, admission, ages, hosts, extra } = config;
+    let viewer = view::Viewer { own: store.origin().clone(), ages };
+    let watches = watch::Watches::new(store.clone(), viewer.clone(), stop);
+    let documents = Arc::new(documents::Documents { store, admission, authority, viewer, watches });
     let gate = Arc::new(gate::Gate { auth, hosts });
     Router::new()
         .fallback(documents::handle)

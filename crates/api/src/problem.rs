@@ -98,6 +98,10 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large", detail)
     }
 
+    pub fn too_many(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many", "Too many at a time", detail)
+    }
+
     /// Our fault. The cause goes to the log, not here.
     pub fn internal() -> Self {
         Self::new(

@@ -34,6 +34,12 @@ impl Query {
         Ok(Self(pairs))
     }
 
+    /// Whether a parameter stands there, before it is known which others may.
+    pub(crate) fn has(uri: &Uri, name: &str) -> bool {
+        let pairs = uri.query().unwrap_or_default().split('&');
+        pairs.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name)).any(|found| found == name)
+    }
+
     /// A parameter that stands once or not at all.
     pub(crate) fn one<T>(&self, name: &str) -> Result<Option<T>, Problem>
     where

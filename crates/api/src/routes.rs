@@ -199,7 +199,7 @@ fn in_body(error: &serde_json::Error) -> Problem {
     Problem::invalid_document(vec![mistake])
 }
 
-fn respond(answer: Result<impl serde::Serialize, Problem>) -> Response {
+pub(crate) fn respond(answer: Result<impl serde::Serialize, Problem>) -> Response {
     match answer {
         Ok(answer) => json(StatusCode::OK, &answer),
         Err(problem) => problem.into_response(),

@@ -5,8 +5,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
-use model::{MeshName, Origin, ResourceName, Version, WorkloadName, World, ZoneName};
+use model::{InvalidVersion, MeshName, Origin, ResourceName, Version, WorkloadName, World, ZoneName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -71,6 +72,74 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// The value of `?after=` for the next page; null at the end.
     pub next: Option<String>,
+}
+
+/// A line of an answer to `?watch=true`. `D` is a document with a `status`; of one that is gone only what
+/// names it.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum WatchEvent<D> {
+    /// It is there, new or changed.
+    Put {
+        document: D,
+        /// On the last event of a transaction.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resume: Option<Resume>,
+    },
+    /// It was deleted, or is none of those that were asked for any more; perhaps it never was.
+    Gone {
+        document: D,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resume: Option<Resume>,
+    },
+    /// Everything up to here was told. Comes after what stood at the beginning, and every ten seconds.
+    Bookmark { resume: Resume },
+    /// Some changes are no longer known. All that stands follows, up to the next bookmark; whatever else the
+    /// reader holds is gone.
+    Compacted,
+}
+
+/// Where a watch may be taken up again: the value of `?from=`. Its text form is revisions, at most one of each
+/// origin: `global-1-812,east-1-97`.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Resume(pub World);
+
+impl fmt::Display for Resume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (origin, point)) in self.0.iter().enumerate() {
+            let separator = if index > 0 { "," } else { "" };
+            write!(f, "{separator}{}", Version { origin: origin.clone(), point })?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Resume {
+    type Err = InvalidVersion;
+
+    fn from_str(text: &str) -> Result<Self, InvalidVersion> {
+        let mut world = World::default();
+        for text in text.split(',').filter(|text| !text.is_empty()) {
+            let version: Version = text.parse()?;
+            world.advance(version.origin, version.point);
+        }
+        Ok(Self(world))
+    }
+}
+
+impl TryFrom<String> for Resume {
+    type Error = InvalidVersion;
+
+    fn try_from(text: String) -> Result<Self, InvalidVersion> {
+        text.parse()
+    }
+}
+
+impl From<Resume> for String {
+    fn from(resume: Resume) -> String {
+        resume.to_string()
+    }
 }
 
 /// `GET /revisions/{r}?wait=5s`: who runs a revision.
@@ -166,6 +235,18 @@ pub enum Connection {
     Stale,
     /// Silent for more than 30 s, or never heard of.
     Offline,
+}
+
+/// How the origin of a copy is heard: under `status` of a document of another control plane.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Heard {
+    pub state: Connection,
+    /// Since it was last heard of; absent if it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+    /// Whoever tells us is not heard itself, so that this is as it was then.
+    #[serde(rename = "frozen", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_frozen: bool,
 }
 
 /// `GET /meshes/{mesh}/dataplanes/{name}/_config?zone=`: what the zone compiled for a proxy, and what the

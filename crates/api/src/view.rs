@@ -1,11 +1,15 @@
 //! How a document is shown: as its author wrote it, with what we know of it under `status`.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 use model::document::computed;
 use model::labels::{LabelKey, LabelValue, Labels};
 use model::{DocumentKey, Name, Origin, Record, Version};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::shapes::Heard;
 
 /// The fields of a document in the order in which people write them, and `status` last.
 #[derive(Debug, Serialize)]
@@ -25,23 +29,63 @@ pub(crate) struct Status {
     pub namespace: Option<Name>,
     /// The labels that are computed; those that were written stand where they were written.
     pub labels: Labels,
+    /// How its origin is heard, for a copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Heard>,
+}
+
+/// How other origins are heard now.
+pub trait Ages: Send + Sync + 'static {
+    /// None of whom nothing is known.
+    fn heard(&self, origin: &Origin) -> Option<Heard>;
+}
+
+impl<F> Ages for F
+where
+    F: Fn(&Origin) -> Option<Heard> + Send + Sync + 'static,
+{
+    fn heard(&self, origin: &Origin) -> Option<Heard> {
+        self(origin)
+    }
+}
+
+/// Shows documents, with what is known of them here.
+#[derive(Clone)]
+pub(crate) struct Viewer {
+    pub(crate) own: Origin,
+    pub(crate) ages: Arc<dyn Ages>,
 }
 
 const FIRST: [&str; 8] = ["apiVersion", "kind", "type", "mesh", "name", "metadata", "labels", "spec"];
 
-/// Nothing for bytes that are no JSON object, which no store of ours holds.
-pub(crate) fn show(record: &Record) -> Option<Shown> {
-    let mut written: IndexMap<String, Value> = serde_json::from_slice(&record.bytes).ok()?;
-    written.sort_by_key(|field, _| FIRST.iter().position(|first| first == field).unwrap_or(FIRST.len()));
-    Some(Shown { fields: written, status: status(record) })
+impl Viewer {
+    /// Nothing for bytes that are no JSON object, which no store of ours holds.
+    pub(crate) fn show(&self, record: &Record) -> Option<Shown> {
+        let mut written: IndexMap<String, Value> = serde_json::from_slice(&record.bytes).ok()?;
+        written.sort_by_key(|field, _| FIRST.iter().position(|first| first == field).unwrap_or(FIRST.len()));
+        let status = status(&record.key, record.version.clone());
+        let origin = &record.key.origin;
+        let heard = if *origin == self.own { None } else { self.ages.heard(origin) };
+        Some(Shown { fields: written, status: Status { heard, ..status } })
+    }
 }
 
-fn status(record: &Record) -> Status {
+/// What is left to say of a document that is gone: which one it was.
+pub(crate) fn gone(key: &DocumentKey, version: Version) -> Shown {
+    let text = |text: &str| Value::from(text);
+    let mut fields = IndexMap::from([("type".to_owned(), text(key.kind.as_str()))]);
+    fields.extend(key.mesh.as_ref().map(|mesh| ("mesh".to_owned(), text(mesh.as_str()))));
+    fields.insert("name".to_owned(), text(key.name.as_str()));
+    Shown { fields, status: status(key, version) }
+}
+
+fn status(key: &DocumentKey, revision: Version) -> Status {
     Status {
-        revision: record.version.clone(),
-        origin: record.key.origin.clone(),
-        namespace: record.key.namespace.clone(),
-        labels: computed_labels(&record.key),
+        revision,
+        origin: key.origin.clone(),
+        namespace: key.namespace.clone(),
+        labels: computed_labels(key),
+        heard: None,
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The global and the zones are compositions of these. Read `home` first, which everything else stands on;
 //! then `server_tls` and `serve` (how one is reached), `enrolment` and `tokens` (how peers join), `defaults`
-//! (what a first start makes), `questions` (the words between a global and its zones), and `line` (whose history
-//! counts when a store was put back).
+//! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
+//! zones), and `line` (whose history counts when a store was put back).
 
 pub mod home;
 
@@ -16,6 +16,8 @@ pub mod enrolment;
 pub mod tokens;
 
 pub mod defaults;
+
+pub mod presence;
 
 pub mod questions;
 

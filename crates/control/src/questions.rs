@@ -13,6 +13,9 @@ pub const REVISION: &str = "revision";
 /// The global asks a zone about a proxy: [`InspectQuestion`], answered by `api::shapes::InspectDataplane`.
 pub const INSPECT: &str = "inspect";
 
+/// The global asks a zone how it is: no body, answered by `api::status::ZoneReport`.
+pub const STATUS: &str = "status";
+
 /// A zone tells the global how its proxies are: `api::shapes::ProxyCounts`.
 pub const SUMMARY: &str = "summary";
 

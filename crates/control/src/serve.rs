@@ -135,13 +135,14 @@ pub fn rest(
 }
 
 fn copy(config: &ApiConfig) -> ApiConfig {
-    let ApiConfig { store, authority, proof, auth, admission, hosts, extra } = config;
+    let ApiConfig { store, authority, proof, auth, admission, ages, hosts, extra } = config;
     ApiConfig {
         store: store.clone(),
         authority: authority.clone(),
         proof: proof.clone(),
         auth: auth.clone(),
         admission: admission.clone(),
+        ages: ages.clone(),
         hosts: hosts.clone(),
         extra: extra.clone(),
     }
@@ -242,6 +243,7 @@ mod tests {
             proof: Arc::new(NoProof),
             auth: Arc::new(|_: &str| None),
             admission: Arc::new(AdmitAll),
+            ages: Arc::new(|_: &Origin| None),
             hosts: Default::default(),
             extra: Default::default(),
         }

@@ -36,6 +36,11 @@ pub struct Validity {
 }
 
 impl Validity {
+    /// Of a certificate in DER.
+    pub fn of(der: &[u8]) -> Result<Self, CertificateError> {
+        Ok(Facts::read(der)?.validity)
+    }
+
     pub fn covers(&self, now: SystemTime) -> bool {
         self.not_before <= now && now <= self.not_after
     }

@@ -25,4 +25,4 @@ pub use labels::Labels;
 pub use name::{MeshName, Name, ResourceName, WorkloadName, ZoneName};
 pub use record::{BundleNumber, Record};
 pub use spiffe::{SpiffeId, TrustDomain};
-pub use version::{Origin, Point, Version, World};
+pub use version::{InvalidVersion, Origin, Point, Version, World};

@@ -9,4 +9,5 @@ mod full_disk;
 mod joining;
 mod proof;
 mod restart;
+mod status;
 mod travelling;

@@ -175,7 +175,7 @@ impl Planner {
         bytes(&endpoints::exports(&self.instances(destination)))
     }
 
-    fn instances(&self, destination: &DestinationId) -> Vec<endpoints::Instance> {
+    pub(super) fn instances(&self, destination: &DestinationId) -> Vec<endpoints::Instance> {
         let is_live = |mesh: &_, name: &_| self.is_live(mesh, name);
         endpoints::instances(&self.view, &self.zone, &self.salt, destination, is_live)
     }

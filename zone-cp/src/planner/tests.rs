@@ -435,3 +435,37 @@ fn s46_an_ingress_leads_to_loopback_only_where_it_is_on_loopback_itself() {
         assert_eq!(handles.len(), leads, "{address}");
     }
 }
+
+#[test]
+fn what_is_not_as_it_should_be_is_found() {
+    let mut planner =
+        planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "web"), service(4, "lost")]);
+    let named = |names: &[&str]| names.iter().map(|name| format!("default/{name}")).collect::<Vec<_>>();
+    planner.on_input(Input::Settled);
+    let look = planner.look(NOW);
+    assert_eq!(look.proxies_without_identity, named(&["cart", "web"]));
+    assert_eq!((look.services, look.services_without_endpoints), (2, named(&["lost", "web"])));
+
+    planner.on_input(commit(world(11, 10), vec![Change::Put(identity())]));
+    let (client, _) = connect(&mut planner, "web", &["inbound/8080"]);
+    confirm(&mut planner, &client, world(11, 10));
+    let look = planner.look(NOW);
+    assert_eq!((look.proxies_without_identity, look.certificates), (named(&[]), vec![]));
+    assert_eq!(look.services_without_endpoints, named(&["lost"]));
+
+    // A leaf of a day is renewed after 16 hours: with less than four left that failed.
+    for (hours, soon) in [(5, false), (3, true)] {
+        let proxy = ProxyId { mesh: "default".parse().unwrap(), name: "web".parse().unwrap() };
+        let life = Life::until(NOW + Duration::from_secs(hours * 3600));
+        planner.on_input(Input::Life { proxy, life });
+        let ending: Vec<String> =
+            planner.look(NOW).certificates.into_iter().map(|ending| ending.of).collect();
+        assert_eq!(ending, if soon { vec!["proxy default/web"] } else { vec![] }, "{hours} hours left");
+    }
+    planner.on_input(Input::Disconnected { client, session: 1, drained: false });
+    assert_eq!(planner.look(NOW).certificates, [], "who is away renews when it comes back");
+
+    assert!(!planner.has_ingress(&"door".parse().unwrap()));
+    planner.on_input(Input::Connected { client: Client::Ingress("door".parse().unwrap()), session: 2 });
+    assert!(planner.has_ingress(&"door".parse().unwrap()));
+}

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{TOKEN, config};
@@ -114,6 +115,24 @@ async fn silent_connections_keep_nobody_out() {
         silent.push(TcpStream::connect(server.address).await.unwrap());
     }
     server.works().await;
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_the_server_and_keeps_it_from_nothing() {
+    for http1 in [false, true] {
+        let server = Server::start(Router::new()).await;
+        let url = format!("https://{}/meshes?watch=true", server.address);
+        let mut lines = server.client(http1).get(url).bearer_auth(TOKEN).send().await.unwrap();
+        assert!(lines.chunk().await.unwrap().unwrap().starts_with(b"{\"event\":\"bookmark\""));
+        let start = Instant::now();
+        server.stop.cancel();
+        server.served.await.unwrap();
+        assert!(start.elapsed() < Duration::from_secs(4), "it was not waited for");
+        // A whole answer, not one that was cut: that would be an error.
+        while let Some(rest) = lines.chunk().await.unwrap() {
+            assert!(rest.is_empty(), "{rest:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,3 +6,4 @@ mod connections;
 mod documents;
 mod programs;
 mod support;
+mod watching;

@@ -161,6 +161,7 @@ pub(crate) fn config(
         proof: Arc::new(FarProof),
         auth: Arc::new(AdminToken::new(TOKEN)),
         admission,
+        ages: Arc::new(|_: &Origin| None),
         hosts: ["cp.example.org".to_owned()].into(),
         extra,
     }

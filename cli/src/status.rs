@@ -1,0 +1,395 @@
+//! `tombolo status`: one page that says whether the mesh is well, what is not, and where to look closer.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use api::shapes::{Connection, LateState};
+use api::status::{EndingCertificate, MeshStatus, ZoneReport, ZoneStatus};
+use model::{DocumentKey, Origin};
+use serde::Serialize;
+
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::{Cell, Out, Tone, ago, span, table};
+use crate::wait::{late_reason, late_state};
+use crate::zone;
+
+pub(crate) async fn run(client: Client, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
+    let status: MeshStatus = client.get("/status").await?;
+    let findings = findings(&status, SystemTime::now());
+    let is_well = findings.is_empty();
+    out.show(&Page { is_well, findings: &findings, status: &status }, || page(&status, &findings))?;
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    #[serde(rename = "well")]
+    is_well: bool,
+    findings: &'a [Finding],
+    #[serde(flatten)]
+    status: &'a MeshStatus,
+}
+
+/// Something that is not well.
+#[derive(Debug, Eq, PartialEq, Serialize)]
+struct Finding {
+    what: String,
+    /// The command that tells more.
+    look: String,
+}
+
+fn findings(status: &MeshStatus, now: SystemTime) -> Vec<Finding> {
+    let mut found = Vec::new();
+    found.extend(
+        status
+            .control_plane
+            .certificates
+            .iter()
+            .map(|ending| ends(ending, now, "tombolo status -o yaml".into())),
+    );
+    // One that stands alone needs no door.
+    let needs_ingress = status.zones.len() > 1;
+    for zone in &status.zones {
+        of_zone(zone, needs_ingress, now, &mut found);
+    }
+    found
+}
+
+fn of_zone(status: &ZoneStatus, needs_ingress: bool, now: SystemTime, found: &mut Vec<Finding>) {
+    let zone = &status.overview.name;
+    let mut find = |what: String, look: String| found.push(Finding { what, look });
+    let heard = heard(status);
+    match (status.overview.state, &status.report) {
+        (Connection::Offline, _) => {
+            find(format!("zone {zone} is offline: heard {heard}"), "tombolo zone list".into());
+        }
+        (Connection::Stale, _) => {
+            find(format!("zone {zone} is stale: heard {heard}"), "tombolo zone list".into())
+        }
+        (Connection::Connected, None) => {
+            find(format!("zone {zone} does not say how it is"), format!("tombolo get zone {zone} -o yaml"));
+        }
+        (Connection::Connected, Some(_)) => {}
+    }
+    if status.diverged {
+        let what =
+            format!("zone {zone} holds another history than this control plane, and takes nothing from it");
+        find(what, format!("tombolo describe zone {zone}"));
+    }
+    for refused in &status.refused {
+        let by = match &refused.by {
+            Origin::Global => "the global".to_owned(),
+            Origin::Zone(zone) => format!("zone {zone}"),
+        };
+        let (what, look) = match refused.document.parse::<DocumentKey>() {
+            Ok(key) => {
+                let kind = key.kind.as_str().to_ascii_lowercase();
+                let mesh = key.mesh.as_ref().map(|mesh| format!(" --mesh {mesh}")).unwrap_or_default();
+                let look = format!("tombolo describe {kind} {}{mesh} --zone {}", key.name, key.origin);
+                (format!("{} {} of {}", key.kind, key.name, key.origin), look)
+            }
+            Err(_) => (refused.document.clone(), format!("tombolo describe zone {zone}")),
+        };
+        find(format!("{what} is refused by {by}: {}", refused.reason), look);
+    }
+    let Some(report) = &status.report else {
+        let unknown =
+            status.overview.proxies.unknown + status.overview.proxies.late + status.overview.proxies.current;
+        if unknown > 0 && status.overview.state != Connection::Connected {
+            find(
+                format!("what the {unknown} proxies of zone {zone} run is not known"),
+                "tombolo zone list".into(),
+            );
+        }
+        return;
+    };
+    of_report(zone.as_str(), report, needs_ingress, now, found);
+}
+
+fn of_report(
+    zone: &str,
+    report: &ZoneReport,
+    needs_ingress: bool,
+    now: SystemTime,
+    found: &mut Vec<Finding>,
+) {
+    let inspect = |proxy: &str| {
+        let (mesh, name) = proxy.split_once('/').unwrap_or(("default", proxy));
+        format!("tombolo inspect dataplane {name} --mesh {mesh} --zone {zone}")
+    };
+    for late in &report.late {
+        let (proxy, state, reason) = (&late.proxy, late_state(late.state), late_reason(late.reason));
+        let detail = if late.detail.is_empty() { String::new() } else { format!(": {}", late.detail) };
+        let what = match late.state {
+            LateState::Late => format!("proxy {proxy} of zone {zone} is {state} ({reason}{detail})"),
+            LateState::Unknown => {
+                format!("what proxy {proxy} of zone {zone} runs is not known ({reason}{detail})")
+            }
+        };
+        found.push(Finding { what, look: inspect(proxy) });
+    }
+    for service in &report.services_without_endpoints {
+        let (mesh, name) = service.split_once('/').unwrap_or(("default", service));
+        found.push(Finding {
+            what: format!("service {service} of zone {zone} has no ready endpoint"),
+            look: format!("tombolo describe meshservice {name} --mesh {mesh} --zone {zone}"),
+        });
+    }
+    for proxy in &report.proxies_without_identity {
+        let mesh = proxy.split_once('/').map_or("default", |(mesh, _)| mesh);
+        found.push(Finding {
+            what: format!("proxy {proxy} of zone {zone} has no identity: no MeshIdentity selects it"),
+            look: format!("tombolo get meshidentities --mesh {mesh} -o wide"),
+        });
+    }
+    let look = format!("tombolo get meshzoneaddresses --zone {zone} -o wide");
+    for ingress in report.ingresses.iter().filter(|ingress| !ingress.connected) {
+        let (name, address) = (&ingress.name, &ingress.address);
+        let what = format!("ingress {name} of zone {zone} ({address}) is not connected");
+        found.push(Finding { what, look: look.clone() });
+    }
+    if needs_ingress && report.ingresses.is_empty() && report.services > 0 {
+        let what = format!("zone {zone} has services and no ingress: other zones cannot reach them");
+        found.push(Finding { what, look });
+    }
+    for ending in &report.certificates {
+        let look = match ending.of.strip_prefix("proxy ") {
+            Some(proxy) => inspect(proxy),
+            None => format!("tombolo get meshtrusts --zone {zone} -o yaml"),
+        };
+        found.push(ends(ending, now, look));
+    }
+}
+
+fn ends(ending: &EndingCertificate, now: SystemTime, look: String) -> Finding {
+    let of = &ending.of;
+    let what = match (UNIX_EPOCH + Duration::from_secs(ending.ends)).duration_since(now) {
+        Ok(left) => format!("the certificate of {of} ends in {} and was not renewed", span(left)),
+        Err(past) => format!("the certificate of {of} ended {}", ago(past.duration())),
+    };
+    Finding { what, look }
+}
+
+fn heard(zone: &ZoneStatus) -> String {
+    zone.overview.age_ms.map_or_else(|| "never".into(), |age| ago(Duration::from_millis(age)))
+}
+
+fn page(status: &MeshStatus, findings: &[Finding]) -> String {
+    let control_plane = &status.control_plane;
+    let name = match &control_plane.name {
+        Origin::Global => "global".to_owned(),
+        Origin::Zone(zone) => format!("zone {zone}"),
+    };
+    let uptime = span(Duration::from_millis(control_plane.uptime_ms));
+    let mut text = format!("control plane of {name}, version {}, up {uptime}\n\n", control_plane.version);
+    if status.zones.is_empty() {
+        text.push_str("no zone has joined\n\n");
+    } else {
+        text.push_str(&zones(&status.zones));
+        text.push('\n');
+        text.push_str(&identities(&status.zones));
+        text.push('\n');
+    }
+    match findings.len() {
+        0 => text.push_str(&format!("{}\n", Tone::Good.paint("all is well"))),
+        1 => text.push_str(&format!("{}\n", Tone::Bad.paint("one thing is not well:"))),
+        n => text.push_str(&format!("{}\n", Tone::Bad.paint(&format!("{n} things are not well:")))),
+    }
+    for Finding { what, look } in findings {
+        // What others said must not move a terminal's cursor.
+        let what = what.replace(char::is_control, "\u{fffd}");
+        text.push_str(&format!("\n  {what}\n    {look}\n"));
+    }
+    text
+}
+
+fn zones(zones: &[ZoneStatus]) -> String {
+    table(
+        &["ZONE", "STATE", "HEARD", "CURRENT", "LATE", "UNKNOWN", "SERVICES", "INGRESSES"],
+        zones.iter().map(|status| {
+            let proxies = status.overview.proxies;
+            let mut row: Vec<Cell> = vec![
+                status.overview.name.as_str().into(),
+                zone::state(status.overview.state),
+                heard(status).into(),
+            ];
+            row.push(proxies.current.to_string().into());
+            row.extend([proxies.late, proxies.unknown].map(|count| Tone::Bad.count(count)));
+            match &status.report {
+                Some(report) => {
+                    let services = report.services_without_endpoints.len();
+                    let tone = if services > 0 { Tone::Bad } else { Tone::Plain };
+                    row.push(tone.cell(report.services.to_string()));
+                    let connected = report.ingresses.iter().filter(|ingress| ingress.connected).count();
+                    let tone = if connected < report.ingresses.len() { Tone::Bad } else { Tone::Plain };
+                    row.push(tone.cell(format!("{connected} of {}", report.ingresses.len())));
+                }
+                None => row.extend(["?".into(), "?".into()]),
+            }
+            row
+        }),
+    )
+}
+
+fn identities(zones: &[ZoneStatus]) -> String {
+    let reports = zones.iter().filter_map(|zone| Some((zone.overview.proxies, zone.report.as_ref()?)));
+    let (mut proxies, mut without) = (0, 0);
+    for (counts, report) in reports {
+        proxies += counts.current + counts.late + counts.unknown;
+        without += report.proxies_without_identity.len() as u64;
+    }
+    match (proxies, without) {
+        (0, _) => "no proxy has joined\n".to_owned(),
+        (_, 0) => "every proxy has an identity: all their traffic is mutually authenticated\n".to_owned(),
+        (_, without) => format!("{}\n", Tone::Bad.paint(&format!("{without} proxies have no identity"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::shapes::{LateProxy, LateReason, ProxyCounts, ZoneOverview};
+    use api::status::{ControlPlane, IngressStatus, RefusedDocument};
+
+    use super::*;
+    use crate::output::seen;
+
+    const NOW: SystemTime = UNIX_EPOCH;
+
+    fn zone(name: &str, state: Connection, report: Option<ZoneReport>) -> ZoneStatus {
+        let proxies = ProxyCounts { current: 2, late: 0, unknown: 0 };
+        let overview = ZoneOverview { name: name.parse().unwrap(), state, age_ms: Some(7_000), proxies };
+        ZoneStatus { overview, diverged: false, refused: Vec::new(), report }
+    }
+
+    fn ingress(name: &str, connected: bool) -> IngressStatus {
+        IngressStatus { name: name.into(), address: "10.0.0.1:10001".into(), connected }
+    }
+
+    fn well() -> ZoneReport {
+        ZoneReport { services: 2, ingresses: vec![ingress("a", true)], ..ZoneReport::default() }
+    }
+
+    fn mesh(zones: Vec<ZoneStatus>) -> MeshStatus {
+        let control_plane = ControlPlane {
+            name: Origin::Global,
+            version: "0.1.0".into(),
+            uptime_ms: 7_300_000,
+            certificates: Vec::new(),
+        };
+        MeshStatus { control_plane, zones }
+    }
+
+    #[test]
+    fn a_mesh_that_is_well_says_so_on_one_page() {
+        let zones = ["east", "west"].map(|name| zone(name, Connection::Connected, Some(well()))).to_vec();
+        let status = mesh(zones);
+        let findings = findings(&status, NOW);
+        assert_eq!(
+            seen(&page(&status, &findings), false),
+            "control plane of global, version 0.1.0, up 2h\n\n\
+             ZONE  STATE      HEARD   CURRENT  LATE  UNKNOWN  SERVICES  INGRESSES\n\
+             east  connected  7s ago  2        0     0        2         1 of 1\n\
+             west  connected  7s ago  2        0     0        2         1 of 1\n\n\
+             every proxy has an identity: all their traffic is mutually authenticated\n\n\
+             all is well\n"
+        );
+    }
+
+    #[test]
+    fn each_fault_is_found_with_the_command_to_look_closer() {
+        let with = |change: fn(&mut ZoneReport)| {
+            let mut report = well();
+            change(&mut report);
+            zone("east", Connection::Connected, Some(report))
+        };
+        let refused = RefusedDocument {
+            document: "MeshTrust/default/east//trust".into(),
+            version: None,
+            by: Origin::Global,
+            reason: "it is older".into(),
+        };
+        let late = |state, reason, detail: &str| LateProxy {
+            zone: "east".parse().unwrap(),
+            proxy: "shop/web-1".into(),
+            state,
+            reason,
+            detail: detail.into(),
+        };
+        let cases = [
+            (
+                zone("east", Connection::Stale, Some(well())),
+                "zone east is stale: heard 7s ago",
+                "tombolo zone list",
+            ),
+            (
+                zone("east", Connection::Connected, None),
+                "zone east does not say how it is",
+                "tombolo get zone east -o yaml",
+            ),
+            (
+                ZoneStatus { diverged: true, ..with(|_| {}) },
+                "zone east holds another history than this control plane, and takes nothing from it",
+                "tombolo describe zone east",
+            ),
+            (
+                ZoneStatus { refused: vec![refused], ..with(|_| {}) },
+                "MeshTrust trust of east is refused by the global: it is older",
+                "tombolo describe meshtrust trust --mesh default --zone east",
+            ),
+            (
+                with(|report| report.services_without_endpoints.push("shop/cart".into())),
+                "service shop/cart of zone east has no ready endpoint",
+                "tombolo describe meshservice cart --mesh shop --zone east",
+            ),
+            (
+                with(|report| report.proxies_without_identity.push("shop/web-1".into())),
+                "proxy shop/web-1 of zone east has no identity: no MeshIdentity selects it",
+                "tombolo get meshidentities --mesh shop -o wide",
+            ),
+            (
+                with(|report| report.ingresses.push(ingress("b", false))),
+                "ingress b of zone east (10.0.0.1:10001) is not connected",
+                "tombolo get meshzoneaddresses --zone east -o wide",
+            ),
+            (
+                with(|report| report.ingresses.clear()),
+                "zone east has services and no ingress: other zones cannot reach them",
+                "tombolo get meshzoneaddresses --zone east -o wide",
+            ),
+            (
+                with(|report| {
+                    report.certificates.push(EndingCertificate { of: "proxy shop/web-1".into(), ends: 60 })
+                }),
+                "the certificate of proxy shop/web-1 ends in 60s and was not renewed",
+                "tombolo inspect dataplane web-1 --mesh shop --zone east",
+            ),
+        ];
+        for (broken, what, look) in cases {
+            let other = zone("west", Connection::Connected, Some(well()));
+            let found = findings(&mesh(vec![broken, other]), NOW);
+            assert_eq!(found, [Finding { what: what.into(), look: look.into() }]);
+        }
+        let mut report = well();
+        report.late = vec![
+            late(LateState::Late, LateReason::Refused, "listeners: port 80 is in use"),
+            late(LateState::Unknown, LateReason::Disconnected, ""),
+        ];
+        let found = findings(&mesh(vec![zone("east", Connection::Connected, Some(report))]), NOW);
+        let whats: Vec<&str> = found.iter().map(|finding| finding.what.as_str()).collect();
+        assert_eq!(
+            whats,
+            [
+                "proxy shop/web-1 of zone east is late (refused: listeners: port 80 is in use)",
+                "what proxy shop/web-1 of zone east runs is not known (disconnected)"
+            ]
+        );
+        let away = findings(&mesh(vec![zone("east", Connection::Offline, None)]), NOW);
+        assert_eq!(away[0].what, "zone east is offline: heard 7s ago");
+        assert_eq!(away[1].what, "what the 2 proxies of zone east run is not known");
+        // A zone that stands alone needs no ingress.
+        let mut alone = well();
+        alone.ingresses.clear();
+        assert_eq!(findings(&mesh(vec![zone("east", Connection::Connected, Some(alone))]), NOW), []);
+    }
+}
