@@ -18,24 +18,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use joining::{Joining, Membership};
+use joining::{Joining, Membership, Program};
 use prometheus_client::registry::Registry;
-use runtime::admin::{self, AdminPages};
+use runtime::admin::Pages;
 use runtime::{Readiness, Tasks};
-use sync::link::{self, Handle};
+use sync::link::Handle;
 use sync::session::Limits;
 use telemetry::{Settings, Telemetry};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use traffic::Counters;
 use traffic::listen::Bound;
 
 use self::certificate::Have;
 use self::document::OwnDocument;
-use self::engine::{Command, Drain, Engine};
+use self::engine::{Command, Engine};
 use self::host::ProxyHost;
 use self::state::StateFolder;
 use crate::proxy::{self, Proxy, Purpose};
@@ -83,17 +79,10 @@ impl ControlOptions {
 }
 
 /// A sidecar that runs. Dropping it ends it at once.
-pub struct Running {
-    /// Where `/healthz` and `/readyz` are.
-    pub ready_address: SocketAddr,
-    /// Where `/metrics` is.
-    pub metrics_address: SocketAddr,
-    readiness: Readiness,
-    engine: mpsc::Sender<Command>,
-    stop: CancellationToken,
-    ended: CancellationToken,
-    task: Option<JoinHandle<anyhow::Result<()>>>,
-}
+pub type Running = joining::Running<Sidecar>;
+
+/// What a running sidecar can be asked.
+pub struct Sidecar(mpsc::Sender<Command>);
 
 /// How many things may wait for the engine; the session itself asks for a handful at a time.
 const QUEUE: usize = 64;
@@ -105,81 +94,31 @@ const LIMITS: Limits = Limits { staged_bytes: 64 << 20, ..Limits::PROXY };
 pub async fn start(options: ControlOptions) -> anyhow::Result<Running> {
     let own = OwnDocument::read(&options.dataplane)?;
     let (folder, found) = StateFolder::open(&options.state_dir, &own.peer())?;
-    let ready = listen(options.ready_address).await?;
-    let metrics = listen(options.metrics_address).await?;
-    let (ready_address, metrics_address) = (ready.local_addr()?, metrics.local_addr()?);
+    let pages = Pages::bind(options.ready_address, options.metrics_address).await?;
     let (telemetry, outlets) = Telemetry::new(&options.telemetry, &own.peer().to_string())?;
     let proxy = Proxy::start_telling(proxy::Options { workers: options.workers }, &telemetry)?;
-    let metrics_pages = metrics_pages(&proxy, &telemetry);
+    let metrics = metrics(&proxy, &telemetry);
 
     let readiness = Readiness::new();
     let handle = Handle::new();
-    let joining = Joining {
-        clock: options.clock.clone(),
-        ..Joining::new(own.peer(), options.zone_cp, options.token_file)
-    };
+    let clock = options.clock;
+    let joining =
+        Joining { clock: clock.clone(), ..Joining::new(own.peer(), options.zone_cp, options.token_file) };
     let membership = Arc::new(Membership::open(joining, folder.clone()).await?);
-    let clock = options.clock.clone();
-    let engine =
-        Engine::new(proxy, own.ports.clone(), folder, found, handle.clone(), clock, readiness.clone());
+    let (ports, ready) = (own.ports.clone(), readiness.clone());
+    let engine = Engine::new(proxy, ports, folder, found, handle.clone(), clock.clone(), ready);
     let (commands, taken) = mpsc::channel(QUEUE);
     let host = Arc::new(ProxyHost::new(own, membership.clone(), commands.clone()));
 
     let mut tasks = Tasks::new();
-    let pages = AdminPages { readiness: Some(readiness.clone()), ..AdminPages::default() };
-    tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));
-    tasks.spawn("metrics page", |stop| admin::serve(metrics, metrics_pages, stop));
     tasks.spawn("telemetry", |stop| outlets.run(stop));
-    spawn_certificates(&mut tasks, &engine, handle.clone(), options.clock, commands.clone());
-
-    let (begin, dial_stop) = (CancellationToken::new(), CancellationToken::new());
-    let (done, drained) = oneshot::channel();
-    let drain = Drain { begin: begin.clone(), grace: options.drain_time, done };
-    tasks.spawn("engine", |stop| engine.run(taken, drain, stop));
-    tasks.spawn("session", |stop| {
-        let (handle, dial_stop) = (handle.clone(), dial_stop.clone());
-        async move {
-            let options = link::Options::new(env!("CARGO_PKG_VERSION"), LIMITS);
-            membership.run(host, &handle, &options, &dial_stop).await;
-            stop.cancelled().await;
-            Ok(())
-        }
-    });
-
-    let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
-    let task = {
-        let (stop, readiness, grace) = (stop.clone(), readiness.clone(), options.drain_time);
-        let drained = async move {
-            stop.cancelled().await;
-            let _draining = readiness.guard("draining");
-            begin.cancel();
-            // The zone counts on what is open until nothing is. An engine that failed says no word.
-            match drained.await {
-                Ok(()) => joining::drain(&handle, &dial_stop).await,
-                Err(_) => dial_stop.cancel(),
-            }
-        };
-        let ended = ended.clone().drop_guard();
-        tokio::spawn(async move {
-            let _ended = ended;
-            tasks.run(drained, grace).await
-        })
-    };
-    let task = Some(task);
-    Ok(Running { ready_address, metrics_address, readiness, engine: commands, stop, ended, task })
+    spawn_certificates(&mut tasks, &engine, handle.clone(), clock, commands.clone());
+    let (limits, drain_time) = (LIMITS, options.drain_time);
+    let program = Program { tasks, pages, metrics, readiness, handle, membership, limits, drain_time };
+    Ok(program.run(Sidecar(commands), host, |drain, stop| engine.run(taken, drain, stop)))
 }
 
-impl Running {
-    /// Completes when the sidecar is ready: it has its identity and a set, and its listeners are open.
-    pub async fn ready(&self) {
-        self.readiness.ready().await;
-    }
-
-    /// What it waits for, while it is not ready.
-    pub fn pending(&self) -> Vec<&'static str> {
-        self.readiness.pending()
-    }
-
+impl Sidecar {
     /// The listeners, at the addresses that they really have.
     pub async fn bound(&self) -> Vec<Bound<Purpose>> {
         self.ask(Command::Bound).await.unwrap_or_default()
@@ -190,32 +129,10 @@ impl Running {
         self.ask(Command::Counters).await
     }
 
-    /// Completes when it ended by itself; [`Self::shutdown`] then says why.
-    pub async fn ended(&self) {
-        self.ended.cancelled().await;
-    }
-
-    /// Stops accepting, lets what is open finish for the drain time, says `drained` to the zone, and ends.
-    pub async fn shutdown(mut self) -> anyhow::Result<()> {
-        self.stop.cancel();
-        match self.task.take() {
-            Some(task) => task.await.context("the sidecar panicked")?,
-            None => Ok(()),
-        }
-    }
-
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.engine.send(command(reply)).await.ok()?;
+        self.0.send(command(reply)).await.ok()?;
         answer.await.ok()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
     }
 }
 
@@ -246,13 +163,9 @@ fn spawn_certificates(
 }
 
 /// What the metrics page shows of a proxy.
-pub(crate) fn metrics_pages(proxy: &Proxy, telemetry: &Telemetry) -> AdminPages {
+pub(crate) fn metrics(proxy: &Proxy, telemetry: &Telemetry) -> Registry {
     let mut registry = Registry::default();
     telemetry.register(&mut registry);
     registry.register_collector(Box::new(proxy.totals()));
-    AdminPages { metrics: Some(Arc::new(registry)), ..AdminPages::default() }
-}
-
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+    registry
 }

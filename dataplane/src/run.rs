@@ -1,15 +1,12 @@
 //! Runs a sidecar as a process: by its zone, or by a static file.
 
-use std::future;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use runtime::admin::{self, AdminPages};
+use runtime::admin::Pages;
 use runtime::{Readiness, ReadyLine, Tasks, logs, shutdown};
 use telemetry::Telemetry;
-use tokio::net::TcpListener;
 use tracing::info;
 use traffic::ProxyConfig;
 
@@ -37,27 +34,16 @@ pub async fn program() -> anyhow::Result<()> {
 /// time.
 pub async fn run_control(options: ControlOptions, stop: impl Future) -> anyhow::Result<()> {
     let running = control::start(options).await?;
-    let serving = async {
-        running.ready().await;
+    let announce = async |running: &control::Running| {
         let listen = running.bound().await.into_iter().map(|bound| bound.address);
         let line = ReadyLine::new(PROGRAM)
             .with("health", running.ready_address)
             .with("metrics", running.metrics_address)
             .with_all("listen", listen);
-        let announced = line.announce();
         info!("serving");
-        match announced {
-            Ok(()) => future::pending().await,
-            Err(error) => error,
-        }
+        line.announce()
     };
-    let failed = tokio::select! {
-        _ = stop => None,
-        () = running.ended() => None,
-        error = serving => Some(error),
-    };
-    running.shutdown().await?;
-    failed.map_or(Ok(()), |error| Err(error).context("the ready line cannot be written"))
+    running.serve(stop, announce).await
 }
 
 /// Serves by a file until `stop`, then drains. A listener that cannot be opened is an error: there is nobody
@@ -70,17 +56,14 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
     let readiness = Readiness::new();
     let starting = readiness.guard("configuration");
 
-    let ready = listen(options.ready_address).await?;
-    let metrics = listen(options.metrics_address).await?;
-    let mut line =
-        ReadyLine::new(PROGRAM).with("health", ready.local_addr()?).with("metrics", metrics.local_addr()?);
-    let pages = AdminPages { readiness: Some(readiness.clone()), ..AdminPages::default() };
-    tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));
+    let pages = Pages::bind(options.ready_address, options.metrics_address).await?;
+    let mut line = ReadyLine::new(PROGRAM)
+        .with("health", pages.ready_address)
+        .with("metrics", pages.metrics_address);
 
     let (telemetry, outlets) = Telemetry::new(&options.telemetry(), id.as_str())?;
     let proxy = Proxy::start_telling(proxy::Options { workers: options.workers }, &telemetry)?;
-    let metrics_pages = control::metrics_pages(&proxy, &telemetry);
-    tasks.spawn("metrics page", |stop| admin::serve(metrics, metrics_pages, stop));
+    pages.serve(&mut tasks, readiness.clone(), control::metrics(&proxy, &telemetry));
     tasks.spawn("telemetry", |stop| outlets.run(stop));
     for (id, endpoints) in endpoints {
         proxy.endpoints(id, endpoints).await?;
@@ -108,8 +91,4 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
 fn purposes(config: &ProxyConfig) -> Vec<Purpose> {
     let outbound = config.outbound.iter().map(|listener| Purpose::Outbound(listener.destination.clone()));
     outbound.chain(config.inbounds.keys().map(|name| Purpose::Inbound(*name))).collect()
-}
-
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }

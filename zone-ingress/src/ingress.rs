@@ -84,8 +84,22 @@ impl Ingress {
 
     /// Stops accepting, lets open connections go on for as long as `grace`, and ends the rest.
     pub async fn shutdown(self, grace: Duration) {
-        // A worker that panicked has nothing left to drain.
-        let _ = self.ask(|reply| Command::Drain(grace, reply)).await;
+        self.drain(grace).await;
+        self.end().await;
+    }
+
+    /// Stops accepting, and lets open connections go on for as long as `grace`. They go on being judged by the tables
+    /// that come meanwhile.
+    pub fn drain(&self, grace: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let asked = self.ask(move |reply| Command::Drain(grace, reply));
+        async move {
+            // A worker that panicked has nothing left to drain.
+            let _ = asked.await;
+        }
+    }
+
+    /// Ends whatever is open, and waits for the worker.
+    pub async fn end(self) {
         self.worker.join().await;
     }
 
@@ -135,13 +149,17 @@ async fn run(shared: Rc<Shared>, mut commands: mpsc::Receiver<Command>, limits: 
                 let _ = reply.send(shared.metrics.read());
             }
             Command::Drain(grace, reply) => {
-                listeners.close().await;
+                listeners.retain(|()| false).await;
                 shared.draining.cancel();
                 shared.tasks.close();
-                if time::timeout(grace, shared.tasks.wait()).await.is_err() {
-                    warn!(left = shared.tasks.len(), "grace period over, dropping the rest");
-                }
-                let _ = reply.send(());
+                let tasks = shared.tasks.clone();
+                // It is none of the tasks that it waits for, and commands are taken meanwhile.
+                tokio::task::spawn_local(async move {
+                    if time::timeout(grace, tasks.wait()).await.is_err() {
+                        warn!(left = tasks.len(), "grace period over, dropping the rest");
+                    }
+                    let _ = reply.send(());
+                });
             }
         }
     }

@@ -1,14 +1,11 @@
 //! Runs an ingress as a process: by its zone, or by a static file.
 
-use std::future;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
-use runtime::admin::{self, AdminPages};
+use runtime::admin::Pages;
 use runtime::{Readiness, ReadyLine, Tasks};
 use telemetry::{Settings, Telemetry};
-use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::control::{self, ControlOptions};
@@ -19,26 +16,15 @@ use crate::{Ingress, ingress, static_file};
 /// the first time.
 pub async fn run_control(options: ControlOptions, stop: impl Future) -> anyhow::Result<()> {
     let running = control::start(options).await?;
-    let serving = async {
-        running.ready().await;
+    let announce = async |running: &control::Running| {
         let line = ReadyLine::new("tombolo-zone-ingress")
             .with("health", running.ready_address)
             .with("metrics", running.metrics_address)
             .with("listen", running.listen);
-        let announced = line.announce();
         info!(listen = %running.listen, advertise = %running.advertise, "relaying");
-        match announced {
-            Ok(()) => future::pending().await,
-            Err(error) => error,
-        }
+        line.announce()
     };
-    let failed = tokio::select! {
-        _ = stop => None,
-        () = running.ended() => None,
-        error = serving => Some(error),
-    };
-    running.shutdown().await?;
-    failed.map_or(Ok(()), |error| Err(error).context("the ready line cannot be written"))
+    running.serve(stop, announce).await
 }
 
 /// Relays by a file until `stop`, then drains.
@@ -48,13 +34,10 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
     let readiness = Readiness::new();
     let starting = readiness.guard("handles");
 
-    let ready = listen(options.ready_address).await?;
-    let metrics = listen(options.metrics_address).await?;
+    let pages = Pages::bind(options.ready_address, options.metrics_address).await?;
     let line = ReadyLine::new("tombolo-zone-ingress")
-        .with("health", ready.local_addr()?)
-        .with("metrics", metrics.local_addr()?);
-    let pages = AdminPages { readiness: Some(readiness.clone()), ..AdminPages::default() };
-    tasks.spawn("ready page", |stop| admin::serve(ready, pages, stop));
+        .with("health", pages.ready_address)
+        .with("metrics", pages.metrics_address);
 
     let settings = Settings { access_log: options.access_log.clone(), tracing: None };
     let (telemetry, outlets) = Telemetry::new(&settings, "tombolo-zone-ingress")?;
@@ -62,8 +45,7 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
     let ingress = Ingress::start_telling(to, &telemetry)
         .await
         .with_context(|| format!("cannot listen on {}", options.listen))?;
-    let metrics_pages = control::metrics_pages(&ingress, &telemetry);
-    tasks.spawn("metrics page", |stop| admin::serve(metrics, metrics_pages, stop));
+    pages.serve(&mut tasks, readiness.clone(), control::metrics(&ingress, &telemetry));
     tasks.spawn("telemetry", |stop| outlets.run(stop));
     ingress.handles(handles).await?;
     drop(starting);
@@ -76,8 +58,4 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
         ingress.shutdown(options.drain_time()).await;
     };
     tasks.run(drained, options.drain_time()).await
-}
-
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }

@@ -5,7 +5,7 @@ use model::{DestinationId, MeshName, ResourceName, Version};
 use serde::{Deserialize, Serialize};
 
 // What every lower peer says to whoever it joined.
-pub use joining::{CERTIFICATE, CLIENT_CERTIFICATE, DRAINED};
+pub use joining::{CERTIFICATE, CLIENT_CERTIFICATE, DRAINED, DRAINING};
 
 /// The global asks a zone who runs a revision: [`RevisionQuestion`], answered by [`RevisionAnswer`].
 pub const REVISION: &str = "revision";

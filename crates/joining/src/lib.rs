@@ -6,7 +6,8 @@
 //! replacing the file is all that has to be done when a control plane got a new authority.
 //!
 //! [`step`] decides what comes next and does nothing; [`membership`] does it. Whom we speak to is proven by
-//! TLS in every case: there is no attempt without a pin.
+//! TLS in every case: there is no attempt without a pin. [`running`] is what sidecar and ingress have in common
+//! from there on, to their orderly end.
 
 pub mod kept;
 
@@ -16,9 +17,12 @@ pub mod step;
 
 pub mod membership;
 
+pub mod running;
+
 mod watched;
 
 pub use kept::{Keep, KeepFile, Kept};
-pub use membership::{CERTIFICATE, CLIENT_CERTIFICATE, DRAINED, Joining, Membership, drain};
+pub use membership::{CERTIFICATE, CLIENT_CERTIFICATE, Joining, Membership};
+pub use running::{DRAINED, DRAINING, Drain, Program, Running};
 pub use runtime::Clock;
 pub use step::NoWay;

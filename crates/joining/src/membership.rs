@@ -26,9 +26,6 @@ use crate::step::{Experience, Held, NoWay, Shown, Step, step};
 use crate::token::{NoToken, Token};
 use crate::watched::{Attempts, Watched};
 
-/// What a peer says when it leaves for good: nobody waits for it any more.
-pub const DRAINED: &str = "drained";
-
 /// The question by which a peer that joined asks for its next client certificate. Its body is a PKCS#10
 /// request in DER, its answer a chain in PEM.
 pub const CLIENT_CERTIFICATE: &str = "client-certificate";
@@ -88,14 +85,6 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
 /// The time of day may be set meanwhile, so waiting for one is done in pieces.
 const PIECE: Duration = Duration::from_secs(60 * 60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
-
-/// Says that this side leaves for good, and ends the dialling. Waits for the word to be written, at most 2 s.
-pub async fn drain(handle: &Handle, stop: &CancellationToken) {
-    handle.close(DRAINED);
-    let _ = time::timeout(GOODBYE_LIMIT, handle.disconnected()).await;
-    stop.cancel();
-}
 
 impl Joining {
     /// By the system's clock.

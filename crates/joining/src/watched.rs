@@ -73,6 +73,10 @@ impl<H: Host> Host for Watched<H> {
         self.host.signals(signals).await;
     }
 
+    async fn settled(&self) {
+        self.host.settled().await;
+    }
+
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
         self.host.question(kind, body).await
     }

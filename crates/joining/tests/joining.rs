@@ -14,14 +14,17 @@ use identity::{
     Audience, ControlCa, Issuer, Peer, ServerRole, TokenClaims, TokenKey, certificates_to_pem, control_tls,
     peer_from_certificate, token_id,
 };
-use joining::{Clock, Joining, KeepFile, Membership};
+use joining::{Clock, DRAINING, Joining, KeepFile, Membership, Program};
+use prometheus_client::registry::Registry;
+use runtime::admin::Pages;
+use runtime::{Readiness, Tasks};
 use rustls::pki_types::CertificateDer;
 use sync::client::DialError;
 use sync::link::{self, Handle, Host, Topics};
 use sync::server::{self, Enrolment, Handler, Refusal};
 use sync::session::{Ended, Limits};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -119,6 +122,9 @@ impl Host for ZoneHost {
     }
 
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
+        if kind == DRAINING {
+            return Ok(Bytes::new());
+        }
         assert_eq!(kind, "client-certificate");
         self.zone.renewals.fetch_add(1, SeqCst);
         let chain = self.zone.ca.issue_client(&body, &self.peer, SystemTime::now()).unwrap();
@@ -238,11 +244,15 @@ impl Proxy {
         self.start_by(address, Clock::system()).await
     }
 
-    async fn start_by(&self, address: SocketAddr, clock: Clock) -> Running {
+    async fn membership(&self, address: SocketAddr, clock: Clock) -> Arc<Membership<KeepFile>> {
         let peer = "proxy/default/web-1".parse().unwrap();
         let joining = Joining { clock, ..Joining::new(peer, address.to_string(), self.token_file()) };
         let keep = KeepFile::new(self.folder.path().join("membership.json"));
-        let membership = Arc::new(Membership::open(joining, keep).await.unwrap());
+        Arc::new(Membership::open(joining, keep).await.unwrap())
+    }
+
+    async fn start_by(&self, address: SocketAddr, clock: Clock) -> Running {
+        let membership = self.membership(address, clock).await;
         let (handle, stop, host) = (Handle::new(), CancellationToken::new(), Arc::new(ProxyHost::default()));
         let task = {
             let (membership, handle, stop, host) =
@@ -256,7 +266,7 @@ impl Proxy {
 
 impl Running {
     async fn stop(self) {
-        joining::drain(&self.handle, &self.stop).await;
+        self.stop.cancel();
         time::timeout(PATIENCE, self.task).await.unwrap().unwrap();
     }
 }
@@ -281,14 +291,38 @@ async fn a_token_is_exchanged_once_and_what_is_kept_lets_the_peer_in_ever_after(
 }
 
 #[tokio::test]
-async fn who_drains_says_so_and_dials_no_more() {
+async fn a_proxy_serves_until_its_zone_lets_it_go_and_then_leaves_for_good() {
     let (mut zone, proxy) = (Serving::start().await, Proxy::new());
     proxy.put_token(&zone.zone.token(|_| {}));
-    let running = proxy.start(zone.address).await;
+    let any = "127.0.0.1:0".parse().unwrap();
+    let (handle, readiness) = (Handle::new(), Readiness::new());
+    let program = Program {
+        tasks: Tasks::new(),
+        pages: Pages::bind(any, any).await.unwrap(),
+        metrics: Registry::default(),
+        readiness: readiness.clone(),
+        handle: handle.clone(),
+        membership: proxy.membership(zone.address, Clock::system()).await,
+        limits: Limits::PROXY,
+        drain_time: PATIENCE,
+    };
+    let (began, begins) = oneshot::channel();
+    let running = program.run((), Arc::new(ProxyHost::default()), |drain, stop| async move {
+        drain.begin.cancelled().await;
+        began.send(drain.done).unwrap();
+        stop.cancelled().await;
+        Ok(())
+    });
+    running.ready().await;
     let session = zone.session().await;
     session.handle.connected().await;
-    running.handle.connected().await;
-    running.stop().await;
+    handle.connected().await;
+    let ending = tokio::spawn(running.shutdown());
+    let done = time::timeout(PATIENCE, begins).await.expect("it is let go in time").unwrap();
+    assert_eq!(readiness.pending(), ["draining"]);
+    assert!(zone.ended.try_recv().is_err(), "the session goes on while something is open");
+    done.send(()).unwrap();
+    time::timeout(PATIENCE, ending).await.unwrap().unwrap().unwrap();
     let ended = time::timeout(PATIENCE, zone.ended.recv()).await.unwrap().unwrap();
     assert_eq!(ended, Ended::ByPeer("drained".into()));
     assert!(zone.sessions.try_recv().is_err());

@@ -4,9 +4,11 @@
 //! before it starts and drops it when it serves; who drains takes another.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -22,6 +24,8 @@ use tokio::task::JoinSet;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use crate::Tasks;
 
 /// Whether the program is ready, and what it still waits for. Clones share one state.
 #[derive(Clone, Debug)]
@@ -85,6 +89,38 @@ pub struct AdminPages {
     pub readiness: Option<Readiness>,
     /// `/metrics`, in the OpenMetrics text format.
     pub metrics: Option<Arc<Registry>>,
+}
+
+/// The two listeners of a proxy: one for its readiness, and one for its metrics.
+pub struct Pages {
+    pub ready_address: SocketAddr,
+    pub metrics_address: SocketAddr,
+    ready: TcpListener,
+    metrics: TcpListener,
+}
+
+impl Pages {
+    /// Port 0: one of the kernel's choice.
+    pub async fn bind(ready: SocketAddr, metrics: SocketAddr) -> anyhow::Result<Self> {
+        let bind = async |address| {
+            TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+        };
+        let (ready, metrics) = (bind(ready).await?, bind(metrics).await?);
+        Ok(Self {
+            ready_address: ready.local_addr()?,
+            metrics_address: metrics.local_addr()?,
+            ready,
+            metrics,
+        })
+    }
+
+    pub fn serve(self, tasks: &mut Tasks, readiness: Readiness, registry: Registry) {
+        let Self { ready, metrics, .. } = self;
+        let pages = AdminPages { readiness: Some(readiness), ..AdminPages::default() };
+        tasks.spawn("ready page", |stop| serve(ready, pages, stop));
+        let pages = AdminPages { metrics: Some(Arc::new(registry)), ..AdminPages::default() };
+        tasks.spawn("metrics page", |stop| serve(metrics, pages, stop));
+    }
 }
 
 /// Serves the pages until `stop` is cancelled. One request per connection, at most 64 connections of at most
@@ -186,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    async fn start(pages: AdminPages) -> (std::net::SocketAddr, CancellationToken) {
+    async fn start(pages: AdminPages) -> (SocketAddr, CancellationToken) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -194,7 +230,7 @@ mod tests {
         (address, stop)
     }
 
-    async fn ask(address: std::net::SocketAddr, head: &str) -> String {
+    async fn ask(address: SocketAddr, head: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(format!("{head} HTTP/1.1\r\nhost: here\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();

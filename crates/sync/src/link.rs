@@ -34,6 +34,9 @@ pub use handle::Handle;
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long the end of a session waits for the host to finish storing what it has begun to store.
 const STORE_LIMIT: Duration = Duration::from_secs(30);
+/// How long what followed from signals may take to be in force further on. Shorter than a drain waits for it, so that
+/// one slow peer does not hide what all others have said.
+const SETTLE_LIMIT: Duration = Duration::from_secs(3);
 /// How long a last word may take to be written.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
 
@@ -43,7 +46,7 @@ pub type HostError = Box<dyn Error + Send + Sync>;
 /// What a program does on its end of a session.
 ///
 /// The methods that return futures run as tasks: at most one [`Host::collect`], [`Host::locate`] or
-/// [`Host::apply`] at a time for each topic, one [`Host::signals`], and a bounded number of
+/// [`Host::apply`] at a time for each topic, one [`Host::signals`], one [`Host::settled`], and a bounded number of
 /// [`Host::question`]s. The others are called by the driver itself and must not block.
 pub trait Host: Send + Sync + 'static {
     /// What this side owns and what it keeps a copy of; asked once per session.
@@ -100,11 +103,17 @@ pub trait Host: Send + Sync + 'static {
         let _ = (added, removed);
     }
 
-    /// Puts the latest values of signals into force. Echoed to the peer when it is done.
+    /// Puts the latest values of signals into force. Echoed to the peer after [`Host::settled`].
     fn signals(&self, signals: BTreeMap<String, Signal>) -> impl Future<Output = ()> + Send {
         async move {
             let _ = signals;
         }
+    }
+
+    /// Waits until what followed from the signals so far is in force with those whom this side told of it, such as by
+    /// [`Handle::settled`]. Cut short after 3 s, or when the session ends: nobody waits longer for a peer of a peer.
+    fn settled(&self) -> impl Future<Output = ()> + Send {
+        async {}
     }
 
     /// Answers a question of the peer, or says why not. Cut short after 30 s or when the session ends.
@@ -360,6 +369,11 @@ impl<H: Host> Driver<H> {
             Action::ApplySignals { signals } => self.store(async move {
                 host.signals(signals).await;
                 Ok(Event::SignalsApplied)
+            }),
+            Action::SettleSignals => self.work(async move {
+                // What is not in force by then is somebody else's to find out.
+                let _ = time::timeout(SETTLE_LIMIT, host.settled()).await;
+                Ok(Event::SignalsSettled)
             }),
             Action::Question { id, kind, body } => self.work(async move {
                 let result = answer(&*host, kind, body).await;

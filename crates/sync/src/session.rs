@@ -81,8 +81,8 @@ impl Default for Timing {
     }
 }
 
-/// What a session is told. After [`Action::Collect`], [`Action::Locate`], [`Action::Apply`] and
-/// [`Action::ApplySignals`] exactly one answer must come.
+/// What a session is told. After [`Action::Collect`], [`Action::Locate`], [`Action::Apply`],
+/// [`Action::ApplySignals`] and [`Action::SettleSignals`] exactly one answer must come.
 #[derive(Debug)]
 pub enum Event {
     /// The transport is up. The first event.
@@ -111,6 +111,8 @@ pub enum Event {
     },
     /// Answers [`Action::ApplySignals`].
     SignalsApplied,
+    /// Answers [`Action::SettleSignals`].
+    SignalsSettled,
     /// Start an incoming topic anew from what the host has, such as after a hold.
     Reopen(Topic),
     Subscribe(Vec<String>),
@@ -192,6 +194,9 @@ pub enum Action {
     ApplySignals {
         signals: BTreeMap<String, Signal>,
     },
+    /// Say when what followed from all signals that were applied is in force further on. Meanwhile others are
+    /// applied.
+    SettleSignals,
     Question {
         id: u64,
         kind: String,
@@ -379,9 +384,15 @@ impl Session {
         self.next_heartbeat.min(silence).min(expiry)
     }
 
-    /// Whether the peer has applied the latest published value of this signal, or does not want it.
-    pub fn is_settled(&self, signal: &str) -> bool {
-        self.publisher.is_settled(signal)
+    /// Up to where signals are published now, for [`Self::has_settled`].
+    pub fn mark(&self) -> u64 {
+        self.publisher.mark()
+    }
+
+    /// Whether the peer has settled what was published, and wanted by it, up to a mark. Nobody knows it of a
+    /// peer that is not heard: it is not waited for.
+    pub fn has_settled(&self, mark: u64) -> bool {
+        self.stale || self.publisher.has_settled(mark)
     }
 
     pub fn is_over(&self) -> bool {
@@ -409,6 +420,7 @@ impl Session {
                 actions.extend(self.incoming.get_mut(&topic).and_then(|incoming| incoming.applied(applied)));
             }
             Event::SignalsApplied => actions.extend(self.listener.applied()),
+            Event::SignalsSettled => actions.extend(self.listener.settled()),
             Event::Reopen(topic) => actions.extend(self.incoming.get_mut(&topic).and_then(Incoming::reopen)),
             Event::Subscribe(names) => {
                 names.into_iter().for_each(|name| self.listener.subscribe(name, &self.limits));

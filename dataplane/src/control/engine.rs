@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::{Svid, TrustStore};
+use joining::Drain;
 use model::{DestinationId, SpiffeId, World};
 use runtime::{Readiness, ReadyGuard};
 use snapshot::parts::{Endpoints, PartName, SignalName, Trust};
@@ -110,15 +111,6 @@ struct Unanswered {
     world: World,
     reply: oneshot::Sender<Result<Applied, HostError>>,
     until: Instant,
-}
-
-/// The end of the service, which other things outlive.
-pub(crate) struct Drain {
-    pub(crate) begin: CancellationToken,
-    /// How long open requests and connections may take.
-    pub(crate) grace: Duration,
-    /// Told when nothing is carried any more.
-    pub(crate) done: oneshot::Sender<()>,
 }
 
 /// Credentials, and what they were made of. The same ones mean: nothing changed, connections stay.

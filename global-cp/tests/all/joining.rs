@@ -16,7 +16,7 @@ async fn a_zone_that_joins_has_a_document_and_is_seen() {
     let counts = ProxyCounts { current: 3, late: 1, unknown: 0 };
     east.signal("summary", serde_json::to_vec(&counts).unwrap());
     east.until("the wish", |seen| seen.wanted.contains("summary")).await;
-    time::timeout(LIMIT, east.handle.settled("summary")).await.unwrap();
+    time::timeout(LIMIT, east.handle.settled()).await.unwrap();
 
     assert_eq!(global.get("/zones/east").await.0, 200);
     let (_, overview) = global.get("/zones/_overview").await;

@@ -1,9 +1,11 @@
 //! Owns the running ingress in control mode: puts tables in force, and keeps the last.
 
 use std::future;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use joining::Drain;
 use runtime::{Readiness, ReadyGuard};
 use snapshot::parts::Handles;
 use tokio::sync::{mpsc, oneshot};
@@ -58,26 +60,44 @@ impl Engine {
         }
     }
 
-    /// Runs until `stop`, and gives the ingress back, which goes on as it was.
+    /// Runs until `stop`. While the ingress drains, its flows are judged by what the zone says.
     pub(crate) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
+        drain: Drain,
         stop: CancellationToken,
-    ) -> anyhow::Result<Ingress> {
-        loop {
-            let resumes = self.found.as_ref().map(|(_, at)| *at);
-            let saves = self.unsaved.as_ref().map(|_| self.saved.map_or_else(Instant::now, |at| at + PACE));
-            tokio::select! {
-                () = stop.cancelled() => break,
-                command = commands.recv() => match command {
-                    Some(command) => self.take(command).await?,
-                    None => break,
-                },
-                () = at(resumes) => self.resume("the zone has not spoken yet").await?,
-                () = at(saves) => self.save().await,
+    ) -> anyhow::Result<()> {
+        let drained = self.ingress.drain(drain.grace);
+        let draining = async move {
+            drain.begin.cancelled().await;
+            drained.await;
+            // Whoever asked may not wait any more.
+            let _ = drain.done.send(());
+        };
+        {
+            let mut draining = pin!(draining);
+            let mut is_drained = false;
+            loop {
+                let resumes = self.found.as_ref().map(|(_, at)| *at);
+                let saves =
+                    self.unsaved.as_ref().map(|_| self.saved.map_or_else(Instant::now, |at| at + PACE));
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = &mut draining, if !is_drained => is_drained = true,
+                    command = commands.recv() => match command {
+                        Some(command) => self.take(command).await?,
+                        None => {
+                            stop.cancelled().await;
+                            break;
+                        }
+                    },
+                    () = at(resumes) => self.resume("the zone has not spoken yet").await?,
+                    () = at(saves) => self.save().await,
+                }
             }
         }
-        Ok(self.ingress)
+        self.ingress.end().await;
+        Ok(())
     }
 
     async fn take(&mut self, command: Command) -> Result<(), Stopped> {

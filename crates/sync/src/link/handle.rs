@@ -44,7 +44,9 @@ struct Desk {
     fresh: BTreeSet<String>,
     retracted: BTreeSet<String>,
     asks: VecDeque<Ask>,
-    settling: Vec<(String, oneshot::Sender<()>)>,
+    settling: Vec<oneshot::Sender<()>>,
+    /// Something was published that the peer has not settled, as far as is known here.
+    unsettled: bool,
     close: Option<String>,
 }
 
@@ -100,6 +102,7 @@ impl Handle {
         let name = name.into();
         self.tell(|desk| {
             desk.retracted.remove(&name);
+            desk.unsettled = true;
             desk.fresh.insert(name.clone());
             desk.published.insert(name, (signal, Instant::now()));
         });
@@ -115,15 +118,19 @@ impl Handle {
         });
     }
 
-    /// Waits until the peer has applied what was last published under this name. At once where it does not
-    /// want it or there is no session.
-    pub async fn settled(&self, name: &str) {
-        let (done, settled) = oneshot::channel();
-        self.tell(|desk| {
-            if desk.attached {
-                desk.settling.push((name.to_owned(), done));
+    /// Waits until the peer has in force what was published up to now, and so have those whom it told of it. At
+    /// once where there is no session, or the peer is not heard.
+    pub async fn settled(&self) {
+        let settled = {
+            let mut desk = self.desk();
+            if !desk.unsettled {
+                return;
             }
-        });
+            let (done, settled) = oneshot::channel();
+            desk.settling.push(done);
+            settled
+        };
+        self.shared.wake.notify_one();
         // Dropped with the session, which settles it too.
         let _ = settled.await;
     }
@@ -198,7 +205,10 @@ impl Handle {
 /// The session's side of the desk.
 pub(super) struct Attached {
     handle: Handle,
-    settling: Vec<(String, oneshot::Sender<()>)>,
+    /// Who waits, and for what of the session.
+    settling: Vec<(u64, oneshot::Sender<()>)>,
+    /// Those who came with what the session is being told.
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 impl Attached {
@@ -212,8 +222,9 @@ impl Attached {
         desk.used = true;
         desk.added = desk.wanted.clone();
         desk.fresh = desk.published.keys().cloned().collect();
+        desk.unsettled = true;
         drop(desk);
-        Some(Self { handle: handle.clone(), settling: Vec::new() })
+        Some(Self { handle: handle.clone(), settling: Vec::new(), waiting: Vec::new() })
     }
 
     pub(super) fn greeted(&self, hello: Hello) {
@@ -250,17 +261,22 @@ impl Attached {
         events.extend(mem::take(&mut desk.reopen).into_iter().map(Event::Reopen));
         events.extend(mem::take(&mut desk.changed).into_iter().map(Event::Changed));
         events.extend(desk.close.take().map(Event::Close));
-        self.settling.append(&mut desk.settling);
+        self.waiting.append(&mut desk.settling);
         (events, mem::take(&mut desk.asks))
     }
 
-    /// Tells those who wait for a signal that is settled now, and forgets those who wait no more.
+    /// Tells those whose signals are settled now, and forgets those who wait no more. The session has been told all
+    /// that was on the desk.
     pub(super) fn settle(&mut self, session: &Session) {
+        let mark = session.mark();
+        self.settling.extend(self.waiting.drain(..).map(|waiter| (mark, waiter)));
         for (_, waiter) in
-            self.settling.extract_if(.., |(name, waiter)| session.is_settled(name) || waiter.is_closed())
+            self.settling.extract_if(.., |(mark, waiter)| session.has_settled(*mark) || waiter.is_closed())
         {
             let _ = waiter.send(());
         }
+        let mut desk = self.handle.desk();
+        desk.unsettled = !desk.fresh.is_empty() || !session.has_settled(mark);
     }
 }
 

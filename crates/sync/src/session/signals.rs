@@ -2,6 +2,10 @@
 //!
 //! A value that waits for the writer is replaced by a newer one of its name, so a lane holds at most one
 //! value for each name. The same holds for values that wait for the host.
+//!
+//! What came is echoed in two steps: the host puts it in force, and then says when what followed from it is in
+//! force further on. New values wait for the first step alone, so that a slow peer of a peer delays nothing but
+//! echoes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
@@ -18,11 +22,15 @@ const NAMES: usize = 512;
 pub(super) struct Publisher {
     values: BTreeMap<String, Published>,
     subscribed: BTreeSet<String>,
-    /// Names whose value waits for the writer, in the order in which they changed.
-    waiting: VecDeque<String>,
+    /// Names whose value waits for the writer, by the sequence under which it goes: in the order in which they
+    /// changed.
+    waiting: VecDeque<(u64, String)>,
+    /// The last one that was given to a value.
     sequence: u64,
-    /// The sequence of each name's latest signal, until the peer says that it applied it.
-    unechoed: BTreeMap<String, u64>,
+    /// The last one that was written.
+    sent: u64,
+    /// The last one up to which the peer said that all is settled.
+    echoed: u64,
 }
 
 #[derive(Debug)]
@@ -44,8 +52,7 @@ impl Publisher {
 
     pub(super) fn retract(&mut self, name: &str) {
         self.values.remove(name);
-        self.unechoed.remove(name);
-        self.waiting.retain(|waiting| waiting != name);
+        self.waiting.retain(|(_, waiting)| waiting != name);
     }
 
     /// Takes the peer's word on what it wants; removals first, so that a name in both lists gets its first
@@ -58,7 +65,6 @@ impl Publisher {
     ) -> Result<Action, Violation> {
         for name in &removed {
             self.subscribed.remove(name);
-            self.unechoed.remove(name);
         }
         for name in &added {
             self.subscribed.insert(name.clone());
@@ -71,17 +77,16 @@ impl Publisher {
     }
 
     pub(super) fn next(&mut self, now: Duration) -> Option<Frame> {
-        while let Some(name) = self.waiting.pop_front() {
+        while let Some((sequence, name)) = self.waiting.pop_front() {
             let Some(published) = self.values.get_mut(&name) else { continue };
             published.waiting = false;
             if !self.subscribed.contains(&name) {
                 continue;
             }
-            self.sequence += 1;
-            self.unechoed.insert(name.clone(), self.sequence);
+            self.sent = sequence;
             let age = published.signal.age + now.saturating_sub(published.at);
             let signal = Signal { age, ..published.signal.clone() };
-            return Some(Frame::Signal { name, sequence: self.sequence, signal });
+            return Some(Frame::Signal { name, sequence, signal });
         }
         None
     }
@@ -91,13 +96,19 @@ impl Publisher {
     }
 
     pub(super) fn echoed(&mut self, sequence: u64) {
-        self.unechoed.retain(|_, sent| *sent > sequence);
+        self.echoed = self.echoed.max(sequence.min(self.sent));
     }
 
-    /// Whether the peer has applied the latest value of this name, or does not want it.
-    pub(super) fn is_settled(&self, name: &str) -> bool {
-        let waiting = self.values.get(name).is_some_and(|published| published.waiting);
-        !(waiting && self.subscribed.contains(name) || self.unechoed.contains_key(name))
+    /// Up to where there is something for the peer now.
+    pub(super) fn mark(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether the peer echoed all that there was up to a mark, or what overtook it.
+    pub(super) fn has_settled(&self, mark: u64) -> bool {
+        let is_written = self.waiting.front().is_none_or(|(next, _)| *next > mark);
+        // What the peer no longer wanted in the end was not written, and is not echoed.
+        is_written && (self.echoed >= mark || self.echoed == self.sent)
     }
 
     fn enqueue(&mut self, name: &str) {
@@ -106,7 +117,8 @@ impl Publisher {
             && self.subscribed.contains(name)
         {
             published.waiting = true;
-            self.waiting.push_back(name.to_owned());
+            self.sequence += 1;
+            self.waiting.push_back((self.sequence, name.to_owned()));
         }
     }
 }
@@ -124,6 +136,12 @@ pub(super) struct Listener {
     highest: u64,
     /// The highest sequence of what the host is applying.
     applying: Option<u64>,
+    /// All up to it is in force here.
+    in_force: u64,
+    /// What the host waits for to be in force further on.
+    settling: Option<u64>,
+    /// All up to it is.
+    settled: u64,
     echo: Option<u64>,
 }
 
@@ -179,12 +197,12 @@ impl Listener {
         sequence: u64,
         signal: Signal,
         limits: &Limits,
-    ) -> Result<Option<Action>, Violation> {
+    ) -> Result<Vec<Action>, Violation> {
         self.highest = self.highest.max(sequence);
         let latest = self.latest.get(&name).copied().unwrap_or_default();
         // Nothing is taken in for a name whose subscription the peer has not read yet.
         if !self.wanted.contains(&name) || self.to_add.contains(&name) || sequence <= latest {
-            return Ok(None);
+            return Ok(self.proceed());
         }
         self.latest.insert(name.clone(), sequence);
         self.arrived_bytes += signal.value.len();
@@ -194,12 +212,20 @@ impl Listener {
         if self.arrived_bytes > limits.staged_bytes {
             return Err(Violation::Signals);
         }
-        Ok(self.next_to_apply())
+        Ok(self.proceed())
     }
 
-    pub(super) fn applied(&mut self) -> Option<Action> {
-        self.echo = self.applying.take().or(self.echo);
-        self.next_to_apply()
+    pub(super) fn applied(&mut self) -> Vec<Action> {
+        self.in_force = self.applying.take().unwrap_or(self.in_force);
+        self.proceed()
+    }
+
+    pub(super) fn settled(&mut self) -> Vec<Action> {
+        if let Some(settled) = self.settling.take() {
+            self.settled = settled;
+            self.echo = Some(settled);
+        }
+        self.proceed()
     }
 
     pub(super) fn next_echo(&mut self) -> Option<Frame> {
@@ -210,12 +236,21 @@ impl Listener {
         self.echo.is_some()
     }
 
-    fn next_to_apply(&mut self) -> Option<Action> {
-        if self.applying.is_some() || self.arrived.is_empty() {
-            return None;
+    fn proceed(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.applying.is_none() && !self.arrived.is_empty() {
+            self.applying = Some(self.highest);
+            self.arrived_bytes = 0;
+            actions.push(Action::ApplySignals { signals: mem::take(&mut self.arrived) });
         }
-        self.applying = Some(self.highest);
-        self.arrived_bytes = 0;
-        Some(Action::ApplySignals { signals: mem::take(&mut self.arrived) })
+        if self.applying.is_none() {
+            // What was not taken in is nothing to wait for.
+            self.in_force = self.highest;
+        }
+        if self.settling.is_none() && self.in_force > self.settled {
+            self.settling = Some(self.in_force);
+            actions.push(Action::SettleSignals);
+        }
+        actions
     }
 }

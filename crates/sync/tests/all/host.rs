@@ -19,6 +19,8 @@ pub(crate) struct TestHost {
     state: watch::Sender<State>,
     /// Storing takes a permit; tests take them all to make it slow.
     pub(crate) storing: Semaphore,
+    /// That what was heard is in force further on takes a permit too.
+    pub(crate) further: Semaphore,
 }
 
 #[derive(Default)]
@@ -62,7 +64,8 @@ pub(crate) fn signal(value: &str) -> Signal {
 impl TestHost {
     fn new(handle: &Handle, serves: Topic, copies: Topic) -> Arc<Self> {
         let state = watch::Sender::new(State::default());
-        Arc::new(Self { handle: handle.clone(), serves, copies, state, storing: Semaphore::new(1) })
+        let (storing, further) = (Semaphore::new(1), Semaphore::new(1));
+        Arc::new(Self { handle: handle.clone(), serves, copies, state, storing, further })
     }
 
     pub(crate) fn put(&self, name: &str, body: &str) {
@@ -157,6 +160,10 @@ impl Host for TestHost {
     async fn signals(&self, signals: BTreeMap<String, Signal>) {
         let _permit = self.storing.acquire().await.unwrap();
         self.state.send_modify(|state| state.signals.extend(signals));
+    }
+
+    async fn settled(&self) {
+        let _permit = self.further.acquire().await.unwrap();
     }
 
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {

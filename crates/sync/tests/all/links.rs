@@ -146,7 +146,7 @@ async fn a_handle_that_is_closed_before_its_first_session_ends_that_one_and_no_l
 async fn a_signal_is_settled_when_its_latest_value_is_in_force() {
     let Pair { zone, proxy, .. } = pair().await;
     zone.handle.signal("endpoints/a", signal("1"));
-    zone.handle.settled("endpoints/a").await;
+    zone.handle.settled().await;
     assert!(proxy.now().signals.is_empty(), "nobody wants it, so there is nothing to wait for");
     proxy.handle.subscribe(["endpoints/a"]);
     proxy.until("the first value is there", |state| !state.signals.is_empty()).await;
@@ -154,11 +154,80 @@ async fn a_signal_is_settled_when_its_latest_value_is_in_force() {
     for value in ["2", "3", "4"] {
         zone.handle.signal("endpoints/a", signal(value));
     }
-    let early = time::timeout(SECOND, zone.handle.settled("endpoints/a")).await;
+    let early = time::timeout(SECOND, zone.handle.settled()).await;
     assert!(early.is_err(), "it is not in force yet");
     drop(slow);
-    zone.handle.settled("endpoints/a").await;
+    zone.handle.settled().await;
     assert_eq!(proxy.now().signals["endpoints/a"].value, "4");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_is_settled_when_those_whom_the_peer_told_have_it_in_force_or_three_seconds_later() {
+    let Pair { zone, proxy, .. } = pair().await;
+    proxy.handle.subscribe(["endpoints/a"]);
+    let further = proxy.further.acquire().await.unwrap();
+    let start = Instant::now();
+    zone.handle.signal("endpoints/a", signal("1"));
+    proxy.until("the value is there", |state| !state.signals.is_empty()).await;
+    let early = time::timeout(SECOND, zone.handle.settled()).await;
+    assert!(early.is_err(), "it is not in force further on");
+    zone.handle.signal("endpoints/a", signal("2"));
+    let is_second = |state: &crate::host::State| state.signals["endpoints/a"].value == "2";
+    proxy.until("the next value is there", is_second).await;
+    assert!(start.elapsed() < 2 * SECOND, "it did not wait for that");
+    zone.handle.settled().await;
+    assert!(start.elapsed() >= 3 * SECOND && start.elapsed() <= 7 * SECOND, "{:?}", start.elapsed());
+    drop(further);
+    zone.handle.signal("endpoints/a", signal("3"));
+    let start = Instant::now();
+    zone.handle.settled().await;
+    assert!(start.elapsed() < SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_echo_of_a_peer_that_is_gone_or_not_heard() {
+    let Pair { zone, proxy, stop, .. } = pair().await;
+    proxy.handle.subscribe(["endpoints/a"]);
+    proxy.until("it begins", |state| state.heartbeats > 0).await;
+    let _slow = proxy.storing.acquire().await.unwrap();
+    zone.handle.signal("endpoints/a", signal("1"));
+    let gone = async {
+        time::sleep(SECOND).await;
+        stop.cancel();
+    };
+    let start = Instant::now();
+    tokio::join!(zone.handle.settled(), gone);
+    assert!(start.elapsed() <= 3 * SECOND, "{:?}", start.elapsed());
+    zone.handle.disconnected().await;
+    zone.handle.signal("endpoints/a", signal("2"));
+    zone.handle.settled().await;
+
+    let silent = connect_to_silence(zone.clone()).await;
+    let start = Instant::now();
+    zone.handle.signal("endpoints/a", signal("3"));
+    zone.handle.settled().await;
+    assert!(start.elapsed() <= 6 * SECOND, "{:?}", start.elapsed());
+    assert!(zone.handle.peer().is_some(), "it is still there, but not heard");
+    drop(silent);
+}
+
+/// A peer that wants a signal and then says nothing any more.
+async fn connect_to_silence(zone: Arc<TestHost>) -> (mpsc::Sender<Frame>, mpsc::Receiver<Frame>) {
+    let (up, from_below) = mpsc::channel(4);
+    let (down, from_above) = mpsc::channel(1000);
+    let handle = zone.handle.clone();
+    let running = zone.clone();
+    tokio::spawn(async move {
+        let incoming = ReceiverStream::new(from_below).map(Ok);
+        let transport = Transport { incoming, outgoing: down };
+        link::run(running, &handle, transport, &options(), 1, &CancellationToken::new()).await
+    });
+    up.send(Frame::Hello(Hello { program: "1.2.3".into(), ..Hello::default() })).await.unwrap();
+    let added = vec!["endpoints/a".to_owned()];
+    up.send(Frame::Subscribe { added, removed: Vec::new() }).await.unwrap();
+    zone.handle.connected().await;
+    zone.until("it is subscribed", |state| !state.wanted.is_empty()).await;
+    (up, from_above)
 }
 
 #[tokio::test(start_paused = true)]

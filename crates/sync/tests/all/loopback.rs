@@ -54,7 +54,7 @@ async fn a_proxy_enrols_connects_and_is_kept_in_step_both_ways() {
     proxy.host.handle.subscribe(["endpoints/a"]);
     zone.until("the endpoints are wanted", |state| state.wanted.contains("endpoints/a")).await;
     zone.handle.signal("endpoints/a", signal("[]"));
-    time::timeout(LIMIT, zone.handle.settled("endpoints/a")).await.unwrap();
+    time::timeout(LIMIT, zone.handle.settled()).await.unwrap();
     assert_eq!(proxy.host.now().signals["endpoints/a"].value, "[]");
 }
 

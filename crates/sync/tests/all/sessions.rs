@@ -227,16 +227,77 @@ fn only_the_latest_value_of_a_subscribed_signal_is_sent_and_its_age_grows() {
     receive(&mut session, Frame::Subscribe { added: added.clone(), removed: Vec::new() });
     session.on_event(publish("1"), START);
     session.on_event(publish("2"), START);
-    assert!(!session.is_settled("endpoints/a"));
+    let mark = session.mark();
+    assert!(!session.has_settled(mark));
     let frame = session.next_frame(Duration::from_millis(500));
     let Some(Frame::Signal { sequence, signal, .. }) = frame else { panic!("a signal") };
     assert_eq!((sequence, signal.value.as_ref(), signal.age), (1, &b"2"[..], Duration::from_millis(1500)));
     assert_eq!(session.next_frame(START), None);
-    assert!(!session.is_settled("endpoints/a"));
+    assert!(!session.has_settled(mark));
     receive(&mut session, Frame::SignalEcho { sequence });
-    assert!(session.is_settled("endpoints/a"));
+    assert!(session.has_settled(mark));
     receive(&mut session, Frame::Subscribe { added: added.clone(), removed: added });
     assert!(matches!(session.next_frame(START), Some(Frame::Signal { .. })), "wanted anew, so sent anew");
+}
+
+#[test]
+fn what_overtook_a_value_settles_it_and_what_nobody_wants_any_more_is_not_waited_for() {
+    let mut session = greeted();
+    let [a, b] = ["endpoints/a", "endpoints/b"].map(str::to_owned);
+    receive(&mut session, Frame::Subscribe { added: vec![a.clone(), b.clone()], removed: Vec::new() });
+    let publish = |name: &String| Event::Publish {
+        name: name.clone(),
+        signal: Signal { origin: Origin::Global, age: Duration::ZERO, value: Bytes::from_static(b"1") },
+    };
+    session.on_event(publish(&a), START);
+    let mark = session.mark();
+    session.next_frame(START).expect("a signal");
+    // Changes go on, and do not keep the drain waiting that began before them.
+    session.on_event(publish(&a), START);
+    session.next_frame(START).expect("a signal");
+    receive(&mut session, Frame::SignalEcho { sequence: mark });
+    assert!(session.has_settled(mark) && !session.has_settled(session.mark()));
+    let sequence = session.mark();
+    receive(&mut session, Frame::SignalEcho { sequence });
+
+    session.on_event(publish(&b), START);
+    assert!(!session.has_settled(session.mark()));
+    receive(&mut session, Frame::Subscribe { added: Vec::new(), removed: vec![b] });
+    assert_eq!(session.next_frame(START), None);
+    assert!(session.has_settled(session.mark()));
+    receive(&mut session, Frame::SignalEcho { sequence: u64::MAX });
+    session.on_event(publish(&a), START);
+    assert!(!session.has_settled(session.mark()), "nobody can echo what was not sent");
+}
+
+#[test]
+fn signals_are_echoed_when_they_are_in_force_further_on_and_new_ones_do_not_wait_for_that() {
+    let mut session = greeted();
+    let [a, b] = ["endpoints/a", "endpoints/b"].map(str::to_owned);
+    session.on_event(Event::Subscribe(vec![a.clone(), b.clone()]), START);
+    session.next_frame(START).expect("the subscription");
+    let signal = || Signal { origin: Origin::Global, age: Duration::ZERO, value: Bytes::from_static(b"1") };
+    let comes = |session: &mut Session, name: &String, sequence| {
+        receive(session, Frame::Signal { name: name.clone(), sequence, signal: signal() })
+    };
+    let applies = |name: &String| Action::ApplySignals { signals: [(name.clone(), signal())].into() };
+    assert_eq!(comes(&mut session, &a, 1), [applies(&a)]);
+    assert_eq!(comes(&mut session, &b, 2), []);
+    let actions = session.on_event(Event::SignalsApplied, START);
+    assert_eq!(actions, [applies(&b), Action::SettleSignals]);
+    assert_eq!(session.on_event(Event::SignalsApplied, START), []);
+    assert_eq!(session.next_frame(START), None);
+    assert_eq!(session.on_event(Event::SignalsSettled, START), [Action::SettleSignals]);
+    assert_eq!(session.next_frame(START), Some(Frame::SignalEcho { sequence: 1 }));
+    assert_eq!(session.on_event(Event::SignalsSettled, START), []);
+    assert_eq!(session.next_frame(START), Some(Frame::SignalEcho { sequence: 2 }));
+
+    // A name that is not wanted any more is echoed all the same: its sender cannot know.
+    session.on_event(Event::Unsubscribe(vec![a.clone()]), START);
+    session.next_frame(START).expect("the subscription");
+    assert_eq!(comes(&mut session, &a, 3), [Action::SettleSignals]);
+    session.on_event(Event::SignalsSettled, START);
+    assert_eq!(session.next_frame(START), Some(Frame::SignalEcho { sequence: 3 }));
 }
 
 #[test]

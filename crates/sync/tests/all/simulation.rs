@@ -28,6 +28,8 @@ enum Bug {
     KeepsWhatWasRemoved,
     /// Takes an authority that came back empty at its word.
     NeverHolds,
+    /// Says that signals are in force before they are.
+    EchoesBeforeApplying,
 }
 
 #[test]
@@ -47,14 +49,15 @@ fn a_proxys_parts_are_right_at_every_moment_and_converge() {
 #[test]
 fn the_seeds_find_planted_bugs() {
     let cases = [
-        (Bug::AppliesHalfABatch, "half a batch"),
-        (Bug::AcknowledgesBeforeStoring, "acknowledged ahead"),
-        (Bug::KeepsWhatWasRemoved, "resurrected"),
-        (Bug::NeverHolds, "emptied"),
+        (Bug::AppliesHalfABatch, Shape::ControlPlanes, "half a batch"),
+        (Bug::AcknowledgesBeforeStoring, Shape::ControlPlanes, "acknowledged ahead"),
+        (Bug::KeepsWhatWasRemoved, Shape::ControlPlanes, "resurrected"),
+        (Bug::NeverHolds, Shape::ControlPlanes, "emptied"),
+        (Bug::EchoesBeforeApplying, Shape::Proxy, "settled ahead"),
     ];
-    for (bug, symptom) in cases {
+    for (bug, shape, symptom) in cases {
         let found = (0..SEEDS)
-            .find_map(|seed| panic::catch_unwind(|| simulate(seed, Shape::ControlPlanes, bug)).err())
+            .find_map(|seed| panic::catch_unwind(|| simulate(seed, shape, bug)).err())
             .map(|cause| words(&*cause))
             .unwrap_or_else(|| panic!("{bug:?} was not found"));
         assert!(found.contains(symptom), "{bug:?} was found as: {found}");
@@ -123,7 +126,7 @@ impl Simulation {
         if self.peers.iter().any(|peer| peer.session_is_over()) {
             self.break_link();
         }
-        let [lower, upper] = &self.peers;
+        let [lower, upper] = &mut self.peers;
         lower.check(upper);
         upper.check(lower);
     }

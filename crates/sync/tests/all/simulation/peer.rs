@@ -37,6 +37,9 @@ pub(super) struct Peer {
     subscribed: BTreeSet<String>,
     holdings: Holdings,
     published: BTreeMap<String, u64>,
+    /// What was published of whom, up to which mark of the session, and is not settled yet.
+    unsettled: Vec<(u64, String, u64)>,
+    stale: bool,
     heard: BTreeMap<String, u64>,
     asked: BTreeMap<u64, Bytes>,
     tickets: u64,
@@ -56,6 +59,9 @@ enum Work {
     /// What should have been stored before it was acknowledged.
     StoreLate(Batch),
     Signals(BTreeMap<String, Signal>),
+    /// What should have been in force before it was echoed.
+    SignalsLate(BTreeMap<String, Signal>),
+    Settle,
     Answer(u64, Bytes),
 }
 
@@ -76,6 +82,8 @@ impl Peer {
             subscribed: BTreeSet::new(),
             holdings: Holdings::default(),
             published: BTreeMap::new(),
+            unsettled: Vec::new(),
+            stale: false,
             heard: BTreeMap::new(),
             asked: BTreeMap::new(),
             tickets: 0,
@@ -112,6 +120,8 @@ impl Peer {
         self.session = Some(Session::new(config, now));
         self.subscribed.clear();
         self.holdings = Holdings::default();
+        self.unsettled.clear();
+        self.stale = false;
         self.asked.clear();
         self.tell(Event::Started, now, random);
         self.tell(Event::Subscribe(self.wanted.iter().cloned().collect()), now, random);
@@ -227,8 +237,15 @@ impl Peer {
         self.accept(true, now, random);
     }
 
-    pub(super) fn check(&self, other: &Self) {
+    pub(super) fn check(&mut self, other: &Self) {
         self.copied.check(&other.owned);
+        let Some(session) = &self.session else { return };
+        for (_, name, value) in self.unsettled.extract_if(.., |(mark, ..)| session.has_settled(*mark)) {
+            // Nobody knows it of a peer that is not heard, or that wants it anew.
+            if let Some(heard) = other.heard.get(&name).filter(|_| !self.stale) {
+                assert!(*heard >= value, "settled ahead: {name} is {heard}, not {value}");
+            }
+        }
     }
 
     pub(super) fn equals(&self, other: &Self) -> bool {
@@ -264,6 +281,9 @@ impl Peer {
         let value = Bytes::from(self.published.get(name).copied().unwrap_or_default().to_string());
         let signal = Signal { origin: Origin::Global, age: Duration::ZERO, value };
         self.tell(Event::Publish { name: name.to_owned(), signal }, now, random);
+        if let (Some(session), true) = (&self.session, self.subscribed.contains(name)) {
+            self.unsettled.push((session.mark(), name.to_owned(), self.published[name]));
+        }
     }
 
     fn tell(&mut self, event: Event, now: Duration, random: &mut Random) {
@@ -294,7 +314,16 @@ impl Peer {
                 }
                 _ => Work::Apply(topic, batch),
             },
+            Action::ApplySignals { signals } if self.bug == Bug::EchoesBeforeApplying => {
+                self.jobs.push(Job {
+                    due: now + Duration::from_millis(200),
+                    session: self.sessions,
+                    work: Work::SignalsLate(signals),
+                });
+                return self.tell(Event::SignalsApplied, now, random);
+            }
             Action::ApplySignals { signals } => Work::Signals(signals),
+            Action::SettleSignals => Work::Settle,
             Action::Question { id, body, .. } => Work::Answer(id, body),
             Action::Subscribed { added, removed } => {
                 self.subscribed.retain(|name| !removed.contains(name));
@@ -316,12 +345,11 @@ impl Peer {
             }
             Action::Ended(sync::session::Ended::Violation(violation)) => panic!("a violation: {violation}"),
             Action::Acknowledged { world, .. } => return self.check_acknowledged(&world),
-            Action::Greeted(_)
-            | Action::HeldByPeer { .. }
-            | Action::Heartbeat(_)
-            | Action::Stale
-            | Action::Fresh
-            | Action::Ended(_) => return,
+            Action::Greeted(_) | Action::HeldByPeer { .. } | Action::Heartbeat(_) | Action::Ended(_) => {
+                return;
+            }
+            Action::Stale => return self.stale = true,
+            Action::Fresh => return self.stale = false,
         };
         let due = now + Duration::from_millis(random.below(250));
         self.jobs.push(Job { due, session: self.sessions, work });
@@ -349,18 +377,27 @@ impl Peer {
                 return None;
             }
             Work::Signals(signals) => {
-                for (name, signal) in signals {
-                    let value = String::from_utf8(signal.value.to_vec()).unwrap().parse().unwrap();
-                    if !self.wanted.contains(&name) {
-                        continue;
-                    }
-                    let before = self.heard.insert(name, value).unwrap_or_default();
-                    assert!(before <= value, "a signal went back from {before} to {value}");
-                }
+                self.hear(signals);
                 Event::SignalsApplied
             }
+            Work::SignalsLate(signals) => {
+                self.hear(signals);
+                return None;
+            }
+            Work::Settle => Event::SignalsSettled,
             Work::Answer(id, body) => Event::Answer { id, result: Ok(body) },
         })
+    }
+
+    fn hear(&mut self, signals: BTreeMap<String, Signal>) {
+        for (name, signal) in signals {
+            let value = String::from_utf8(signal.value.to_vec()).unwrap().parse().unwrap();
+            if !self.wanted.contains(&name) {
+                continue;
+            }
+            let before = self.heard.insert(name, value).unwrap_or_default();
+            assert!(before <= value, "a signal went back from {before} to {value}");
+        }
     }
 }
 
