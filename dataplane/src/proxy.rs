@@ -10,13 +10,14 @@ use model::DestinationId;
 use snapshot::parts::Endpoints;
 use telemetry::Telemetry;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use traffic::access::Denial;
 use traffic::listen::{Bound, ListenProblem};
 use traffic::metrics::{Metrics, Totals};
 use traffic::worker::Worker;
 use traffic::{Counters, ProxyConfig};
 
-use crate::worker::{Command, run};
+use crate::worker::{Command, Side, run};
 
 /// What a listener is for.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -160,13 +161,18 @@ impl Proxy {
         self.end().await;
     }
 
-    /// Stops accepting, and lets open requests and connections finish for as long as `grace`. What is open goes
-    /// on being judged by the configurations that come meanwhile; they open no listeners any more.
+    /// Stops accepting, and lets open requests and connections finish for as long as `grace`: first those of other
+    /// proxies, while the own application, which may need others to answer them, goes on as before; and then the
+    /// application's own. What is open goes on being judged by the configurations that come meanwhile.
     pub fn drain(&self, grace: Duration) -> impl Future<Output = ()> + Send + use<> {
-        let asked = self.ask_all(move |reply| Command::Drain(grace, reply));
+        let workers: Vec<mpsc::Sender<Command>> = self.accepting_last().collect();
         async move {
-            // A worker that panicked has nothing left to drain.
-            let _ = asked.await;
+            let until = Instant::now() + grace;
+            for side in [Side::Inbound, Side::Outbound] {
+                let left = until.saturating_duration_since(Instant::now());
+                // A worker that panicked has nothing left to drain.
+                let _ = ask_all(&workers, |reply| Command::Drain(side, left, reply)).await;
+            }
         }
     }
 
@@ -177,26 +183,34 @@ impl Proxy {
         }
     }
 
-    /// Sends a command to every worker, the accepting one last, and collects the answers.
     fn ask_all<T, C>(&self, command: C) -> impl Future<Output = Result<Vec<T>, Stopped>> + Send + use<T, C>
     where
         T: Send,
         C: Fn(oneshot::Sender<T>) -> Command + Send,
     {
-        let workers: Vec<mpsc::Sender<Command>> =
-            self.workers.iter().rev().map(|worker| worker.commands.clone()).collect();
-        async move {
-            let mut waiting = Vec::with_capacity(workers.len());
-            for worker in workers {
-                let (reply, answer) = oneshot::channel();
-                worker.send(command(reply)).await.map_err(|_| Stopped)?;
-                waiting.push(answer);
-            }
-            let mut answers = Vec::with_capacity(waiting.len());
-            for answer in waiting {
-                answers.push(answer.await.map_err(|_| Stopped)?);
-            }
-            Ok(answers)
-        }
+        let workers: Vec<mpsc::Sender<Command>> = self.accepting_last().collect();
+        async move { ask_all(&workers, command).await }
     }
+
+    fn accepting_last(&self) -> impl Iterator<Item = mpsc::Sender<Command>> + '_ {
+        self.workers.iter().rev().map(|worker| worker.commands.clone())
+    }
+}
+
+/// Sends a command to one worker after the other, and collects the answers.
+async fn ask_all<T: Send>(
+    workers: &[mpsc::Sender<Command>],
+    command: impl Fn(oneshot::Sender<T>) -> Command + Send,
+) -> Result<Vec<T>, Stopped> {
+    let mut waiting = Vec::with_capacity(workers.len());
+    for worker in workers {
+        let (reply, answer) = oneshot::channel();
+        worker.send(command(reply)).await.map_err(|_| Stopped)?;
+        waiting.push(answer);
+    }
+    let mut answers = Vec::with_capacity(waiting.len());
+    for answer in waiting {
+        answers.push(answer.await.map_err(|_| Stopped)?);
+    }
+    Ok(answers)
 }

@@ -57,9 +57,8 @@ pub async fn run_static(file: &Path, options: &Options, stop: impl Future) -> an
     let starting = readiness.guard("configuration");
 
     let pages = Pages::bind(options.ready_address, options.metrics_address).await?;
-    let mut line = ReadyLine::new(PROGRAM)
-        .with("health", pages.ready_address)
-        .with("metrics", pages.metrics_address);
+    let mut line =
+        ReadyLine::new(PROGRAM).with("health", pages.ready_address).with("metrics", pages.metrics_address);
 
     let (telemetry, outlets) = Telemetry::new(&options.telemetry(), id.as_str())?;
     let proxy = Proxy::start_telling(proxy::Options { workers: options.workers }, &telemetry)?;

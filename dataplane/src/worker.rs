@@ -12,6 +12,7 @@ use snapshot::parts::Endpoints;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use traffic::access::Denial;
 use traffic::inbound::Inbounds;
@@ -30,7 +31,15 @@ pub(crate) enum Command {
     Connection(Purpose, StdStream),
     Counters(oneshot::Sender<Counters>),
     Denial(String, oneshot::Sender<Option<Denial>>),
-    Drain(Duration, oneshot::Sender<()>),
+    Drain(Side, Duration, oneshot::Sender<()>),
+}
+
+/// Of the two sides of a sidecar, the one that comes to its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Side {
+    Inbound,
+    /// What of the inbound side is still open comes to its end, too.
+    Outbound,
 }
 
 /// What came of a configuration on one worker.
@@ -59,6 +68,7 @@ pub(crate) async fn run(
         number,
         others,
         loads,
+        peers: TaskTracker::new(),
     });
     let mut listeners = Listeners::default();
     let mut sweep = time::interval(SWEEP);
@@ -96,11 +106,14 @@ pub(crate) async fn run(
             Some(Command::Denial(id, reply)) => {
                 let _ = reply.send(carrier.inbounds.denials().find(&id));
             }
-            Some(Command::Drain(grace, reply)) => {
-                listeners.close().await;
-                shared.draining.cancel();
-                shared.tasks.close();
-                let tasks = shared.tasks.clone();
+            Some(Command::Drain(side, grace, reply)) => {
+                let (told, tasks) = match side {
+                    Side::Inbound => (&shared.draining, carrier.peers.clone()),
+                    Side::Outbound => (&shared.ending, shared.tasks.clone()),
+                };
+                told.cancel();
+                listeners.retain(|purpose| carrier.is_open(purpose)).await;
+                tasks.close();
                 // It is none of the tasks that it waits for, and commands are taken meanwhile.
                 tokio::task::spawn_local(async move {
                     if time::timeout(grace, tasks.wait()).await.is_err() {
@@ -123,11 +136,12 @@ async fn apply(
     carrier.shared.credentials.replace(Some(config.credentials.clone()));
     let mut gone = carrier.outbound.apply(config);
     gone.extend(carrier.inbounds.apply(config));
-    if carrier.number != 0 || carrier.shared.draining.is_cancelled() {
+    if carrier.number != 0 {
         return (Vec::new(), gone);
     }
 
-    let (want, mut problems) = wanted(config);
+    let (mut want, mut problems) = wanted(config);
+    want.retain(|(purpose, _)| carrier.is_open(purpose));
     let taker = carrier.clone();
     let take = move |purpose: &Purpose, stream, from| taker.take(purpose, stream, from);
     problems.extend(listeners.reconcile(want, Rc::new(take)).await);
@@ -182,9 +196,19 @@ struct Carrier {
     number: usize,
     others: Vec<mpsc::Sender<Command>>,
     loads: Arc<[AtomicUsize]>,
+    /// Connections of other proxies; they are among the tasks of the worker as well.
+    peers: TaskTracker,
 }
 
 impl Carrier {
+    /// Whether new connections are taken.
+    fn is_open(&self, purpose: &Purpose) -> bool {
+        match purpose {
+            Purpose::Inbound(_) => !self.shared.draining.is_cancelled(),
+            Purpose::Outbound(_) => !self.shared.ending.is_cancelled(),
+        }
+    }
+
     /// Gives a new connection to the least loaded worker.
     fn take(self: &Rc<Self>, purpose: &Purpose, stream: TcpStream, from: SocketAddr) {
         debug!(%purpose, %from, "accepted");
@@ -220,10 +244,10 @@ impl Carrier {
             }
             Purpose::Inbound(name) => {
                 let Some(inbound) = self.inbounds.inbound(*name) else { return };
-                self.shared.tasks.spawn_local(async move {
+                self.shared.tasks.spawn_local(self.peers.track_future(async move {
                     let _load = load;
                     inbound.serve(stream).await;
-                });
+                }));
             }
         }
     }

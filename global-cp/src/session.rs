@@ -175,6 +175,10 @@ impl Host for ZoneSession {
         }
     }
 
+    async fn settled(&self) {
+        self.zones.settled_but(&self.zone).await;
+    }
+
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
         if kind != CLIENT_CERTIFICATE {
             return Err(format!("the global answers no questions of kind '{kind}'"));

@@ -9,6 +9,7 @@ use api::shapes::ProxyCounts;
 use api::status::{MOST_NAMED, RefusedDocument};
 use control::questions::SUMMARY;
 use control::{Clock, Enroller, Holds, Home};
+use futures::future::join_all;
 use identity::{Peer, ServerRole, peer_from_certificate};
 use model::kinds::{ResourceSpec, Zone};
 use model::{Document, DocumentKey, Labels, Origin, Record, ZoneName};
@@ -296,6 +297,16 @@ impl Zones {
                 warn!(%zone, signal = name, "a zone spoke for what is not its own");
             }
         }
+    }
+
+    /// Waits until all other zones have put in force what they were told so far.
+    pub(crate) async fn settled_but(&self, zone: &ZoneName) {
+        let others: Vec<Handle> = {
+            let entries = self.entries();
+            let others = entries.iter().filter(|(other, _)| *other != zone);
+            others.filter_map(|(_, entry)| Some(entry.session.as_ref()?.handle.clone())).collect()
+        };
+        join_all(others.iter().map(Handle::settled)).await;
     }
 
     /// Makes the zone's document if it has none: for who shows a token, and nobody else. One that was deleted

@@ -11,6 +11,7 @@ use api::shapes::{InspectDataplane, InspectPart, InspectSignal, ProxyCounts, Pro
 use bytes::Bytes;
 use control::Clock;
 use control::questions::exports_signal;
+use futures::future::join_all;
 use model::kinds::Dataplane;
 use model::kinds::mesh_identity::Provider;
 use model::{Origin, ResourceName, SpiffeId, Version, World, ZoneName};
@@ -114,6 +115,24 @@ impl Hub {
         }
         drop(state);
         self.input(Input::Disconnected { client: client.clone(), session, drained });
+    }
+
+    /// A client is about to leave. Done when everyone who could use it has put the news in force, in other zones too.
+    pub async fn draining(self: &Arc<Self>, client: &Client, session: SessionNumber) {
+        self.input(Input::Draining { client: client.clone(), session });
+        let upstream = self.state().upstream.clone();
+        let above = async {
+            if let Some(upstream) = upstream {
+                upstream.settled().await;
+            }
+        };
+        tokio::join!(self.settled(), above);
+    }
+
+    /// Waits until the proxies and ingresses of the zone have put in force what they were told so far.
+    pub async fn settled(&self) {
+        let links: Vec<Handle> = self.state().links.values().map(|link| link.handle.clone()).collect();
+        join_all(links.iter().map(Handle::settled)).await;
     }
 
     /// Ends the session of a client, if it has one.

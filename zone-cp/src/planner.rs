@@ -113,6 +113,11 @@ pub enum Input {
         world: World,
         generation: u64,
     },
+    /// The client is about to leave: nobody is to be sent there any more.
+    Draining {
+        client: Client,
+        session: SessionNumber,
+    },
     /// What is known of a proxy beyond its sessions.
     Life {
         proxy: ProxyId,
@@ -201,6 +206,8 @@ struct State {
     plan: Plan,
     /// It has said at least once that its configuration is in force.
     serves: bool,
+    /// It has said that it is about to leave. It goes on serving, and counts for the proof until it has gone.
+    draining: bool,
     confirmed: Option<(World, u64)>,
     /// Parts that it keeps an older version of, and why.
     refused: BTreeMap<String, String>,
@@ -248,7 +255,7 @@ impl Planner {
         match input {
             Input::Listed(listing) => self.listed(listing, &mut out),
             Input::Committed(commit) => self.committed(commit, &mut out),
-            Input::Connected { client, session } => self.connected(client, session),
+            Input::Connected { client, session } => self.connected(client, session, &mut out),
             Input::Subscribed { client, session, added, removed } => {
                 self.subscribed(client, session, &added, &removed, &mut out);
             }
@@ -263,6 +270,12 @@ impl Planner {
                     if first {
                         self.refresh_signals(&mut out);
                     }
+                }
+            }
+            Input::Draining { client, session } => {
+                if let Some(state) = self.current(&client, session) {
+                    state.draining = true;
+                    self.refresh_signals(&mut out);
                 }
             }
             Input::Refused { client, session, refused } => {
@@ -367,7 +380,7 @@ impl Planner {
         }
     }
 
-    fn connected(&mut self, client: Client, session: SessionNumber) {
+    fn connected(&mut self, client: Client, session: SessionNumber, out: &mut Vec<Output>) {
         let known = self.clients.get(&client);
         if known.is_some_and(|state| state.session > session) {
             return;
@@ -375,19 +388,20 @@ impl Planner {
         let state = State {
             session,
             presence: Presence::Connected,
-            // Who comes back within moments goes on as it did; a newcomer serves once it has said so.
-            serves: match known {
-                Some(state) => {
-                    state.serves && matches!(state.presence, Presence::Connected | Presence::Missing)
-                }
-                None => !self.settled,
-            },
+            // Who comes back within moments goes on as it did; a newcomer serves once it has said so. One that was
+            // about to leave may be new as well.
+            serves: known.map_or(!self.settled, State::is_live),
+            draining: false,
             signals: BTreeMap::new(),
             plan: Plan::default(),
             confirmed: None,
             refused: BTreeMap::new(),
         };
+        let was_draining = known.is_some_and(|state| state.draining);
         self.clients.insert(client, state);
+        if was_draining {
+            self.refresh_signals(out);
+        }
     }
 
     fn subscribed(
@@ -460,7 +474,7 @@ impl Planner {
     fn is_live(&self, mesh: &MeshName, name: &ResourceName) -> bool {
         let client = Client::Proxy(ProxyId { mesh: mesh.clone(), name: name.clone() });
         match self.clients.get(&client) {
-            Some(state) => state.serves && matches!(state.presence, Presence::Connected | Presence::Missing),
+            Some(state) => state.is_live(),
             // No word is not "gone": not in the first seconds of this control plane.
             None => !self.settled,
         }
@@ -468,6 +482,11 @@ impl Planner {
 }
 
 impl State {
+    /// Whether others are to be sent there.
+    fn is_live(&self) -> bool {
+        self.serves && !self.draining && matches!(self.presence, Presence::Connected | Presence::Missing)
+    }
+
     fn compile(&mut self, view: &View, zone: &ZoneName, id: &ProxyId, parts: &[PartName]) {
         if parts.is_empty() {
             return;

@@ -212,6 +212,11 @@ impl Host for Session {
                 self.zone.metrics.certificates_issued.inc();
                 pem
             }
+            (questions::DRAINING, client) => {
+                info!(%client, "draining");
+                self.zone.hub.draining(client, self.number).await;
+                return Ok(Bytes::new());
+            }
             (questions::CLIENT_CERTIFICATE, _) => {
                 let renewed = self.zone.enroller.renew(&self.peer, &body, self.zone.clock.now()).await;
                 identity::certificates_to_pem(&renewed.map_err(|error| error.to_string())?)

@@ -92,6 +92,10 @@ impl Host for Upstream {
         }
     }
 
+    async fn settled(&self) {
+        self.hub.settled().await;
+    }
+
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
         match kind.as_str() {
             questions::REVISION => {

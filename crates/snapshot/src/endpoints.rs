@@ -17,8 +17,12 @@ use crate::view::{Held, View};
 /// `exports/<id>`: what a zone tells other zones of one of its services. No addresses: only the zone's
 /// ingresses can tell where a handle leads.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
-#[serde(transparent)]
-pub struct Exports(pub Vec<Export>);
+pub struct Exports {
+    pub instances: Vec<Export>,
+    /// Where ingresses of the zone listen that are about to leave: nothing new is to come through them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub closing: Vec<SocketAddr>,
+}
 
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Export {
@@ -91,18 +95,17 @@ pub fn local(instances: &[Instance], zone: &ZoneName) -> Endpoints {
     Endpoints(instances.iter().map(endpoint).collect())
 }
 
-/// What they are told of a service of another zone: each instance behind each ingress of that zone.
-/// An ingress that is known by a DNS name is passed over: names are not resolved here.
+/// What they are told of a service of another zone: each instance behind each ingress of that zone. An ingress
+/// that is about to leave is passed over, unless no other is known here; and so is one that is known by a DNS name:
+/// names are not resolved here.
 pub fn remote(view: &View, destination: &DestinationId, exports: &Exports) -> Endpoints {
     let Some(zone) = &destination.zone else { return Endpoints::default() };
-    let ingresses: Vec<SocketAddr> = view
-        .of_mesh::<MeshZoneAddress>(&destination.mesh)
-        .filter(|(held, _)| held.key.origin.zone() == Some(zone))
-        .filter_map(|(_, ingress)| match ingress.address {
-            Host::Ip(ip) => Some(SocketAddr::new(ip, ingress.port)),
-            Host::Name(_) => None,
-        })
-        .collect();
+    let doors = view.of_mesh::<MeshZoneAddress>(&destination.mesh);
+    let doors = doors.filter(|(held, _)| held.key.origin.zone() == Some(zone));
+    let all: Vec<SocketAddr> = doors.filter_map(|(_, door)| door.socket_address()).collect();
+    let open: Vec<SocketAddr> =
+        all.iter().copied().filter(|address| !exports.closing.contains(address)).collect();
+    let ingresses = if open.is_empty() { all } else { open };
     let through = |export: &Export| {
         let Export { sni, identity, ready, weight } = export.clone();
         let zone = zone.clone();
@@ -115,18 +118,18 @@ pub fn remote(view: &View, destination: &DestinationId, exports: &Exports) -> En
             weight,
         })
     };
-    Endpoints(exports.0.iter().flat_map(through).collect())
+    Endpoints(exports.instances.iter().flat_map(through).collect())
 }
 
 /// What other zones are told.
-pub fn exports(instances: &[Instance]) -> Exports {
+pub fn exports(instances: &[Instance], closing: Vec<SocketAddr>) -> Exports {
     let export = |instance: &Instance| Export {
         sni: instance.sni.clone(),
         identity: instance.identity.clone(),
         ready: instance.ready,
         weight: 1,
     };
-    Exports(instances.iter().map(export).collect())
+    Exports { instances: instances.iter().map(export).collect(), closing }
 }
 
 /// What the ingresses of this zone relay: every endpoint of every service of every mesh, whether it is

@@ -99,9 +99,9 @@ impl<K: Clone + Ord + 'static> Listeners<K> {
         problems
     }
 
-    /// Stops accepting.
-    pub async fn close(&mut self) {
-        for (_, open) in std::mem::take(&mut self.open) {
+    /// Stops accepting for what is not to stay.
+    pub async fn retain(&mut self, stays: impl Fn(&K) -> bool) {
+        for (_, open) in self.open.extract_if(.., |(purpose, _), _| !stays(purpose)) {
             open.accepting.abort();
             let _ = open.accepting.await;
         }

@@ -133,7 +133,7 @@ impl Destination {
     fn new(id: DestinationId, part: Arc<parts::Destination>, shared: Rc<Shared>) -> Self {
         Self {
             id,
-            closing: shared.draining.child_token(),
+            closing: shared.ending.child_token(),
             shared,
             part: RefCell::new(part),
             backends: RefCell::default(),

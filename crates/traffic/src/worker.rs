@@ -26,8 +26,10 @@ pub struct Shared {
     pub recorder: Recorder,
     /// Owns every task of the worker: connections, and what serves them.
     pub tasks: TaskTracker,
-    /// Cancelled when open connections should come to their end.
+    /// Cancelled when open connections of other proxies should come to their end.
     pub draining: CancellationToken,
+    /// Cancelled when those of the own application should, too.
+    pub ending: CancellationToken,
     /// Who the proxy is; none before the first configuration.
     pub credentials: RefCell<Option<Arc<Credentials>>>,
     pub(crate) deadlines: Deadlines,

@@ -1,6 +1,10 @@
 //! Signals on their way from the owner of a destination to those who use it.
 
-use crate::fixture::Global;
+use std::time::Duration;
+
+use tokio::time;
+
+use crate::fixture::{Global, LIMIT};
 
 const CATALOG: &str = "exports/ms_default_west__catalog_80";
 
@@ -29,6 +33,22 @@ async fn exports_reach_those_who_want_them_and_stand_while_their_owner_is_away()
     fresh.signal(CATALOG, "[3]");
     let seen = north.until("the new exports", |seen| seen.signals[CATALOG].value == "[3]").await;
     assert_eq!(seen.signals[CATALOG].origin.as_str(), "west");
+}
+
+#[tokio::test]
+async fn exports_are_settled_when_those_who_want_them_have_passed_them_on() {
+    let global = Global::start().await;
+    let (east, west) = (global.zone("east").await, global.zone("west").await);
+    east.handle.subscribe([CATALOG]);
+    west.until("the wish", |seen| seen.wanted.contains(CATALOG)).await;
+    time::timeout(LIMIT, west.handle.settled()).await.expect("nothing is on its way");
+    east.site.listening.send_replace(false);
+    west.signal(CATALOG, "[1]");
+    east.until("the exports", |seen| seen.signals[CATALOG].value == "[1]").await;
+    let early = time::timeout(Duration::from_millis(300), west.handle.settled()).await;
+    assert!(early.is_err(), "its proxies have not heard of it");
+    east.site.listening.send_replace(true);
+    time::timeout(LIMIT, west.handle.settled()).await.expect("now they have");
 }
 
 #[tokio::test]

@@ -51,6 +51,8 @@ pub(crate) struct Site {
     pub late: watch::Sender<bool>,
     /// Whether one of them refuses whatever comes.
     pub refusing: AtomicBool,
+    /// Whether its proxies take in what they hear.
+    pub listening: watch::Sender<bool>,
 }
 
 /// What the global did, as it is seen here.
@@ -94,6 +96,7 @@ impl FakeZone {
             holds: Holds::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
+            listening: watch::Sender::new(true),
         };
         Ok(Self { name, site: Arc::new(site), handle: Handle::new(), pin, credential, session: None })
     }
@@ -133,6 +136,7 @@ impl FakeZone {
             holds: Holds::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
+            listening: watch::Sender::new(true),
         };
         Self {
             name: self.name.clone(),
@@ -350,6 +354,10 @@ impl Host for Site {
 
     async fn signals(&self, signals: BTreeMap<String, Signal>) {
         self.see(|seen| seen.signals.extend(signals));
+    }
+
+    async fn settled(&self) {
+        self.listening.subscribe().wait_for(|listening| *listening).await.unwrap();
     }
 
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {

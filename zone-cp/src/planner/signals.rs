@@ -1,13 +1,14 @@
 //! The signal side of the planner: endpoints for proxies, handles for ingresses, exports for other zones.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use control::questions::{exported, exports_signal};
 use model::kinds::{
     Dataplane, MeshIdentity, MeshMultiZoneService, MeshService, MeshZoneAddress, ResourceSpec,
 };
-use model::{DestinationId, ServiceKind};
+use model::{DestinationId, MeshName, ResourceName, ServiceKind};
 use serde::Serialize;
 use snapshot::Joined;
 use snapshot::endpoints::{self, Exports};
@@ -172,7 +173,22 @@ impl Planner {
     }
 
     fn export(&self, destination: &DestinationId) -> Bytes {
-        bytes(&endpoints::exports(&self.instances(destination)))
+        bytes(&endpoints::exports(&self.instances(destination), self.closing(&destination.mesh)))
+    }
+
+    /// The doors of this zone whose ingress is about to leave, if another door stays open.
+    fn closing(&self, mesh: &MeshName) -> Vec<SocketAddr> {
+        let doors = self.view.of_mesh::<MeshZoneAddress>(mesh);
+        let own = doors.filter(|(held, _)| held.key.origin.zone() == Some(&self.zone));
+        // A door that is no ingress's own, such as a load balancer, is not known to close.
+        let state = |name: &ResourceName| self.clients.get(&Client::Ingress(name.clone()));
+        let (closing, others): (Vec<_>, Vec<_>) =
+            own.partition(|(held, _)| state(&held.key.name).is_some_and(|state| state.draining));
+        let stays_open = |name| state(name).is_none_or(|state| state.presence == Presence::Connected);
+        if !others.iter().any(|(held, _)| stays_open(&held.key.name)) {
+            return Vec::new();
+        }
+        closing.into_iter().filter_map(|(_, door)| door.socket_address()).collect()
     }
 
     pub(super) fn instances(&self, destination: &DestinationId) -> Vec<endpoints::Instance> {

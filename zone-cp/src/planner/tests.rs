@@ -276,7 +276,7 @@ fn another_zones_service_is_asked_for_while_somebody_uses_it_and_no_word_takes_n
     assert!(out.iter().any(|output| matches!(output, Output::Want(id) if *id == destination)));
     assert!(out.iter().any(|output| matches!(output, Output::Signal { value, .. } if value.is_empty())));
 
-    let export = json!([{ "sni": "x.y", "identity": "spiffe://default.west.mesh.local/workload/cart", "ready": true, "weight": 1 }]);
+    let export = json!({ "instances": [{ "sni": "x.y", "identity": "spiffe://default.west.mesh.local/workload/cart", "ready": true, "weight": 1 }] });
     let exports = serde_json::from_value::<Exports>(export).unwrap();
     let out = planner.on_input(Input::Exported { destination: destination.clone(), exports: Some(exports) });
     let told = endpoints(&out);
@@ -343,7 +343,7 @@ fn gate(zone: &str, address: &str) -> model::Record {
 
 fn exported(zone: &str, sni: &str) -> Input {
     let identity = format!("spiffe://default.{zone}.mesh.local/workload/catalog");
-    let exports = json!([{ "sni": sni, "identity": identity, "ready": true, "weight": 1 }]);
+    let exports = json!({ "instances": [{ "sni": sni, "identity": identity, "ready": true, "weight": 1 }] });
     Input::Exported {
         destination: format!("ms_default_{zone}__catalog_http").parse().unwrap(),
         exports: Some(serde_json::from_value(exports).unwrap()),
@@ -468,4 +468,103 @@ fn what_is_not_as_it_should_be_is_found() {
     assert!(!planner.has_ingress(&"door".parse().unwrap()));
     planner.on_input(Input::Connected { client: Client::Ingress("door".parse().unwrap()), session: 2 });
     assert!(planner.has_ingress(&"door".parse().unwrap()));
+}
+
+#[test]
+fn a_proxy_that_drains_is_not_ready_for_anybody_and_counts_until_it_has_gone() {
+    let mut planner =
+        planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);
+    planner.on_input(Input::Settled);
+    certified(&mut planner, "cart");
+    let (cart, _) = connect(&mut planner, "cart", &["inbound/8080"]);
+    connect(&mut planner, "web", &["endpoints/ms_default_east__cart_http"]);
+    confirm(&mut planner, &cart, world(10, 10));
+    let wanted = vec!["exports/ms_default_east__cart_http".to_owned()];
+    let out = planner.on_input(Input::Wanted { added: wanted, removed: Vec::new() });
+    assert!(exports(&out).instances[0].ready);
+
+    let draining = |session| Input::Draining { client: cart.clone(), session };
+    assert!(planner.on_input(draining(7)).is_empty(), "a session that is none of its own says nothing");
+    let out = planner.on_input(draining(1));
+    assert!(!endpoints(&out).0[0].ready, "in its zone");
+    assert!(!exports(&out).instances[0].ready, "and in others");
+    let eleven = "global-1-11".parse().unwrap();
+    planner.on_input(commit(world(11, 10), vec![Change::Put(permission(11))]));
+    let late = |planner: &Planner| planner.prove(&eleven, NOW).late.len();
+    assert_eq!(late(&planner), 2, "it still serves whom it was told of, by what it was told");
+    confirm(&mut planner, &cart, world(11, 10));
+    assert_eq!(late(&planner), 1);
+
+    // A session that is lost meanwhile does not bring it back; a new process of the same name does.
+    planner.on_input(Input::Disconnected { client: cart.clone(), session: 1, drained: false });
+    let out = planner.on_input(Input::Connected { client: cart.clone(), session: 2 });
+    assert!(out.iter().all(|output| !matches!(output, Output::Signal { .. })), "{out:?}");
+    planner.on_input(subscribe(&cart, 2, &["inbound/8080"]));
+    let generation = planner.clients[&cart].plan.generation;
+    let confirmed = Input::Confirmed { client: cart.clone(), session: 2, world: world(11, 10), generation };
+    assert!(endpoints(&planner.on_input(confirmed)).0[0].ready);
+}
+
+/// The last of what other zones are told.
+fn exports(out: &[Output]) -> Exports {
+    let value = out.iter().rev().find_map(|output| match output {
+        Output::Export { value, .. } => Some(value.clone()),
+        _ => None,
+    });
+    serde_json::from_slice(&value.expect("an export")).unwrap()
+}
+
+fn gate_named(name: &str, address: &str) -> model::Record {
+    record("east", 4, "MeshZoneAddress", name, json!({ "spec": { "address": address, "port": 10001 } }))
+}
+
+#[test]
+fn other_zones_come_through_another_door_while_an_ingress_drains_if_there_is_one() {
+    let doors = [gate_named("gate-1", "127.0.0.8"), gate_named("gate-2", "127.0.0.9")];
+    let own = [dataplane(1, "cart"), service(3, "cart"), identity()];
+    let mut planner = planner(own.into_iter().chain(doors).collect());
+    planner.on_input(Input::Settled);
+    let wanted = vec!["exports/ms_default_east__cart_http".to_owned()];
+    planner.on_input(Input::Wanted { added: wanted, removed: Vec::new() });
+    let [first, second] = ["gate-1", "gate-2"].map(|name| Client::Ingress(name.parse().unwrap()));
+    let connected = |client: &Client| Input::Connected { client: client.clone(), session: 1 };
+    let draining = |client: &Client| Input::Draining { client: client.clone(), session: 1 };
+    planner.on_input(connected(&first));
+    planner.on_input(connected(&second));
+    let out = planner.on_input(draining(&first));
+    assert_eq!(exports(&out).closing, ["127.0.0.8:10001".parse().unwrap()]);
+
+    // What it has open goes on by its table.
+    planner.on_input(subscribe(&first, 1, &["handles"]));
+    let out = planner.on_input(Input::Disconnected { client: second.clone(), session: 1, drained: true });
+    assert_eq!(exports(&out).closing, [], "the last door stays until it is gone");
+    let out = planner.on_input(Input::Connected { client: second.clone(), session: 2 });
+    assert!(out.is_empty());
+    let out = planner.on_input(Input::Draining { client: second, session: 2 });
+    assert!(out.is_empty(), "so do the last two: {out:?}");
+    let out = planner.on_input(Input::Connected { client: first, session: 2 });
+    assert_eq!(exports(&out).closing, ["127.0.0.9:10001".parse().unwrap()], "the first is back");
+}
+
+#[test]
+fn a_door_that_closes_is_not_used_unless_no_other_is_known_here() {
+    let west = [gate("west", "127.0.0.9"), catalog("west")];
+    let mut planner =
+        planner([dataplane(1, "web"), identity(), everywhere(4)].into_iter().chain(west).collect());
+    planner.on_input(Input::Settled);
+    connect(&mut planner, "web", &[CATALOG]);
+    planner.on_input(exported("west", "x.y"));
+    let identity = "spiffe://default.west.mesh.local/workload/catalog";
+    let instances = json!([{ "sni": "x.y", "identity": identity, "ready": true, "weight": 1 }]);
+    let word = json!({ "instances": instances, "closing": ["127.0.0.9:10001"] });
+    let closing = Input::Exported {
+        destination: "ms_default_west__catalog_http".parse().unwrap(),
+        exports: Some(serde_json::from_value(word).unwrap()),
+    };
+    assert!(planner.on_input(closing).is_empty(), "word of the other door is not here yet");
+    let other = json!({ "spec": { "address": "127.0.0.10", "port": 10001 } });
+    let other = record("west", 9, "MeshZoneAddress", "gate-2", other);
+    let out = planner.on_input(commit(world(11, 10), vec![Change::Put(other)]));
+    let addresses: Vec<String> = endpoints(&out).0.iter().map(|e| e.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.10:10001"]);
 }

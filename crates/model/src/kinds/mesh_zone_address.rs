@@ -1,5 +1,7 @@
 //! MeshZoneAddress: where other zones dial an ingress of this zone.
 
+use std::net::SocketAddr;
+
 use serde_json::json;
 
 use super::{Author, Generated, Host, Kind, Naming, ResourceSpec, Root, Scope, Travels};
@@ -9,6 +11,16 @@ use crate::document::Fields;
 pub struct MeshZoneAddress {
     pub address: Host,
     pub port: u16,
+}
+
+impl MeshZoneAddress {
+    /// None where it is known by a DNS name.
+    pub fn socket_address(&self) -> Option<SocketAddr> {
+        match self.address {
+            Host::Ip(ip) => Some(SocketAddr::new(ip, self.port)),
+            Host::Name(_) => None,
+        }
+    }
 }
 
 impl ResourceSpec for MeshZoneAddress {

@@ -164,6 +164,11 @@ async fn answer(
         Verdict::Denied(_) => return Ok(denied(&mut record, words, inbound, peer)),
     }
     let watch = peer.standing().watch();
+    // It was on its way when the goodbye was: another endpoint takes it. On HTTP/1.1 only an answer can say anything.
+    if is_h2 && inbound.closing.is_cancelled() {
+        record.failed(Flag::Draining);
+        return Err(h2::Reason::REFUSED_STREAM.into());
+    }
     if request.method() == Method::CONNECT {
         let detail = "CONNECT is not carried";
         let status = StatusCode::NOT_IMPLEMENTED;

@@ -141,7 +141,7 @@ impl Pool {
             endpoint.pool.connecting.borrow_mut().take();
             // A drain leaves it to those who wait for it.
             if let Ok(connection) = &outcome
-                && !destination.shared().draining.is_cancelled()
+                && !destination.shared().ending.is_cancelled()
             {
                 endpoint.pool.open.borrow_mut().push(connection.clone());
             }
@@ -193,7 +193,7 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| ended(io::Error::other(error)))?;
-    let (draining, pooled) = (destination.shared().draining.clone(), Rc::downgrade(endpoint));
+    let (ending, pooled) = (destination.shared().ending.clone(), Rc::downgrade(endpoint));
     let open = Rc::new(Open::new(&destination.shared().deadlines, &destination.part().timeouts));
     let carried = open.clone();
     destination.shared().tasks.spawn_local(async move {
@@ -202,7 +202,7 @@ where
         // Whatever ends it, every request on it is told.
         tokio::select! {
             _ = &mut connection => return,
-            () = draining.cancelled() => {}
+            () = ending.cancelled() => {}
             _ = carried.deadline.passed() => {}
         }
         // It says goodbye when nobody holds it: now, or after its last stream.
@@ -402,7 +402,7 @@ mod tests {
                 });
                 let connection = Pool::connection(&endpoint, &to_catalog, &config.credentials).await.unwrap();
                 shared.tasks.close();
-                shared.draining.cancel();
+                shared.ending.cancel();
                 assert!(
                     timeout(Duration::from_millis(50), shared.tasks.wait()).await.is_err(),
                     "somebody holds it"
