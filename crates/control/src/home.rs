@@ -175,6 +175,7 @@ async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
@@ -206,6 +207,23 @@ mod tests {
         assert!(second.auth().caller(&admin).is_some());
         assert!(second.auth().caller("another").is_none());
         assert!(!folder.join(ADMIN_TOKEN_FILE).exists());
+    }
+
+    #[tokio::test]
+    async fn no_key_of_a_control_plane_is_in_its_file_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path(), Origin::Global, SystemTime::now()).await.unwrap();
+        let store = home.store.clone();
+        // Any 16 bytes of one would do.
+        let mut pieces = BTreeSet::new();
+        for name in [CA, TOKEN_KEY, ADMIN_TOKEN] {
+            let secret = store.secret_get(name).await.unwrap().unwrap();
+            pieces.extend(secret.expose().chunks_exact(16).map(<[u8]>::to_vec));
+        }
+        assert!(pieces.len() > 20);
+        drop((home, store));
+        let file = fs::read(dir.path().join("store.redb")).unwrap();
+        assert!(!file.windows(16).any(|window| pieces.contains(window)));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use model::{DocumentKey, Origin};
 use tokio::sync::watch;
@@ -11,7 +12,7 @@ use crate::error::Error;
 use crate::seal::{RollingHash, Sealed, StoreKeys, new_store_key};
 use crate::store::{Answer, Store};
 use crate::tables::{
-    Identity, Meta, Reader, Retention, SealedCommit, Tables, TablesMut, Task, Tombstone, execute,
+    Identity, Meta, Reader, Retention, SealedCommit, StoreClock, Tables, TablesMut, Task, Tombstone, execute,
 };
 use crate::watch::Feed;
 use crate::write::Receipt;
@@ -23,11 +24,11 @@ impl MemoryStore {
     /// An empty store of this origin, with a key of its own.
     #[expect(clippy::new_ret_no_self, reason = "callers hold stores as the trait")]
     pub fn new(origin: Origin) -> Arc<dyn Store> {
-        Self::with_retention(origin, Retention::default())
+        Self::with_retention(origin, Retention::default(), Arc::new(SystemTime::now))
     }
 
-    pub fn with_retention(origin: Origin, retention: Retention) -> Arc<dyn Store> {
-        Self::of(Identity { origin, keys: StoreKeys::new(&new_store_key()), retention })
+    pub fn with_retention(origin: Origin, retention: Retention, clock: StoreClock) -> Arc<dyn Store> {
+        Self::of(Identity { origin, keys: StoreKeys::new(&new_store_key()), retention, clock })
     }
 
     pub(crate) fn of(identity: Identity) -> Arc<dyn Store> {

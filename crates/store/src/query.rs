@@ -89,7 +89,8 @@ pub struct Head {
 pub struct Listing {
     pub sequence: u64,
     pub world: World,
-    /// In the order of their keys' text.
+    /// In the order of their keys' text; without secret ones that do not open, for which [`crate::Store::get`]
+    /// answers why.
     pub records: Vec<Record>,
 }
 
@@ -219,14 +220,26 @@ pub(crate) fn commits_after(reader: &Reader<'_>, after: u64) -> Result<Vec<Commi
         return Err(Error::Compacted { after, oldest: meta.log_start - 1 });
     }
     let last = meta.line.sequence.min(after + PIECE);
-    (after + 1..=last).map(|sequence| reader.commit(sequence)).collect()
+    let mut commits = Vec::new();
+    for sequence in after + 1..=last {
+        match reader.commit(sequence) {
+            Ok(commit) => commits.push(commit),
+            // Who lists again is past it.
+            Err(Error::Damaged { .. }) if commits.is_empty() => {
+                return Err(Error::Compacted { after, oldest: sequence });
+            }
+            Err(Error::Damaged { .. }) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(commits)
 }
 
 fn records(reader: &Reader<'_>, wanted: impl Fn(&Record) -> bool) -> Result<Vec<Record>, Error> {
     let mut records = Vec::new();
     reader.each_record(&mut |sealed| {
         if wanted(sealed.envelope()) {
-            records.push(reader.open(sealed)?);
+            records.extend(reader.opened(sealed));
         }
         Ok(())
     })?;

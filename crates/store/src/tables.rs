@@ -4,6 +4,9 @@
 //! generations of lanes; and one value beside them, [`Meta`]. A backend gives access to them in one transaction; what to put
 //! where, and what to drop when it grows old, is decided here.
 
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use model::{DocumentKey, Origin, Point, Version, World};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +21,8 @@ use crate::write::{Fence, Receipt, Write};
 pub struct Retention {
     /// Transactions in the change log: how far a watcher may fall behind.
     pub commits: u64,
+    /// How old a transaction in the change log may grow, as the clock goes when the next one is written.
+    pub age: Duration,
     /// Document bytes in the change log. The last transaction is kept whatever its size.
     pub commit_bytes: u64,
     /// Deletions: how far back `since` can tell a difference.
@@ -26,7 +31,8 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { commits: 4096, commit_bytes: 64 * 1024 * 1024, tombstones: 16 * 1024 }
+        let (commits, age) = (4096, Duration::from_secs(24 * 60 * 60));
+        Self { commits, age, commit_bytes: 64 * 1024 * 1024, tombstones: 16 * 1024 }
     }
 }
 
@@ -73,6 +79,8 @@ pub(crate) struct Tombstone {
 #[derive(Clone)]
 pub(crate) struct SealedCommit {
     pub(crate) sequence: u64,
+    /// When it was written, in seconds since 1970.
+    pub(crate) at: u64,
     pub(crate) world: World,
     pub(crate) changes: Vec<SealedChange>,
 }
@@ -134,6 +142,17 @@ pub(crate) struct Identity {
     pub(crate) origin: Origin,
     pub(crate) keys: StoreKeys,
     pub(crate) retention: Retention,
+    pub(crate) clock: StoreClock,
+}
+
+/// Tells a store the time of day, by which it lets its history go.
+pub type StoreClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+impl Identity {
+    /// In seconds since 1970.
+    fn now(&self) -> u64 {
+        (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
 }
 
 /// Tables together with the keys that open what is sealed in them.
@@ -155,12 +174,15 @@ impl<'a> Reader<'a> {
         self.tables.meta()
     }
 
-    pub(crate) fn open(&self, sealed: Sealed) -> Result<model::Record, Error> {
-        self.identity.keys.open(sealed)
+    /// None, and a word in the log, for a secret document that does not open: it must not keep anybody from
+    /// reading the others.
+    pub(crate) fn opened(&self, sealed: Sealed) -> Option<model::Record> {
+        let opened = self.identity.keys.open(sealed);
+        opened.inspect_err(|error| tracing::error!(%error, "a secret document is left out")).ok()
     }
 
     pub(crate) fn record(&self, key: &DocumentKey) -> Result<Option<model::Record>, Error> {
-        self.tables.record(key)?.map(|sealed| self.open(sealed)).transpose()
+        self.tables.record(key)?.map(|sealed| self.identity.keys.open(sealed)).transpose()
     }
 
     pub(crate) fn each_record(
@@ -183,12 +205,13 @@ impl<'a> Reader<'a> {
     /// One that the log has according to its meta.
     pub(crate) fn commit(&self, sequence: u64) -> Result<Commit, Error> {
         let missing = || Error::unavailable(format!("the change log lacks {sequence}"));
-        let SealedCommit { sequence, world, changes } = self.tables.commit(sequence)?.ok_or_else(missing)?;
+        let SealedCommit { sequence, world, changes, .. } =
+            self.tables.commit(sequence)?.ok_or_else(missing)?;
         let open = |change| match change {
-            SealedChange::Put(sealed) => self.open(sealed).map(Change::Put),
-            SealedChange::Deleted { key, version } => Ok(Change::Deleted { key, version }),
+            SealedChange::Put(sealed) => self.opened(sealed).map(Change::Put),
+            SealedChange::Deleted { key, version } => Some(Change::Deleted { key, version }),
         };
-        let changes = changes.into_iter().map(open).collect::<Result<_, _>>()?;
+        let changes = changes.into_iter().filter_map(open).collect();
         Ok(Commit { sequence, world, changes })
     }
 
@@ -205,8 +228,11 @@ impl<'a> Reader<'a> {
     }
 
     fn held(&self, key: &DocumentKey) -> Result<Held, Error> {
-        if let Some(record) = self.record(key)? {
-            return Ok(Held::Document(record));
+        if let Some(sealed) = self.tables.record(key)? {
+            // One that does not open can still be replaced and deleted: its version is known, and what it
+            // says is nothing that anybody would write.
+            let record = self.identity.keys.open(sealed.clone());
+            return Ok(Held::Document(record.unwrap_or_else(|_| sealed.envelope().clone())));
         }
         Ok(match self.tables.tombstone(key)? {
             Some(Tombstone { point, .. }) => Held::Deleted(Version { origin: key.origin.clone(), point }),
@@ -284,8 +310,12 @@ fn execute_writes(
         let changes: Vec<_> = commit.changes.iter().map(|change| seal(identity, change)).collect();
         record_changes(tables, &mut meta, &changes)?;
         let world = commit.world.clone();
-        append(tables, &mut meta, SealedCommit { sequence: commit.sequence, world, changes })?;
-        prune(tables, &mut meta, &identity.retention)?;
+        append(
+            tables,
+            &mut meta,
+            SealedCommit { sequence: commit.sequence, at: identity.now(), world, changes },
+        )?;
+        prune(tables, &mut meta, identity)?;
         tables.set_meta(&meta)?;
     }
     Ok(Done { receipt, changed: commit.is_some(), commit })
@@ -307,8 +337,9 @@ fn begin_epoch(
     let (sequence, world) = (meta.line.sequence, meta.line.world(&identity.origin));
     let commit = begins.then(|| Commit { sequence, world: world.clone(), changes: Vec::new() });
     if begins {
-        append(tables, &mut meta, SealedCommit { sequence, world: world.clone(), changes: Vec::new() })?;
-        prune(tables, &mut meta, &identity.retention)?;
+        let (at, world, changes) = (identity.now(), world.clone(), Vec::new());
+        append(tables, &mut meta, SealedCommit { sequence, at, world, changes })?;
+        prune(tables, &mut meta, identity)?;
         tables.set_meta(&meta)?;
     }
     Ok(Done { receipt: Receipt { sequence, world, written: Vec::new() }, changed: begins, commit })
@@ -360,12 +391,19 @@ fn append(tables: &mut impl TablesMut, meta: &mut Meta, commit: SealedCommit) ->
     tables.put_commit(commit)
 }
 
-fn prune(tables: &mut impl TablesMut, meta: &mut Meta, retention: &Retention) -> Result<(), Error> {
-    let last = meta.line.sequence;
-    while meta.log_start < last
-        && (last + 1 - meta.log_start > retention.commits || meta.log_bytes > retention.commit_bytes)
-    {
-        let oldest = tables.commit(meta.log_start)?;
+/// The last transaction stays whatever it is.
+fn prune(tables: &mut impl TablesMut, meta: &mut Meta, identity: &Identity) -> Result<(), Error> {
+    let (retention, last) = (&identity.retention, meta.line.sequence);
+    let oldest_kept = identity.now().saturating_sub(retention.age.as_secs());
+    while meta.log_start < last {
+        let many = last + 1 - meta.log_start > retention.commits || meta.log_bytes > retention.commit_bytes;
+        let oldest = match tables.commit(meta.log_start) {
+            Err(Error::Damaged { .. }) => None,
+            oldest => oldest?,
+        };
+        if !many && oldest.as_ref().is_some_and(|commit| commit.at >= oldest_kept) {
+            break;
+        }
         meta.log_bytes -= oldest.map_or(0, |commit| commit.bytes());
         tables.remove_commit(meta.log_start)?;
         meta.log_start += 1;

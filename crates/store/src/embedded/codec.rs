@@ -33,6 +33,9 @@ struct Envelope {
 
 #[derive(Deserialize, Serialize)]
 struct Entry {
+    /// Not known of those that an earlier version of this program wrote.
+    #[serde(default)]
+    at: u64,
     world: World,
     changes: Vec<EntryChange>,
 }
@@ -60,7 +63,7 @@ pub(super) fn encode_commit(commit: &SealedCommit) -> Vec<u8> {
             EntryChange::Deleted { key: key.clone(), version: version.clone() }
         }
     });
-    let entry = Entry { world: commit.world.clone(), changes: changes.collect() };
+    let entry = Entry { at: commit.at, world: commit.world.clone(), changes: changes.collect() };
     let bodies = commit.changes.iter().filter_map(|change| match change {
         SealedChange::Put(sealed) => Some(sealed.envelope().bytes.as_ref()),
         SealedChange::Deleted { .. } => None,
@@ -69,13 +72,13 @@ pub(super) fn encode_commit(commit: &SealedCommit) -> Vec<u8> {
 }
 
 pub(super) fn decode_commit(sequence: u64, row: &[u8]) -> Result<SealedCommit, Malformed> {
-    let (Entry { world, changes }, mut body) = unframe(row)?;
+    let (Entry { at, world, changes }, mut body) = unframe(row)?;
     let change = |change| match change {
         EntryChange::Put(envelope) => record(envelope, &mut body).map(SealedChange::Put),
         EntryChange::Deleted { key, version } => Ok(SealedChange::Deleted { key, version }),
     };
     let changes = changes.into_iter().map(change).collect::<Result<_, _>>()?;
-    Ok(SealedCommit { sequence, world, changes })
+    Ok(SealedCommit { sequence, at, world, changes })
 }
 
 fn envelope(record: &Record) -> Envelope {
@@ -128,6 +131,7 @@ mod tests {
         let deleted = ("Mesh//global//c".parse::<DocumentKey>().unwrap(), "global-1-8".parse().unwrap());
         let commit = SealedCommit {
             sequence: 9,
+            at: 7,
             world: World::default(),
             changes: vec![
                 SealedChange::Put(sealed("a", b"one")),

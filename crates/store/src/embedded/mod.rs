@@ -15,7 +15,7 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use model::Origin;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::backend::{Backed, Backend};
 use crate::error::{Error, OpenError};
 use crate::store::{Answer, Store};
-use crate::tables::{Identity, Reader, Retention, Task};
+use crate::tables::{Identity, Reader, Retention, StoreClock, Task};
 use crate::watch::Feed;
 use crate::write::Receipt;
 use file::StoreFile;
@@ -43,16 +43,17 @@ impl EmbeddedStore {
     /// (both 0600), which belong together. It blocks, and the store must be used on a tokio runtime.
     /// Dropping the last handle waits for the writes under way and frees the file.
     pub fn open(folder: &Path, origin: Origin) -> Result<Arc<dyn Store>, OpenError> {
-        Self::open_with(folder, origin, Retention::default())
+        Self::open_with(folder, origin, Retention::default(), Arc::new(SystemTime::now))
     }
 
     pub fn open_with(
         folder: &Path,
         origin: Origin,
         retention: Retention,
+        clock: StoreClock,
     ) -> Result<Arc<dyn Store>, OpenError> {
         let (file, keys) = files::open(folder, &origin)?;
-        let start = start(file, Identity { origin, keys, retention }, REST);
+        let start = start(file, Identity { origin, keys, retention, clock }, REST);
         start.map_err(|source| OpenError::File { path: folder.to_owned(), source })
     }
 }

@@ -151,13 +151,13 @@ impl<T: Transaction> Tables for Rows<T> {
     fn record(&self, key: &DocumentKey) -> Result<Option<Sealed>, Error> {
         let table = self.open(RECORDS)?;
         let row = table.get(key.to_string().as_str()).map_err(Error::unavailable)?;
-        row.map(|row| codec::decode_record(row.value()).map_err(Error::unavailable)).transpose()
+        row.map(|row| codec::decode_record(row.value()).map_err(|_| damaged(key))).transpose()
     }
 
     fn each_record(&self, visit: &mut dyn FnMut(Sealed) -> Result<(), Error>) -> Result<(), Error> {
         for row in self.open(RECORDS)?.iter().map_err(Error::unavailable)? {
-            let (_, row) = row.map_err(Error::unavailable)?;
-            visit(codec::decode_record(row.value()).map_err(Error::unavailable)?)?;
+            let (key, row) = row.map_err(Error::unavailable)?;
+            visit(codec::decode_record(row.value()).map_err(|_| damaged(key.value()))?)?;
         }
         Ok(())
     }
@@ -188,7 +188,8 @@ impl<T: Transaction> Tables for Rows<T> {
     fn commit(&self, sequence: u64) -> Result<Option<SealedCommit>, Error> {
         let table = self.open(COMMITS)?;
         let row = table.get(sequence).map_err(Error::unavailable)?;
-        row.map(|row| codec::decode_commit(sequence, row.value()).map_err(Error::unavailable)).transpose()
+        let damaged = |_| damaged(format_args!("transaction {sequence}"));
+        row.map(|row| codec::decode_commit(sequence, row.value()).map_err(damaged)).transpose()
     }
 
     fn hash(&self, revision: u64) -> Result<Option<RollingHash>, Error> {
@@ -267,4 +268,9 @@ impl TablesMut for Rows<WriteTransaction> {
 
 fn tombstone((epoch, revision, number): (u64, u64, u64)) -> Tombstone {
     Tombstone { point: Point { epoch, revision }, number }
+}
+
+/// A row that this program did not write so. It concerns that row alone: the medium is well.
+fn damaged(what: impl ToString) -> Error {
+    Error::Damaged { what: what.to_string() }
 }

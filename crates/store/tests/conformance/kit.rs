@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use model::{DocumentKey, Origin, Point, Record, Version, World};
-use store::{Draft, EmbeddedStore, MemoryStore, Retention, Store, Write};
+use store::{Draft, EmbeddedStore, MemoryStore, Retention, Store, StoreClock, Write};
 use tempfile::TempDir;
 
 /// Makes stores of one backend. The folders live as long as the kit.
@@ -33,10 +33,14 @@ impl Kit {
     }
 
     pub(crate) fn store_with(&self, owner: &str, retention: Retention) -> Arc<dyn Store> {
+        self.store_at(owner, retention, Arc::new(|| UNIX_EPOCH))
+    }
+
+    pub(crate) fn store_at(&self, owner: &str, retention: Retention, clock: StoreClock) -> Arc<dyn Store> {
         if self.embedded {
-            EmbeddedStore::open_with(&self.folder(), origin(owner), retention).unwrap()
+            EmbeddedStore::open_with(&self.folder(), origin(owner), retention, clock).unwrap()
         } else {
-            MemoryStore::with_retention(origin(owner), retention)
+            MemoryStore::with_retention(origin(owner), retention, clock)
         }
     }
 

@@ -2,6 +2,7 @@
 //! embedded one must do besides.
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod compaction;
 mod copies;
 mod durable;
 mod epochs;
@@ -9,6 +10,7 @@ mod fences;
 mod kit;
 mod secrets;
 mod since;
+mod tampered;
 mod watching;
 mod writing;
 
@@ -71,6 +73,9 @@ every_backend! {
         a_watch_from_the_future_is_told_to_list_again,
         a_large_log_is_cut_by_bytes_too,
         a_watch_ends_with_the_store;
+    compaction:
+        history_is_let_go_when_it_is_old,
+        compaction_never_breaks_a_watch;
     since:
         who_has_everything_lacks_nothing,
         who_has_nothing_lacks_everything,

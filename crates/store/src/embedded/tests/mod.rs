@@ -12,7 +12,7 @@ mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use model::Origin;
 
@@ -24,7 +24,8 @@ use crate::tables::{Identity, Retention};
 use fake_disk::FakeDisk;
 
 /// Short, so that histories are cut within a run.
-const RETENTION: Retention = Retention { commits: 12, commit_bytes: 200_000, tombstones: 4 };
+const RETENTION: Retention =
+    Retention { commits: 12, age: Duration::from_secs(3600), commit_bytes: 200_000, tombstones: 4 };
 
 /// A store on a disk of ours; an error where the disk failed meanwhile.
 fn open(disk: &Arc<FakeDisk>) -> Result<Arc<dyn Store>, String> {
@@ -40,7 +41,7 @@ fn open(disk: &Arc<FakeDisk>) -> Result<Arc<dyn Store>, String> {
 fn identity() -> Identity {
     let key = StoreKey::new([7; 32]);
     let origin: Origin = "east".parse().unwrap();
-    Identity { origin, keys: StoreKeys::new(&key), retention: RETENTION }
+    Identity { origin, keys: StoreKeys::new(&key), retention: RETENTION, clock: Arc::new(|| UNIX_EPOCH) }
 }
 
 /// Runs the seeds, or the one that is asked for, each with a runtime of its own; tells which ones failed.
