@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use control::questions::{HeldAnswer, HeldDocument};
 use identity::TrustStore;
 use model::kinds::{self, MeshService, MeshTrust, ResourceSpec};
 use model::{Document, DocumentKey, MeshName, Origin, Point, Record, TrustDomain, Version, World, ZoneName};
@@ -133,6 +134,31 @@ fn owns(
         "trust domain '{domain}' is not zone '{zone}'s: its own are <mesh>.{zone}.mesh.local, and those in \
          trustDomains of its Zone"
     ))
+}
+
+/// How many bytes of documents one answer has, unless a single one has more. Written as text in JSON they may become
+/// twice as many, and must fit into a frame.
+const PAGE: usize = 768 * 1024;
+
+/// The documents of a zone after `after`, a page of them, for the zone itself. `held` is in the order of the keys' text.
+pub fn page(held: Vec<Record>, after: Option<&DocumentKey>) -> HeldAnswer {
+    let after = after.map(ToString::to_string);
+    let rest =
+        held.into_iter().filter(|record| after.as_ref().is_none_or(|after| record.key.to_string() > *after));
+    let (mut items, mut size) = (Vec::new(), 0);
+    for record in rest {
+        size += record.bytes.len();
+        if size > PAGE && !items.is_empty() {
+            let next = items.last().map(|last: &HeldDocument| last.key.clone());
+            return HeldAnswer { items, next };
+        }
+        // What is no text is no document, and was not taken over.
+        if let Ok(document) = String::from_utf8(record.bytes.to_vec()) {
+            let Record { key, requires, bundle, .. } = record;
+            items.push(HeldDocument { key, requires, bundle, document });
+        }
+    }
+    HeldAnswer { items, next: None }
 }
 
 /// The bundles that are held, to tell an older one or a stolen key from a good one.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::shapes::ProxyCounts;
 use bytes::Bytes;
 use control::line::{self, Heard};
-use control::questions::{CLIENT_CERTIFICATE, SUMMARY};
+use control::questions::{CLIENT_CERTIFICATE, HELD, HeldQuestion, SUMMARY};
 use identity::certificates_to_pem;
 use model::kinds::{MeshTrust, ResourceSpec};
 use model::{Origin, World, ZoneName};
@@ -180,11 +180,21 @@ impl Host for ZoneSession {
     }
 
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
-        if kind != CLIENT_CERTIFICATE {
-            return Err(format!("the global answers no questions of kind '{kind}'"));
+        match kind.as_str() {
+            CLIENT_CERTIFICATE => {
+                let chain = self.zones.renew(&self.zone, &body).await.map_err(|error| error.to_string())?;
+                Ok(certificates_to_pem(&chain).into())
+            }
+            HELD => {
+                let HeldQuestion { after } =
+                    serde_json::from_slice(&body).map_err(|error| format!("it cannot be read: {error}"))?;
+                let filter = Filter::all().written_by(self.origin());
+                let held = self.store().list(filter).await.map_err(|error| error.to_string())?;
+                let answer = originated::page(held.records, after.as_ref());
+                serde_json::to_vec(&answer).map(Bytes::from).map_err(|error| error.to_string())
+            }
+            _ => Err(format!("the global answers no questions of kind '{kind}'")),
         }
-        let chain = self.zones.renew(&self.zone, &body).await.map_err(|error| error.to_string())?;
-        Ok(certificates_to_pem(&chain).into())
     }
 
     fn ages(&self) -> Vec<(Origin, std::time::Duration)> {

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod ingress;
+mod lost_stores;
 mod processes;
 mod promises;
 mod protocols;

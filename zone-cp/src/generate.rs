@@ -25,7 +25,8 @@ pub struct Generated {
 /// An authority of this zone, as others see it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PublicAuthority {
-    pub pem: String,
+    /// Each with its certificates, in PEM; that of the authority that issues now first.
+    pub bundles: Vec<String>,
     pub number: BundleNumber,
 }
 
@@ -54,7 +55,7 @@ pub fn documents(
     let mut all = Vec::new();
     for ((mesh, domain), name) in trust_domains(view, zone) {
         if let Some(authority) = authorities.get(&(mesh.clone(), domain.clone())) {
-            let trust = MeshTrust { trust_domain: domain, ca_bundles: vec![authority.pem.clone()] };
+            let trust = MeshTrust { trust_domain: domain, ca_bundles: authority.bundles.clone() };
             let document = Document::generate(Some(mesh), name, managed(), trust);
             all.push(Generated { document, bundle: Some(authority.number) });
         }

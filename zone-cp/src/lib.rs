@@ -22,6 +22,7 @@ pub mod replica;
 pub mod reporter;
 pub mod sessions;
 pub mod start;
+pub mod take_up;
 pub mod upstream;
 
 pub use options::Options;

@@ -39,6 +39,7 @@ use crate::planner::{Input, Planner, ProxyId};
 use crate::proxies::Zone;
 use crate::reporter::Reporter;
 use crate::sessions::Sessions;
+use crate::take_up::TakeUp;
 use crate::upstream::Upstream;
 
 /// The zone control plane, to be started in any process.
@@ -101,6 +102,12 @@ impl ZoneCp {
                     holds: holds.clone(),
                     reporter: reporter.clone(),
                     ages: ages.clone(),
+                    take_up: TakeUp {
+                        zone: zone.clone(),
+                        upstream: handle.clone(),
+                        authorities: authorities.clone(),
+                        ingresses: ingresses.clone(),
+                    },
                 });
                 let joining = Joining {
                     peer: Peer::Zone(zone.clone()),

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::hub::Hub;
 use crate::planner::{Input, ProxyId};
 use crate::reporter::Reporter;
+use crate::take_up::TakeUp;
 use crate::{proof, replica};
 
 pub struct Upstream {
@@ -33,6 +34,7 @@ pub struct Upstream {
     pub reporter: Arc<Reporter>,
     /// How the global says that it hears the others.
     pub ages: Arc<Mutex<Ages>>,
+    pub take_up: TakeUp,
 }
 
 /// The longest that a question about a revision may wait here; its asker asks again.
@@ -44,6 +46,7 @@ impl Host for Upstream {
     }
 
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
+        self.take_up.look(&*self.store, &base).await?;
         let standing = line::find(&*self.store, &base).await?;
         let changes = self.store.since(base.world().clone(), replica::originated(&self.zone)).await?;
         let hash = line::hash_at(&*self.store, &changes.world).await?;

@@ -82,7 +82,7 @@ impl Line {
             None => self.earlier.push(self.stretch()),
         }
         self.begun = self.point.revision.max(revision);
-        self.point = Point { epoch: self.point.epoch.max(epoch) + 1, revision: self.begun };
+        self.point = Point { epoch: self.point.epoch.max(epoch).saturating_add(1), revision: self.begun };
         self.sequence += 1;
         hashes.push((self.begun, self.hash));
         hashes
