@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::watch::{KEEP_ALIVE, MOST_WATCHES};
 use api::{AdmitAll, Authority, Caller};
@@ -136,7 +136,7 @@ async fn a_watch_is_taken_up_where_it_ended_and_after_any_write() {
 #[tokio::test(start_paused = true)]
 async fn who_is_too_far_behind_is_told_so_and_then_everything() {
     let retention = Retention { commits: 4, tombstones: 1, ..Retention::default() };
-    let store = MemoryStore::with_retention(Origin::Global, retention);
+    let store = MemoryStore::with_retention(Origin::Global, retention, Arc::new(SystemTime::now));
     let router = api::router(config(store.clone(), Authority::Here, Arc::new(AdmitAll), Router::new()));
     let api = Api { store, router };
     make(&api, "a").await;
