@@ -312,7 +312,7 @@ fn a_request_that_is_not_answered_in_time_is_answered_by_the_proxy() {
             on_a_worker(async {
                 let mesh = Mesh::new(edge, to, rules).await;
                 let (mut client, start) = (mesh.client().await, Instant::now());
-                let response = client.get("/silent").await;
+                let response = client.send("/silent", whole("a body that is whole at once")).await;
                 assert_eq!((response.status(), seconds(start)), (StatusCode::GATEWAY_TIMEOUT, at), "{flag}");
                 let body = response.into_body().collect().await.unwrap().to_bytes();
                 let flag = if rules == two { "request-timeout" } else { flag };
