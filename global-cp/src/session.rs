@@ -1,6 +1,7 @@
 //! The global's end of one session with a zone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::shapes::ProxyCounts;
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use control::questions::{CLIENT_CERTIFICATE, HELD, HeldQuestion, SUMMARY};
 use identity::certificates_to_pem;
 use model::kinds::{MeshTrust, ResourceSpec};
 use model::{Origin, World, ZoneName};
-use store::{Filter, Store};
+use store::{Fence, Filter, Store, Write};
 use sync::batch::{Base, Batch, Place, Refused};
 use sync::frame::{Heartbeat, Hello, Signal};
 use sync::link::{Host, HostError, Topics};
@@ -25,11 +26,13 @@ pub(crate) struct ZoneSession {
     zones: Zones,
     zone: ZoneName,
     id: u64,
+    /// The right to store what the zone originates, from the first look at what is held of it.
+    fence: Mutex<Option<Fence>>,
 }
 
 impl ZoneSession {
     pub(crate) fn new(zones: Zones, zone: ZoneName, id: u64) -> Self {
-        Self { zones, zone, id }
+        Self { zones, zone, id, fence: Mutex::default() }
     }
 
     fn store(&self) -> &dyn Store {
@@ -38,6 +41,10 @@ impl ZoneSession {
 
     fn origin(&self) -> Origin {
         Origin::Zone(self.zone.clone())
+    }
+
+    fn fence(&self) -> MutexGuard<'_, Option<Fence>> {
+        self.fence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn policy(&self, base: Base) -> Result<Option<Batch>, HostError> {
@@ -52,11 +59,7 @@ impl ZoneSession {
     }
 
     async fn take_over(&self, batch: Batch) -> Result<Applied, HostError> {
-        let turn = self.zones.turn(&self.zone);
-        let _turn = turn.lock().await;
-        if !self.zones.is_latest(&self.zone, self.id) {
-            return Err("a newer session of this zone took over".into());
-        }
+        let fence = self.fence().clone().ok_or("nothing was looked up yet")?;
         let Some(upto) = batch.world.point(&self.origin()) else {
             return Err(format!("zone '{}' does not say how far its batch leads", self.zone).into());
         };
@@ -79,7 +82,9 @@ impl ZoneSession {
             let (document, reason) = (&refused.key, &refused.reason);
             warn!(zone = %self.zone, document, reason, "refused a document");
         }
-        self.store().apply(judged.writes).await?;
+        let mut writes = vec![Write::Fence(fence)];
+        writes.extend(judged.writes);
+        self.store().apply(writes).await?;
         heard.save(self.store(), &self.origin()).await?;
         self.zones.holds().taken_over(&self.origin());
         self.zones.judged(&self.zone, &Origin::Global, &told, &judged.refused);
@@ -103,6 +108,11 @@ impl ZoneSession {
     }
 }
 
+/// The lane of what a zone originates.
+pub(crate) fn lane(zone: &ZoneName) -> String {
+    format!("{}/{zone}", Topic::ORIGINATED)
+}
+
 impl Host for ZoneSession {
     fn topics(&self) -> Topics {
         Topics { serves: vec![Topic::POLICY], copies: vec![Topic::ORIGINATED] }
@@ -116,9 +126,12 @@ impl Host for ZoneSession {
         if topic != Topic::ORIGINATED {
             return Ok(Place::default());
         }
-        // What an earlier session began to store is there then.
-        let turn = self.zones.turn(&self.zone);
-        let _turn = turn.lock().await;
+        if !self.zones.is_latest(&self.zone, self.id) {
+            return Err("a newer session of this zone took over".into());
+        }
+        // What an earlier session stores from now on is refused, so what is there now is all there is.
+        let fence = self.store().fence(&lane(&self.zone)).await?;
+        *self.fence() = Some(fence);
         let heard = Heard::load(self.store(), &self.origin()).await?;
         let Some(Heard { point, hash }) = heard else { return Ok(Place::default()) };
         let have = [(self.origin(), point)].into_iter().collect();

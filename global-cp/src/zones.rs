@@ -15,21 +15,21 @@ use model::kinds::{ResourceSpec, Zone};
 use model::{Document, DocumentKey, Labels, Origin, Record, ZoneName};
 use rustls::pki_types::CertificateDer;
 use snapshot::handle::zone_tag;
-use store::{Draft, Expect, Filter, Store};
+use store::{Change, Draft, Expect, Filter, Store};
 use sync::batch::Refused;
 use sync::frame::Signal;
 use sync::link::{self, Handle};
 use sync::server::{Enrolment, Handler, Refusal};
 use sync::session::AskError;
 use sync::topic::Topic;
-use tokio::sync::{Mutex as Turn, watch};
+use tokio::sync::watch;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::exports::{Effect, Exports};
 use crate::metrics::Metrics;
-use crate::session::ZoneSession;
+use crate::session::{ZoneSession, lane};
 
 /// How long a failed look at the store waits before the next.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -61,8 +61,6 @@ struct Entry {
     line: Line,
     /// What one of us did not take from the other, by key; at most [`MOST_NAMED`].
     refused: BTreeMap<String, RefusedDocument>,
-    /// Held while something is stored in the zone's name.
-    turn: Arc<Turn<()>>,
 }
 
 /// Whether what the zone has of the global is of this history.
@@ -269,11 +267,6 @@ impl Zones {
         change(self.entries().entry(zone.clone()).or_default());
     }
 
-    /// Held while something is stored in the zone's name, so that sessions do not store at once.
-    pub(crate) fn turn(&self, zone: &ZoneName) -> Arc<Turn<()>> {
-        self.entries().entry(zone.clone()).or_default().turn.clone()
-    }
-
     pub(crate) fn is_latest(&self, zone: &ZoneName, id: u64) -> bool {
         self.entries().get(zone).and_then(|entry| entry.session.as_ref()).is_some_and(|held| held.id == id)
     }
@@ -430,7 +423,14 @@ async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
             }
         }
         let commit = watch.next().await?;
-        if commit.changes.iter().any(|change| change.key().kind.as_str() == Zone::KIND.name) {
+        let of_zones = |change: &&Change| change.key().kind.as_str() == Zone::KIND.name;
+        for change in commit.changes.iter().filter(of_zones) {
+            if let (Change::Deleted { key, .. }, Ok(zone)) = (change, change.key().name.as_str().parse()) {
+                info!(%zone, document = %key, "the zone was removed");
+                zones.store().unfence(&lane(&zone)).await?;
+            }
+        }
+        if commit.changes.iter().any(|change| of_zones(&change)) {
             turn_away(zones).await?;
         }
     }

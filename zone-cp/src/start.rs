@@ -100,6 +100,7 @@ impl ZoneCp {
                     store: store.clone(),
                     hub: hub.clone(),
                     holds: holds.clone(),
+                    fence: Mutex::default(),
                     reporter: reporter.clone(),
                     ages: ages.clone(),
                     take_up: TakeUp {

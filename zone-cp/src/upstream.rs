@@ -13,7 +13,7 @@ use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion
 use model::{Origin, World, ZoneName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use store::{Filter, Store};
+use store::{Fence, Filter, Store, Write};
 use sync::frame::{Heartbeat, Signal};
 use sync::link::{Host, HostError, Topics};
 use sync::session::Applied;
@@ -35,7 +35,12 @@ pub struct Upstream {
     /// How the global says that it hears the others.
     pub ages: Arc<Mutex<Ages>>,
     pub take_up: TakeUp,
+    /// The right to store what the global sends, from a session's first look at what is held of it.
+    pub fence: Mutex<Option<Fence>>,
 }
+
+/// The lane of what the global sends.
+const LANE: &str = "policy";
 
 /// The longest that a question about a revision may wait here; its asker asks again.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
@@ -55,12 +60,17 @@ impl Host for Upstream {
     }
 
     async fn locate(&self, _: Topic) -> Result<Place, HostError> {
+        // What an earlier session stores from now on is refused, so what is there now is all there is.
+        let fence = self.store.fence(LANE).await?;
+        *self.fence.lock().unwrap_or_else(PoisonError::into_inner) = Some(fence);
         let have = self.copied(&self.store.head().await?.world);
         let heard = Heard::load(&*self.store, &Origin::Global).await?.unwrap_or_default();
         Ok(Place { have, hash: heard.hash, ..Place::default() })
     }
 
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
+        let fence = self.fence.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fence = fence.ok_or("nothing was looked up yet")?;
         if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch).await? {
             return Ok(Applied::Held { reason });
         }
@@ -72,7 +82,8 @@ impl Host for Upstream {
         }
         let heard = batch.world.point(&Origin::Global).map(|point| Heard { point, hash: batch.hash.clone() });
         let known = self.store.head().await?.world;
-        let (writes, refused) = replica::writes(&self.zone, &known, &held, batch);
+        let (mut writes, refused) = replica::writes(&self.zone, &known, &held, batch);
+        writes.insert(0, Write::Fence(fence));
         let receipt = self.store.apply(writes).await?;
         if let Some(heard) = heard {
             heard.save(&*self.store, &Origin::Global).await?;
