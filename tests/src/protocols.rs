@@ -8,5 +8,6 @@ mod framing;
 mod grpc;
 mod mesh;
 mod raw;
+mod smuggling;
 mod trailers;
 mod upgrades;

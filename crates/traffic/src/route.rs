@@ -101,6 +101,8 @@ pub(crate) fn target(request: &request::Parts) -> Result<Uri, Refusal> {
     }
     let authority = authority(request)?;
     let path = match request.uri.path_and_query() {
+        // It means the whole server, which only OPTIONS can ask (RFC 9110 section 7.1).
+        Some(path) if path == "*" && request.method != Method::OPTIONS => return Err(Refusal::BadPath),
         Some(path) => path.clone(),
         None => PathAndQuery::from_static("/"),
     };
@@ -187,6 +189,7 @@ mod tests {
             ("GET", "http://line/a", &["header"], Ok("line /a")),
             ("GET", "http://line", &[], Ok("line /")),
             ("OPTIONS", "*", &["shop"], Ok("shop *")),
+            ("GET", "*", &["shop"], Err(Refusal::BadPath)),
             ("GET", "/", &[], Err(Refusal::NoHost)),
             ("GET", "/", &["a", "b"], Err(Refusal::NoHost)),
             ("GET", "/", &["a b"], Err(Refusal::BadHost)),

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dataplane::{Proxy, Purpose, proxy};
-use identity::{PrivateKey, SVID_LIFETIME, Svid, TrustStore, ZoneCa};
+use identity::{Alpn, PrivateKey, SVID_LIFETIME, Svid, TrustStore, ZoneCa, workload_client};
 use model::{DestinationId, Protocol, SpiffeId};
 use policy::access::{AccessRule, ClientMatch, Effect, RuleOrigin};
 use snapshot::parts::{
     Access, Destination, Endpoint, Endpoints, Inbound, Millis, OutboundListener, Timeouts,
 };
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use traffic::{Counters, Credentials, ProxyConfig};
 
 pub(super) const WEB: &str = "spiffe://default.east.mesh.local/workload/web";
@@ -24,6 +27,8 @@ pub(super) struct Mesh {
     pub(super) west: Vec<Proxy>,
     /// Where the application of the east finds the catalog.
     pub(super) outbound: SocketAddr,
+    web: Svid,
+    trust: Arc<TrustStore>,
 }
 
 impl Mesh {
@@ -38,12 +43,13 @@ impl Mesh {
         let (trust, problems) = TrustStore::from_bundles(bundles);
         assert!(problems.is_empty());
         let trust = Arc::new(trust);
-        let credentials = |ca: &ZoneCa, id: &str| {
+        let svid = |ca: &ZoneCa, id: &str| {
             let key = PrivateKey::generate();
             let id: SpiffeId = id.parse().unwrap();
             let chain = ca.issue(key.request().der(), &id, SVID_LIFETIME, SystemTime::now()).unwrap();
-            Arc::new(Credentials::new(&Svid::new(chain, &key).unwrap(), trust.clone()).unwrap())
+            Svid::new(chain, &key).unwrap()
         };
+        let credentials = |svid: &Svid| Arc::new(Credentials::new(svid, trust.clone()).unwrap());
 
         let (mut west, mut endpoints) = (Vec::new(), Vec::new());
         for (zone, application) in applications {
@@ -60,7 +66,7 @@ impl Mesh {
                 outbound: Vec::new(),
                 inbounds: BTreeMap::from([(INBOUND, Arc::new(inbound))]),
                 destinations: BTreeMap::new(),
-                credentials: credentials(&west_ca, CATALOG),
+                credentials: credentials(&svid(&west_ca, CATALOG)),
             };
             apply(&sidecar, config).await;
             endpoints.push(Endpoint {
@@ -83,17 +89,25 @@ impl Mesh {
             routes: Vec::new(),
         };
         let listener = OutboundListener { address: "127.0.0.1:0".parse().unwrap(), destination: id.clone() };
+        let web = svid(&east_ca, WEB);
         let east = Proxy::start(proxy::Options::default()).unwrap();
         east.endpoints(id.clone(), Endpoints(endpoints)).await.unwrap();
         let config = ProxyConfig {
             outbound: vec![listener],
             inbounds: BTreeMap::new(),
             destinations: BTreeMap::from([(id.clone(), Arc::new(destination))]),
-            credentials: credentials(&east_ca, WEB),
+            credentials: credentials(&web),
         };
         apply(&east, config).await;
         let outbound = bound(&east, &Purpose::Outbound(id));
-        Self { east, west, outbound }
+        Self { east, west, outbound, web, trust }
+    }
+
+    /// The web without its sidecar: a connection of its own to the first catalog's.
+    pub(super) async fn peer(&self, alpn: Alpn) -> TlsStream<TcpStream> {
+        let config = workload_client(&self.web, self.trust.clone(), alpn).unwrap();
+        let stream = TcpStream::connect(bound(&self.west[0], &Purpose::Inbound(INBOUND))).await.unwrap();
+        TlsConnector::from(config).connect(HANDLE.try_into().unwrap(), stream).await.unwrap()
     }
 
     pub(super) async fn counters(&self) -> Counters {

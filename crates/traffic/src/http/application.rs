@@ -23,6 +23,7 @@ use tokio::time::{self, Instant};
 
 use super::body::Asked;
 use super::edge::{CONNECTION_WINDOW, HEADER_LIST, KEEP_ALIVE, SEND_BUFFER, STREAM_WINDOW};
+use super::framing::Ambiguity;
 use super::pool::{CONNECTIONS, STREAMS_BEFORE_ANOTHER, never_processed};
 use super::upgrade::{self, Driving, Outcome};
 use super::upload::Upload;
@@ -84,6 +85,8 @@ pub(crate) enum ApplicationError {
     Broken(#[source] hyper::Error),
     #[error("the application did not answer in time")]
     TooLong(Limit),
+    #[error("the application's answer can be read in two ways: {0}")]
+    Ambiguous(#[from] Ambiguity),
 }
 
 impl Application {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::headers::strip_trailers;
 use crate::deadline::{Limit, Seat, Ticket};
 
 /// What a stream holds on to, and what may end it early.
@@ -80,7 +81,7 @@ impl<K: Keeper> Body for Answer<K> {
     }
 }
 
-/// The body of a request, as it comes.
+/// The body of a request, as it comes, but for trailers that would be more than trailers.
 pub(crate) struct Asked {
     stream: Incoming,
     /// None where there is no body.
@@ -104,13 +105,16 @@ impl Body for Asked {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let Some(deadline) = &this.deadline else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = Pin::new(&mut this.stream).poll_frame(cx) else {
+        let Poll::Ready(mut frame) = Pin::new(&mut this.stream).poll_frame(cx) else {
             // Whoever sends it on is not told otherwise that its answer is not waited for any more.
             let overdue = |_| Some(Err("the request took too long".into()));
             return deadline.poll_passed(cx, Seat::Upload).map(overdue);
         };
-        if let Some(Ok(frame)) = &frame {
+        if let Some(Ok(frame)) = &mut frame {
             deadline.moved(frame.data_ref().map_or(0, Bytes::len) as u64, 0);
+            if let Some(trailers) = frame.trailers_mut() {
+                strip_trailers(trailers);
+            }
         }
         if frame.is_none() || this.stream.is_end_stream() {
             deadline.start(Limit::Request);

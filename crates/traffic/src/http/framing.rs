@@ -6,14 +6,15 @@
 //! to head as they are read, and from the first that is not beyond doubt on they do not reach hyper: it finds
 //! something that no head may hold, answers 400 when it is that request's turn, and closes the connection.
 //!
-//! What hyper refuses by itself is not looked for here.
+//! What hyper refuses by itself is not looked for here. In answers of the own application lines may end in LF
+//! alone: it has one reader, and what that reads is said anew.
 
 use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::{io, mem};
 
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::debug;
@@ -38,6 +39,27 @@ pub(crate) enum Ambiguity {
     LengthAndCoding,
     #[error("a chunk does not begin or end as it should")]
     Chunk,
+    #[error("a 204 has a body")]
+    BodyOfNone,
+}
+
+/// Whether an answer of HTTP/1.1 is beyond doubt. hyper believes the coding, or that there is no body; an
+/// application that means otherwise has its next answer read in the middle of this one.
+pub(crate) fn is_clear<B>(answer: &Response<B>) -> Result<(), Ambiguity> {
+    let headers = answer.headers();
+    let length = headers.get(CONTENT_LENGTH);
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next();
+    if answer.status() == StatusCode::NO_CONTENT
+        && (coding.is_some() || length.is_some_and(|length| length != "0"))
+    {
+        return Err(Ambiguity::BodyOfNone);
+    }
+    let Some(coding) = coding else { return Ok(()) };
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(Ambiguity::Coding);
+    }
+    if length.is_some() { Err(Ambiguity::LengthAndCoding) } else { Ok(()) }
 }
 
 /// Where the bytes that come next stand.

@@ -1,7 +1,8 @@
 //! Headers that end at a hop, and headers that are ours.
 
 use http::header::{
-    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::Authority;
 
@@ -45,6 +46,24 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         } else {
             headers.remove(TE);
         }
+    }
+}
+
+/// Removes what only proxies say to each other and to applications.
+pub(crate) fn strip_ours(headers: &mut HeaderMap) {
+    for ours in [CLIENT_ID, DECISION_ID, UNREACHED] {
+        headers.remove(ours);
+    }
+}
+
+/// Removes what decides before the body: some applications take trailers for headers that came late
+/// (RFC 9110 section 6.5.1).
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_ours(trailers);
+    for early in
+        [AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE]
+    {
+        trailers.remove(early);
     }
 }
 
@@ -119,6 +138,21 @@ mod tests {
             name_te(&mut trailers);
             assert_eq!(trailers, headers(&[("te", "trailers"), ("connection", "te")]));
         }
+    }
+
+    #[test]
+    fn s17_trailers_do_not_say_what_only_headers_may() {
+        let mut found = headers(&[
+            ("tombolo-client-id", "spiffe://td/forged"),
+            ("tombolo-decision-id", "1"),
+            ("host", "other"),
+            ("content-length", "7"),
+            ("transfer-encoding", "chunked"),
+            ("cookie", "session=2"),
+            ("x-checksum", "42"),
+        ]);
+        strip_trailers(&mut found);
+        assert_eq!(found, headers(&[("x-checksum", "42")]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{EXPECT, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
@@ -22,8 +22,10 @@ use super::application::{ApplicationError, Lease};
 use super::body::{Answer, Asked, BodyError, Keeper};
 use super::bounded::Requests;
 use super::edge;
-use super::framing::{Strict, Switching};
-use super::headers::{CLIENT_ID, DECISION_ID, UNREACHED, join_cookies, name_te, set_host, strip_hop_by_hop};
+use super::framing::{Strict, Switching, is_clear};
+use super::headers::{
+    CLIENT_ID, DECISION_ID, UNREACHED, join_cookies, name_te, set_host, strip_hop_by_hop, strip_ours,
+};
 use super::problem::Words;
 use super::upgrade::{self, Outcome, Tunnel};
 use super::upload::Upload;
@@ -193,19 +195,23 @@ async fn answer(
     let request = Request::from_parts(head, Asked::new(body, &exchange.deadline));
     let request = to_application(request, target, client, application.speaks_http2());
     let (protocol, switched) = upgrade.unzip();
+    let answered = |response: Response<Incoming>, lease| {
+        if !application.speaks_http2() {
+            is_clear(&response)?;
+        }
+        Ok(Sent::Answered(response, lease))
+    };
     let sent = async {
         let Some(protocol) = protocol else {
             let (response, lease) = application.send(request).await?;
-            return Ok(Sent::Answered(response, lease));
+            return answered(response, lease);
         };
         let mut request = request.map(|_empty| Upload::none());
         upgrade::ask(request.headers_mut(), protocol);
         let outcome = application.switch(request).await?;
         Ok(match outcome {
             Outcome::Switched(response, parts) => Sent::Switched(response, Box::new(parts)),
-            Outcome::Declined(response, driving) => {
-                Sent::Answered(response, Lease::Own { _driving: driving })
-            }
+            Outcome::Declined(response, driving) => answered(response, Lease::Own { _driving: driving })?,
         })
     };
     let sent = tokio::select! {
@@ -228,9 +234,7 @@ async fn answer(
         }
         Ok(Sent::Answered(mut response, lease)) => {
             metrics.inbound_requests.add();
-            if !is_h2 {
-                response.headers_mut().remove(UNREACHED);
-            }
+            strip_ours(response.headers_mut());
             strip_hop_by_hop(response.headers_mut());
             *response.version_mut() = if is_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
             exchange.record.answered(response.status().as_u16());
@@ -254,7 +258,7 @@ async fn answer(
                     response.headers_mut().insert(UNREACHED, HeaderValue::from_static("1"));
                     Ok(response)
                 }
-                ApplicationError::Broken(_) => {
+                ApplicationError::Broken(_) | ApplicationError::Ambiguous(_) => {
                     let status = StatusCode::BAD_GATEWAY;
                     let (why, detail) = (Flag::UpstreamReset, error.to_string());
                     Ok(refusal(&mut exchange.record, words, why, status, "application-broken", &detail))
@@ -311,8 +315,8 @@ fn to_application(
 ) -> Request<Asked> {
     let (mut head, body) = request.into_parts();
     strip_hop_by_hop(&mut head.headers);
+    strip_ours(&mut head.headers);
     head.headers.remove(EXPECT);
-    // Takes the place of whatever came under this name.
     head.headers.insert(CLIENT_ID, client);
     if speaks_http2 {
         head.headers.remove(HOST);
@@ -323,6 +327,13 @@ fn to_application(
         name_te(&mut head.headers);
         if let Some(authority) = target.authority() {
             set_host(&mut head.headers, authority);
+        }
+        // Of these methods hyper drops a body of which it does not know the length.
+        if matches!(head.method, Method::GET | Method::HEAD)
+            && !body.is_end_stream()
+            && !head.headers.contains_key(CONTENT_LENGTH)
+        {
+            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let path = target.into_parts().path_and_query;
         head.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));

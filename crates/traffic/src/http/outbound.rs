@@ -26,7 +26,7 @@ use super::body::{Answer, Asked, BodyError, Keeper};
 use super::bounded::Requests;
 use super::edge;
 use super::framing::{Strict, Switching};
-use super::headers::{CLIENT_ID, set_host, strip_hop_by_hop};
+use super::headers::{set_host, strip_hop_by_hop, strip_ours};
 use super::pool::{Pool, Stream, Unprocessed, never_processed};
 use super::problem::Words;
 use super::upgrade::{self, Between, Driving, Outcome, Peer, Tunnel};
@@ -165,7 +165,7 @@ async fn answer(
     let version = std::mem::replace(&mut head.version, Version::HTTP_2);
     strip_hop_by_hop(&mut head.headers);
     head.headers.remove(HOST);
-    head.headers.remove(CLIENT_ID);
+    strip_ours(&mut head.headers);
 
     // Who asks for it is told to go on as soon as the body can be taken.
     head.headers.remove(EXPECT);
