@@ -281,6 +281,7 @@ fn on_a_worker(test: impl Future<Output = ()>) {
         near.write_all(&[0]).unwrap();
         far.read_exact(&mut [0]).unwrap();
     });
+    let test = async { timeout(1_000 * SECOND, test).await.expect("nothing comes any more") };
     LocalSet::new().block_on(&runtime.build().unwrap(), Box::pin(test));
 }
 
