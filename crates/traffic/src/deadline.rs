@@ -4,7 +4,7 @@
 //! while it goes on: the worker looks through the table when the first limit may have passed, and then again
 //! when the next one may have.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, LazyCell, RefCell};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -56,44 +56,52 @@ impl Clock {
         Self { limit, span: span.into(), since: None }
     }
 
-    pub(crate) fn running(limit: Limit, span: Millis, since: Instant) -> Self {
-        Self { since: Some(since), ..Self::stopped(limit, span) }
+    fn running(limit: Limit, span: Millis, now: &LazyCell<Instant>) -> Self {
+        let mut clock = Self::stopped(limit, span);
+        clock.start(now);
+        clock
+    }
+
+    /// From now on, unless it runs already. What has no limit never runs, and asks for no time.
+    fn start(&mut self, now: &LazyCell<Instant>) {
+        if self.since.is_none() && !self.span.is_zero() {
+            self.since = Some(**now);
+        }
     }
 
     fn due(&self) -> Option<Instant> {
-        let since = self.since.filter(|_| !self.span.is_zero())?;
         // What lies beyond all time does not come.
-        since.checked_add(self.span)
+        self.since?.checked_add(self.span)
     }
 }
 
 /// Those of a request, from its head on.
 pub(crate) fn of_request(timeouts: &Timeouts, ends_with_its_head: bool) -> [Clock; CLOCKS] {
-    let now = Instant::now();
+    let now = LazyCell::new(Instant::now as fn() -> Instant);
     let mut request = Clock::stopped(Limit::Request, timeouts.request);
     if ends_with_its_head {
-        request.since = Some(now);
+        request.start(&now);
     }
     [
         request,
-        Clock::running(Limit::StreamIdle, timeouts.stream_idle, now),
-        Clock::running(Limit::MaxStream, timeouts.max_stream, now),
+        Clock::running(Limit::StreamIdle, timeouts.stream_idle, &now),
+        Clock::running(Limit::MaxStream, timeouts.max_stream, &now),
     ]
 }
 
 /// Those of a connection of HTTP, which is idle at first.
 pub(crate) fn of_connection(timeouts: &Timeouts) -> [Clock; CLOCKS] {
-    let now = Instant::now();
+    let now = LazyCell::new(Instant::now as fn() -> Instant);
     [
-        Clock::running(Limit::Idle, timeouts.idle, now),
-        Clock::running(Limit::MaxConnection, timeouts.max_connection, now),
+        Clock::running(Limit::Idle, timeouts.idle, &now),
+        Clock::running(Limit::MaxConnection, timeouts.max_connection, &now),
         Clock::stopped(Limit::RequestHeaders, timeouts.request_headers),
     ]
 }
 
 /// That of an opaque connection.
 pub(crate) fn of_flow(timeouts: &Timeouts) -> [Clock; CLOCKS] {
-    let idle = Clock::running(Limit::Idle, timeouts.idle, Instant::now());
+    let idle = Clock::running(Limit::Idle, timeouts.idle, &LazyCell::new(Instant::now));
     [idle, Clock::stopped(Limit::MaxConnection, Millis(0)), Clock::stopped(Limit::RequestHeaders, Millis(0))]
 }
 
@@ -149,6 +157,11 @@ impl Place {
             return None;
         }
         self.clocks.iter().filter_map(Clock::due).min()
+    }
+
+    /// Without any there is nothing to wait for.
+    fn has_limits(&self) -> bool {
+        self.clocks.iter().any(|clock| !clock.span.is_zero())
     }
 
     fn clock(&mut self, limit: Limit) -> Option<&mut Clock> {
@@ -277,9 +290,7 @@ impl Ticket {
     pub(crate) fn start(&self, limit: Limit) {
         let due = self.with(|place| {
             let clock = place.clock(limit)?;
-            if clock.since.is_none() {
-                clock.since = Some(Instant::now());
-            }
+            clock.start(&LazyCell::new(Instant::now));
             clock.due()
         });
         self.table.look_by(due.flatten());
@@ -322,7 +333,7 @@ impl Ticket {
 
     pub(crate) fn poll_passed(&self, cx: &mut Context<'_>, seat: Seat) -> Poll<Limit> {
         let passed = self.with(|place| {
-            if place.passed.is_none() {
+            if place.passed.is_none() && place.has_limits() {
                 match &mut place.waiting[seat as usize] {
                     Some(waker) => waker.clone_from(cx.waker()),
                     empty => *empty = Some(cx.waker().clone()),
