@@ -141,7 +141,7 @@ impl Destination {
 pub struct Timeouts {
     /// Until a new connection can be used.
     pub connect: Millis,
-    /// A connection on which nothing happens: no byte in either direction, and for HTTP no request open.
+    /// An opaque connection of which no byte moves, in either direction, or one of HTTP without an open request.
     pub idle: Millis,
     /// From the last byte of a request to the last of its answer.
     pub request: Millis,
@@ -151,7 +151,8 @@ pub struct Timeouts {
     pub max_stream: Millis,
     /// A connection, from when it can be used; then it takes no more requests and ends after its last.
     pub max_connection: Millis,
-    /// From the first byte of a request's head to its last.
+    /// From the first byte of a request's head to its last, on HTTP/1.1. On HTTP/2, where a head leaves no room
+    /// for anything else, the question whether its sender lives ends it after 20 s.
     pub request_headers: Millis,
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -20,13 +20,14 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::upgrade;
 use hyper_util::rt::TokioIo;
 use model::Protocol;
 use policy::access::{AccessRule, ClientMatch, Effect, RuleOrigin};
 use snapshot::parts::{self, Access, ClientTimeouts, Endpoints, Millis, Timeouts};
 use telemetry::Telemetry;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -225,22 +226,27 @@ async fn application(protocol: Protocol) -> SocketAddr {
             }
             let service = service_fn(|request| async { Ok::<_, Infallible>(behave(request).await) });
             let io = TokioIo::new(stream);
-            tokio::task::spawn_local(
-                hyper::server::conn::http1::Builder::new().serve_connection(io, service),
-            );
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+            tokio::task::spawn_local(connection.with_upgrades());
         }
     });
     address
 }
 
-async fn echo(mut stream: TcpStream) {
-    let (mut read, mut write) = stream.split();
+async fn echo(stream: impl AsyncRead + AsyncWrite) {
+    let (mut read, mut write) = tokio::io::split(stream);
     // How it ends is seen by the other side.
     let _ = tokio::io::copy(&mut read, &mut write).await;
 }
 
 async fn behave(request: Request<Incoming>) -> Response<Body> {
-    match request.uri().path() {
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
+        "/switch" => {
+            tokio::task::spawn_local(async { echo(TokioIo::new(upgrade::on(request).await.unwrap())).await });
+            let switching = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+            switching.header(CONNECTION, "upgrade").header(UPGRADE, "echo").body(whole("")).unwrap()
+        }
         "/silent" => pending().await,
         "/half" => Response::new(stream_of(drip(1).chain(stream::pending()))),
         "/drip" => Response::new(stream_of(drip(100))),
@@ -533,6 +539,35 @@ fn an_opaque_connection_on_which_nothing_moves_is_reset_and_its_bytes_are_told()
             }
         });
     }
+}
+
+#[test]
+fn a_connection_that_switched_has_its_answer_and_is_told_when_nothing_moves_any_more() {
+    let limits = Timeouts { request: Millis(2_000), stream_idle: Millis(5_000), ..NONE };
+    on_a_worker(async {
+        let mesh = Mesh::new(Protocol::Http, limits, NONE).await;
+        let mut stream = mesh.connect();
+        let ask = b"GET /switch HTTP/1.1\r\nhost: catalog\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+        stream.write_all(ask).await.unwrap();
+        let mut answer = [0; 1024];
+        let read = stream.read(&mut answer).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 101 "));
+        let start = Instant::now();
+        for _ in 0..3 {
+            sleep(4 * SECOND).await;
+            stream.write_all(b"hello").await.unwrap();
+            stream.read_exact(&mut [0; 5]).await.unwrap();
+        }
+        assert_eq!(stream.read(&mut answer).await.unwrap(), 0);
+        assert_eq!(seconds(start), 17);
+        sleep(SECOND).await;
+        assert_eq!(ends(&mesh.web, "stream-idle-timeout").len(), 1);
+        for side in [&mesh.web, &mesh.catalog] {
+            for metric in ["tombolo_sent_bytes_total{", "tombolo_received_bytes_total{"] {
+                assert!(told(side, &[metric])[0].ends_with(" 15"), "{:?}", told(side, &[metric]));
+            }
+        }
+    });
 }
 
 #[test]
