@@ -26,7 +26,7 @@ spec:
 ";
 
 /// Starts the mesh and shows it until `stop`, then drains and ends everything. `tombolo` is how this command
-/// is called, for the commands to try. On a terminal everything is drawn in place and in color.
+/// is called, for the commands to try. On a terminal the table is drawn in place and in color.
 pub async fn watch(
     out: &mut (dyn Write + Send),
     terminal: bool,
@@ -36,25 +36,22 @@ pub async fn watch(
     let start = Instant::now();
     writeln!(out, "Starting a mesh of two zones on this machine ...")?;
     out.flush()?;
-    let (mut parts, mut told) = (String::new(), Ok(()));
+    let mut told = Ok(());
     let mesh = Mesh::start(&mut |part| {
-        let line = format!("  {part}\n");
         if told.is_ok() {
-            told = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+            told = writeln!(out, "  {part}").and_then(|()| out.flush());
         }
-        parts += &line;
     })
     .await?;
     told?;
-    let up = format!(
-        "A mesh of two zones, up after {:.1?}: real sockets, and mutual TLS from sidecar to sidecar.\n",
-        start.elapsed()
-    );
-    let commands = commands(&mesh, tombolo)?;
-    // What is drawn in place takes the place of what was told before.
-    let head = if terminal { format!("{up}\n{parts}\n{commands}") } else { format!("{up}\n{commands}") };
+    writeln!(
+        out,
+        "It is up after {:.1?}: real sockets, and mutual TLS from sidecar to sidecar.\n\n{}",
+        start.elapsed(),
+        commands(&mesh, tombolo)?
+    )?;
     tokio::select! {
-        shown = show(out, terminal, &head, &mesh) => shown?,
+        shown = show(out, terminal, &mesh) => shown?,
         () = stop => {}
     }
     writeln!(out, "\nDraining ...")?;
@@ -70,10 +67,14 @@ fn commands(mesh: &Mesh, tombolo: &str) -> anyhow::Result<String> {
     let dir = mesh.global_dir();
     Ok(format!(
         "In another terminal:\n\n  \
-         export TOMBOLO_ADDRESS=https://{api} TOMBOLO_TOKEN_FILE={dir}/admin.token TOMBOLO_CA={dir}/ca.crt\n  \
-         alias tombolo={tombolo}\n  \
-         tombolo apply -f {deny} --wait   # deny the cart to the frontend, and watch it stop\n  \
-         tombolo delete MeshTrafficPermission deny-cart --wait   # allow it again\n  \
+         export TOMBOLO_ADDRESS=https://{api}\n  \
+         export TOMBOLO_TOKEN_FILE={dir}/admin.token\n  \
+         export TOMBOLO_CA={dir}/ca.crt\n  \
+         alias tombolo={tombolo}\n\n  \
+         # Deny the cart to the frontend, watch it stop, and allow it again:\n  \
+         tombolo apply -f {deny} --wait\n  \
+         tombolo delete MeshTrafficPermission deny-cart --wait\n\n  \
+         # Look around:\n  \
          tombolo zone list\n  \
          tombolo inspect dataplane cart-1 --zone west\n\n\
          Ctrl-C drains and ends everything.\n",
@@ -83,17 +84,18 @@ fn commands(mesh: &Mesh, tombolo: &str) -> anyhow::Result<String> {
     ))
 }
 
-/// Draws everything in place on a terminal; elsewhere the tables follow each other.
-async fn show(out: &mut (dyn Write + Send), terminal: bool, head: &str, mesh: &Mesh) -> anyhow::Result<()> {
-    if !terminal {
-        writeln!(out, "{head}")?;
-    }
+/// Draws the table in place on a terminal; elsewhere the tables follow each other.
+async fn show(out: &mut (dyn Write + Send), terminal: bool, mesh: &Mesh) -> anyhow::Result<()> {
+    let mut drawn = 0;
     loop {
         let table = table::render(mesh.traffic(), terminal);
         if terminal {
-            // From the top, each line over the old one, and nothing of the old below.
-            let screen = format!("{head}\n{table}\n").replace('\n', "\x1b[K\n");
-            write!(out, "\x1b[H{screen}\x1b[J")?;
+            if drawn > 0 {
+                write!(out, "\x1b[{drawn}A")?;
+            }
+            // A line that is too long for the terminal is cut off there, or the next would be drawn over it.
+            write!(out, "\x1b[?7l{}\x1b[?7h", format!("{table}\n").replace('\n', "\x1b[K\n"))?;
+            drawn = table.lines().count();
         } else {
             writeln!(out, "{table}")?;
         }
