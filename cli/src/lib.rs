@@ -7,6 +7,7 @@ pub mod environment;
 
 mod client;
 mod columns;
+mod completion;
 mod connection;
 mod contexts;
 mod failure;
@@ -126,6 +127,17 @@ enum Command {
     /// Name the control planes that you speak with, and choose among them
     #[command(subcommand)]
     Context(context::ContextCommand),
+    /// Print what a shell needs to complete command lines
+    ///
+    /// In ~/.bashrc: source <(tombolo completion bash). In ~/.zshrc, after compinit: source <(tombolo completion
+    /// zsh). In ~/.config/fish/config.fish: tombolo completion fish | source.
+    Completion { shell: completion::Shell },
+    /// What completion scripts ask
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
     /// Make a token with which a zone, a sidecar or an ingress joins
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -159,6 +171,8 @@ impl Command {
             Self::Inspect(command) => inspect::run(command, client()?, out).await,
             Self::Zone(command) => zone::run(command, client()?, out).await,
             Self::Token(command) => token::run(command, client()?, out).await,
+            Self::Completion { shell } => completion::script(shell, out),
+            Self::Complete { words } => completion::complete(&words, environment, out).await,
             Self::Kinds => kinds_command::run(out),
             Self::Context(command) => context::run(command, connection, environment, out),
             Self::Demo(args) => demo_command::run(args, environment, out).await,

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use api::shapes::{Connection, LateState};
+use api::shapes::{Connection, Hold, LateState, Page};
 use api::status::{EndingCertificate, MeshStatus, ZoneReport, ZoneStatus};
 use model::{DocumentKey, Origin};
 use serde::Serialize;
@@ -16,14 +16,16 @@ use crate::zone;
 
 pub(crate) async fn run(client: Client, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
     let status: MeshStatus = client.get("/status").await?;
-    let findings = findings(&status, SystemTime::now());
+    let holds: Page<Hold> = client.get("/holds").await?;
+    let mut findings = findings(&status, SystemTime::now());
+    findings.extend(holds.items.iter().map(held));
     let is_well = findings.is_empty();
-    out.show(&Page { is_well, findings: &findings, status: &status }, || page(&status, &findings))?;
+    out.show(&Whole { is_well, findings: &findings, status: &status }, || page(&status, &findings))?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[derive(Serialize)]
-struct Page<'a> {
+struct Whole<'a> {
     #[serde(rename = "well")]
     is_well: bool,
     findings: &'a [Finding],
@@ -56,6 +58,11 @@ fn findings(status: &MeshStatus, now: SystemTime) -> Vec<Finding> {
     found
 }
 
+fn held(Hold { origin, reason, .. }: &Hold) -> Finding {
+    let what = format!("what {origin} says is held back here: {reason}");
+    Finding { what, look: format!("tombolo zone accept {origin}") }
+}
+
 fn of_zone(status: &ZoneStatus, needs_ingress: bool, now: SystemTime, found: &mut Vec<Finding>) {
     let zone = &status.overview.name;
     let mut find = |what: String, look: String| found.push(Finding { what, look });
@@ -75,7 +82,7 @@ fn of_zone(status: &ZoneStatus, needs_ingress: bool, now: SystemTime, found: &mu
     if status.diverged {
         let what =
             format!("zone {zone} holds another history than this control plane, and takes nothing from it");
-        find(what, format!("tombolo describe zone {zone}"));
+        find(what, format!("tombolo zone accept global (asked of zone {zone})"));
     }
     for refused in &status.refused {
         let by = match &refused.by {
@@ -330,7 +337,7 @@ mod tests {
             (
                 ZoneStatus { diverged: true, ..with(|_| {}) },
                 "zone east holds another history than this control plane, and takes nothing from it",
-                "tombolo describe zone east",
+                "tombolo zone accept global (asked of zone east)",
             ),
             (
                 ZoneStatus { refused: vec![refused], ..with(|_| {}) },

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use clap::Parser;
 use runtime::admin::Pages;
 use runtime::{Readiness, ReadyLine, Tasks, logs, shutdown};
 use telemetry::Telemetry;
@@ -20,7 +19,7 @@ pub const PROGRAM: &str = "tombolo-dataplane";
 
 /// Runs as the command line says, until the process is asked to stop.
 pub async fn program() -> anyhow::Result<()> {
-    let options = Options::parse();
+    let options = runtime::options::parse::<Options>();
     logs::install(options.log_format, &options.log).context("logs cannot be set up")?;
     let stop = shutdown::requested()?;
     match options.mode() {

@@ -1,7 +1,6 @@
 //! Starts a global control plane.
 
 use anyhow::Context;
-use clap::Parser;
 use global_cp::{GlobalCp, Options};
 use runtime::{logs, shutdown};
 
@@ -10,7 +9,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+    let options = runtime::options::parse::<Options>();
     logs::install(options.log_format, &options.log).context("logs cannot be set up")?;
     let stop = shutdown::requested()?;
     let running = GlobalCp::start(options).await?;

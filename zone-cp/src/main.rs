@@ -1,6 +1,5 @@
 //! `tombolo-zone-cp`: parses flags, starts the zone control plane, and runs it until it is told to stop.
 
-use clap::Parser;
 use zone_cp::{Options, ZoneCp};
 
 #[global_allocator]
@@ -8,7 +7,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+    let options = runtime::options::parse::<Options>();
     runtime::logs::install(options.log_format, &options.log)?;
     let shutdown = runtime::shutdown::requested()?;
     let running = ZoneCp::start(options).await?;

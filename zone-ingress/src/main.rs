@@ -1,7 +1,6 @@
 //! Starts a zone ingress.
 
 use anyhow::{Context, bail};
-use clap::Parser;
 use runtime::{logs, shutdown};
 use tracing::info;
 use zone_ingress::open_files;
@@ -13,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let mut options = Options::parse();
+    let mut options = runtime::options::parse::<Options>();
     logs::install(options.log_format, &options.log).context("logs cannot be set up")?;
     let room = open_files::make_room();
     if room < options.max_connections {

@@ -75,6 +75,51 @@ async fn a_proxy_is_inspected() {
 }
 
 #[tokio::test]
+async fn words_are_completed_by_what_the_control_plane_has() {
+    let cp = ControlPlane::start().await;
+    let file = cp.file(
+        "mesh.yaml",
+        "type: Mesh\nname: shop\n---\ntype: Mesh\nname: pay\n---\ntype: Mesh\nname: play\n",
+    );
+    cp.run(&["apply", "-f", file.to_str().unwrap()]).await.ok();
+    let address = format!("https://{}", cp.address);
+    let (token, ca) = (cp.dir.path().join("admin.token"), cp.dir.path().join("ca.crt"));
+    let connection =
+        ["--address", &address, "--token-file", token.to_str().unwrap(), "--ca", ca.to_str().unwrap()];
+    let complete = async |words: &[&str]| {
+        let words = [&["tombolo", "__complete", "--"], &connection[..], words].concat();
+        run(&words).await.ok()
+    };
+    assert_eq!(complete(&["get", "meshes", "p"]).await, "pay\nplay\n");
+    assert_eq!(complete(&["delete", "m", ""]).await, "pay\nplay\nshop\n");
+    assert_eq!(complete(&["get", "-m", "sh"]).await, "shop\n");
+    assert_eq!(complete(&["get", "meshtr"]).await, "meshtrusts\nmeshtrafficpermissions\n");
+    // Nobody there adds nothing, and is no error in the middle of a line.
+    assert_eq!(run(&["tombolo", "__complete", "--", "get", "meshes", ""]).await.ok(), "");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(&["tombolo", "completion", shell]).await.ok().contains("__complete"), "{shell}");
+    }
+}
+
+#[tokio::test]
+async fn bash_hands_the_words_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let tombolo = dir.path().join("tombolo");
+    let script = "#!/bin/sh\n[ \"$1\" = __complete ] && shift 2 && for word; do echo \"<$word>\"; done\n";
+    std::fs::write(&tombolo, script).unwrap();
+    std::fs::set_permissions(&tombolo, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let completion = run(&["tombolo", "completion", "bash"]).await.ok();
+    let typed =
+        "COMP_WORDS=(tombolo get -m '' meshes); COMP_CWORD=3; _tombolo; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let bash = std::process::Command::new("bash")
+        .args(["-c", &format!("{completion}\n{typed}")])
+        .env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&bash.stdout), "<get>\n<-m>\n<>\n", "{bash:?}");
+}
+
+#[tokio::test]
 async fn the_mesh_is_told_on_one_page_and_in_the_exit_code() {
     let cp = ControlPlane::start().await;
     let ran = cp.run(&["status"]).await;
@@ -87,13 +132,15 @@ async fn the_mesh_is_told_on_one_page_and_in_the_exit_code() {
          far-west  offline    3m ago    0        0     0        ?         ?\n\
          north     offline    never     0        0     0        ?         ?\n\n\
          every proxy has an identity: all their traffic is mutually authenticated\n\n\
-         4 things are not well:\n\n  \
+         5 things are not well:\n\n  \
          service default/cart of zone east has no ready endpoint\n    \
          tombolo describe meshservice cart --mesh default --zone east\n\n  \
          zone east has services and no ingress: other zones cannot reach them\n    \
          tombolo get meshzoneaddresses --zone east -o wide\n\n  \
          zone far-west is offline: heard 3m ago\n    tombolo zone list\n\n  \
-         zone north is offline: heard never\n    tombolo zone list\n"
+         zone north is offline: heard never\n    tombolo zone list\n\n  \
+         what global says is held back here: it tells another history up to revision 77 of epoch 1\n    \
+         tombolo zone accept global\n"
     );
     let json = cp.run(&["status", "-o", "json"]).await;
     let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();

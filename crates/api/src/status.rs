@@ -70,7 +70,7 @@ pub struct ZoneReport {
     pub uptime_ms: u64,
     /// Proxies that do not run the newest, or of which nobody knows.
     pub late: Vec<LateProxy>,
-    /// Services of the zone.
+    /// Services of the zone that have ports.
     pub services: u64,
     /// Those of them at which nobody would answer now: `<mesh>/<name>`.
     pub services_without_endpoints: Vec<String>,

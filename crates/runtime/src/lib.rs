@@ -1,7 +1,9 @@
-//! What every process needs and no part of the mesh owns: the time of day, tasks with an owner and an end, shutdown, logs,
+//! What every process needs and no part of the mesh owns: what it is told from outside, the time of day, tasks with an owner and an end, shutdown, logs,
 //! the ready line, health and metrics, files that are whole or not there.
 //!
 //! It knows none of our other crates, and keeps nothing global: a test can start many programs at once.
+
+pub mod options;
 
 pub mod clock;
 

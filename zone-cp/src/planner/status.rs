@@ -15,6 +15,7 @@ use super::{Client, Planner, Presence, ProxyId};
 /// What is not as it should be.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Look {
+    /// Those that have ports.
     pub services: u64,
     /// `<mesh>/<name>`; at most [`MOST_NAMED`], as of all lists here.
     pub services_without_endpoints: Vec<String>,
@@ -28,9 +29,14 @@ impl Planner {
             self.view.all::<MeshService>().filter(|(held, _)| held.key.origin.zone() == Some(&self.zone));
         let (mut services, mut services_without_endpoints) = (0, Vec::new());
         for (held, service) in own {
-            services += 1;
             let answers = |destination| self.instances(destination).iter().any(|instance| instance.ready);
-            if !destinations(held, service).iter().any(answers) {
+            let destinations = destinations(held, service);
+            // Clients alone have one without ports: nobody calls it.
+            if destinations.is_empty() {
+                continue;
+            }
+            services += 1;
+            if !destinations.iter().any(answers) {
                 let mesh = held.key.mesh.as_ref().map_or("", |mesh| mesh.as_str());
                 services_without_endpoints.push(format!("{mesh}/{}", held.key.name));
             }

@@ -440,15 +440,20 @@ fn s46_an_ingress_leads_to_loopback_only_where_it_is_on_loopback_itself() {
 fn what_is_not_as_it_should_be_is_found() {
     let mut planner =
         planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "web"), service(4, "lost")]);
+    let spec = json!({ "spec": { "selector": { "dataplaneLabels": { "matchLabels": {} } }, "ports": [] } });
+    planner.on_input(commit(
+        world(10, 11),
+        vec![Change::Put(record("east", 11, "MeshService", "client", spec))],
+    ));
     let named = |names: &[&str]| names.iter().map(|name| format!("default/{name}")).collect::<Vec<_>>();
     planner.on_input(Input::Settled);
     let look = planner.look(NOW);
     assert_eq!(look.proxies_without_identity, named(&["cart", "web"]));
     assert_eq!((look.services, look.services_without_endpoints), (2, named(&["lost", "web"])));
 
-    planner.on_input(commit(world(11, 10), vec![Change::Put(identity())]));
+    planner.on_input(commit(world(11, 11), vec![Change::Put(identity())]));
     let (client, _) = connect(&mut planner, "web", &["inbound/8080"]);
-    confirm(&mut planner, &client, world(11, 10));
+    confirm(&mut planner, &client, world(11, 11));
     let look = planner.look(NOW);
     assert_eq!((look.proxies_without_identity, look.certificates), (named(&[]), vec![]));
     assert_eq!(look.services_without_endpoints, named(&["lost"]));
