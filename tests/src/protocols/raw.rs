@@ -3,30 +3,37 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-pub(super) struct Raw {
-    pub(super) stream: TcpStream,
+pub(super) struct Raw<S = TcpStream> {
+    pub(super) stream: S,
     /// What was read, and not asked for yet.
     unread: Vec<u8>,
 }
 
 impl Raw {
     pub(super) async fn connect(to: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(to).await.unwrap(), unread: Vec::new() }
+        Self::over(TcpStream::connect(to).await.unwrap())
     }
 
     pub(super) async fn accept(listener: &TcpListener) -> Self {
         let accepted = time::timeout(LIMIT, listener.accept()).await.expect("nobody comes");
-        Self { stream: accepted.unwrap().0, unread: Vec::new() }
+        Self::over(accepted.unwrap().0)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    pub(super) fn over(stream: S) -> Self {
+        Self { stream, unread: Vec::new() }
     }
 
     pub(super) async fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
+        self.stream.flush().await.unwrap();
     }
 
     /// Everything up to and with this.
