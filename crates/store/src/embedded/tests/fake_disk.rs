@@ -43,7 +43,7 @@ pub(super) enum Condition {
     Sound,
     /// Every operation that changes anything fails, in part done.
     ReadOnly,
-    /// Syncs fail, and what was written is taken for synced ever after though it is not.
+    /// Syncs fail, and some of what was written is taken for synced ever after though it is not.
     SyncFails,
     /// Nothing is written beyond what was there.
     Full,
@@ -173,7 +173,9 @@ impl StorageBackend for FakeDisk {
         match state.condition {
             Condition::Dead | Condition::ReadOnly => return Err(io::ErrorKind::Other.into()),
             Condition::SyncFails => {
-                state.pending.clear();
+                let mut dice = state.dice.clone();
+                state.pending.retain(|_| dice.one_in(2));
+                state.dice = dice;
                 return Err(io::ErrorKind::Other.into());
             }
             Condition::Sound | Condition::Full => {}

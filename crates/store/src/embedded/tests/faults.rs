@@ -21,6 +21,8 @@ async fn live_with(seed: u64) -> Result<(), String> {
     let model = model();
     let mut watch = store.watch(0);
     let mut condition = Condition::Sound;
+    // Of the second: since the disk last worked.
+    let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
     for n in 1..=30 {
         if dice.one_in(4) {
             let conditions = [Condition::ReadOnly, Condition::SyncFails, Condition::Full, Condition::Dead];
@@ -31,21 +33,33 @@ async fn live_with(seed: u64) -> Result<(), String> {
             disk.becomes(condition);
             if condition == Condition::Sound {
                 works_again(&store).await?;
+                refused.clear();
             }
         }
         let work = Work::roll(&mut dice, n);
         match work.ask(&store).await {
-            Ok(()) => work.ask(&model).await.map_err(|error| format!("only here: {error}"))?,
-            Err(Error::Full { .. }) if condition == Condition::Full => {}
-            Err(Error::Unavailable { .. }) if condition != Condition::Sound => {}
+            Ok(()) => {
+                work.ask(&model).await.map_err(|error| format!("only here: {error}"))?;
+                acknowledged.push(work);
+                refused.clear();
+            }
+            Err(Error::Full { .. }) if condition == Condition::Full => refused.push(work),
+            Err(Error::Unavailable { .. }) if condition != Condition::Sound => refused.push(work),
             Err(error @ (Error::Full { .. } | Error::Unavailable { .. })) => {
                 return Err(format!("{condition:?}, and {error}"));
             }
-            Err(refused) => drop(work.ask(&model).await.expect_err(&refused.to_string())),
+            Err(other) => drop(work.ask(&model).await.expect_err(&other.to_string())),
         }
         if condition != Condition::Dead {
             same(&store, &model).await.map_err(|error| format!("{n} {condition:?}: {error}"))?;
         }
+    }
+    if condition != Condition::Sound && dice.one_in(2) {
+        // It ends before the disk works again: then one that was refused may turn out to have happened.
+        let disk = Arc::new(disk.after_a_power_cut());
+        drop(store);
+        let store = open(&disk).map_err(|error| format!("it does not open again: {error}"))?;
+        return same_or_with_one_of(&store, &acknowledged, &refused).await;
     }
     disk.becomes(Condition::Sound);
     works_again(&store).await?;
@@ -64,6 +78,26 @@ async fn live_with(seed: u64) -> Result<(), String> {
     let disk = Arc::new(disk.after_a_power_cut());
     drop(store);
     same(&open(&disk)?, &model).await.map_err(|error| format!("after a power cut: {error}"))
+}
+
+/// What was acknowledged, or that and one whole of those that were refused.
+async fn same_or_with_one_of(
+    store: &Arc<dyn Store>,
+    acknowledged: &[Work],
+    refused: &[Work],
+) -> Result<(), String> {
+    let mut found = Vec::new();
+    for more in std::iter::once(None).chain(refused.iter().map(Some)) {
+        let model = model();
+        for work in acknowledged.iter().chain(more) {
+            let _ = work.ask(&model).await;
+        }
+        match same(store, &model).await {
+            Ok(()) => return Ok(()),
+            Err(difference) => found.push(difference),
+        }
+    }
+    Err(format!("after an end with a broken disk: {}", found.join("; ")))
 }
 
 /// By itself.
