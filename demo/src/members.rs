@@ -9,14 +9,16 @@ use crate::traffic::Pair;
 pub struct Member {
     pub service: &'static str,
     pub zone: &'static str,
+    /// Which of its replicas.
+    pub(crate) number: u8,
     /// The last byte of its address.
     pub(crate) host: u8,
 }
 
-pub(crate) const FRONTEND: Member = Member { service: "frontend", zone: "east", host: 11 };
-const CATALOG_EAST: Member = Member { service: "catalog", zone: "east", host: 12 };
-const CATALOG_WEST: Member = Member { service: "catalog", zone: "west", host: 22 };
-const CART: Member = Member { service: "cart", zone: "west", host: 23 };
+pub(crate) const FRONTEND: Member = Member { service: "frontend", zone: "east", number: 1, host: 11 };
+const CATALOG_EAST: Member = Member { service: "catalog", zone: "east", number: 1, host: 12 };
+pub(crate) const CATALOG_WEST: Member = Member { service: "catalog", zone: "west", number: 1, host: 22 };
+const CART: Member = Member { service: "cart", zone: "west", number: 1, host: 23 };
 pub(crate) const MEMBERS: [Member; 4] = [FRONTEND, CATALOG_EAST, CATALOG_WEST, CART];
 
 /// Who calls whom, and at which port of its own sidecar.
@@ -29,6 +31,11 @@ pub(crate) const CALLS: [(Member, Member, u16); 4] = [
 /// The same for bytes that are no HTTP: both ways between the zones, and within one.
 pub(crate) const STREAMS: [(Member, Member, u16); 3] =
     [(FRONTEND, CART, 10_004), (CART, CATALOG_EAST, 10_002), (FRONTEND, CATALOG_EAST, 10_006)];
+
+/// A second replica, which is there for a while only; and who calls both, from their own zone and from the other.
+pub(crate) const SECOND_CATALOG: Member = Member { number: 2, host: 24, ..CATALOG_WEST };
+pub(crate) const REPLICAS: [Member; 2] = [CATALOG_WEST, SECOND_CATALOG];
+pub(crate) const CALLERS_OF_REPLICAS: [Member; 2] = [CART, FRONTEND];
 
 /// The zone of what is in several.
 pub const ANY: &str = "any";
@@ -88,6 +95,15 @@ impl Speaks {
             Self::Bytes => 10_008,
         }
     }
+
+    /// Where those who call the replicas reach them.
+    pub(crate) fn replicated(self) -> u16 {
+        match self {
+            Self::Http1 => 10_011,
+            Self::Http2 => 10_012,
+            Self::Bytes => 10_013,
+        }
+    }
 }
 
 pub(crate) const APP_HTTP: u16 = 3000;
@@ -124,11 +140,16 @@ spec:
 ";
 
 impl Member {
+    /// Of its Dataplane.
+    pub(crate) fn name(self) -> String {
+        format!("{}-{}", self.service, self.number)
+    }
+
     /// The document that its sidecar joins with.
     pub(crate) fn dataplane(self, ip: IpAddr) -> String {
-        let Self { service, .. } = self;
+        let name = self.name();
         let mut yaml = format!(
-            "type: Dataplane\nmesh: default\nname: {service}-1\nnetworking:\n  address: {ip}\n  inbound:\n"
+            "type: Dataplane\nmesh: default\nname: {name}\nnetworking:\n  address: {ip}\n  inbound:\n"
         );
         for speaks in Speaks::ALL {
             let (name, protocol) = (speaks.name(), speaks.protocol());
@@ -153,9 +174,12 @@ impl Member {
         let calls = CALLS.iter().map(|call| (call, Speaks::Http1));
         let calls = calls.chain(STREAMS.iter().map(|call| (call, Speaks::Bytes)));
         let own = calls.filter(|((caller, ..), _)| *caller == self);
-        let of_one_zone = own.map(|((_, Self { service, zone, .. }, port), speaks)| {
+        let own = own.map(|((_, called, port), speaks)| (*called, *port, speaks));
+        let replicas = Speaks::ALL.into_iter().filter(|_| CALLERS_OF_REPLICAS.contains(&self));
+        let replicas = replicas.map(|speaks| (CATALOG_WEST, speaks.replicated(), speaks));
+        let of_one_zone = own.chain(replicas).map(|(Self { service, zone, .. }, port, speaks)| {
             let labels = format!("{{tombolo.io/display-name: {service}, tombolo.io/zone: {zone}}}");
-            (*port, format!("kind: MeshService, port: {}, labels: {labels}", speaks.port()))
+            (port, format!("kind: MeshService, port: {}, labels: {labels}", speaks.port()))
         });
         let joined = Speaks::ALL.iter().filter(|_| self == FRONTEND).map(|speaks| {
             let at = speaks.port();

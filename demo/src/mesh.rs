@@ -17,8 +17,8 @@ use zone_cp::ZoneCp;
 
 use crate::api_client::ApiClient;
 use crate::members::{
-    ALLOW_SHOP, APP_EVENTS, APP_HTTP, CALLS, FRONTEND, JOIN_CATALOG, JOINED, JOINED_CATALOG, MEMBERS, Member,
-    PERMISSION, STREAMS, Speaks, pair,
+    ALLOW_SHOP, APP_EVENTS, APP_HTTP, CALLERS_OF_REPLICAS, CALLS, CATALOG_WEST, FRONTEND, JOIN_CATALOG,
+    JOINED, JOINED_CATALOG, MEMBERS, Member, PERMISSION, REPLICAS, SECOND_CATALOG, STREAMS, Speaks, pair,
 };
 use crate::relay::Relay;
 use crate::shop::App;
@@ -186,8 +186,8 @@ impl Mesh {
             ..TokenRequest::default()
         };
         let token = self.zone_api(zone)?.token(TokenKind::Dataplane, &request).await?;
-        self.write(&format!("{zone}-{service}.token"), &token)?;
-        self.write(&format!("{zone}-{service}.yaml"), &member.dataplane(self.ip(member)))?;
+        self.write(&format!("{zone}-{}.token", member.name()), &token)?;
+        self.write(&format!("{zone}-{}.yaml", member.name()), &member.dataplane(self.ip(member)))?;
         let sidecar = self.start_sidecar(member).await?;
         self.sidecars.push((member, sidecar));
         self.apps.push((member, app));
@@ -199,8 +199,8 @@ impl Mesh {
     }
 
     fn options_of(&self, member: Member) -> dataplane::ControlOptions {
-        let Member { service, zone, .. } = member;
-        let file = |ending: &str| self.dir.path().join(format!("{zone}-{service}{ending}"));
+        let (zone, name) = (member.zone, member.name());
+        let file = |ending: &str| self.dir.path().join(format!("{zone}-{name}{ending}"));
         let zone_cp = self.zones[zone].addresses.sync.to_string();
         let joined = dataplane::ControlOptions::new(zone_cp, file(".token"), file(".yaml"), file(""));
         dataplane::ControlOptions { drain_time: DRAIN, ..joined }
@@ -208,7 +208,35 @@ impl Mesh {
 
     /// Drains a sidecar, and waits until it is gone.
     pub async fn stop_sidecar(&mut self, service: &str, zone: &str) -> anyhow::Result<Stopped> {
-        let is_it = |(member, _): &(Member, _)| member.service == service && member.zone == zone;
+        self.stop(|member| member.service == service && member.zone == zone).await
+    }
+
+    /// Starts the second of the replicas, and waits until it is ready.
+    pub async fn add_replica(&mut self) -> anyhow::Result<()> {
+        self.start_member(SECOND_CATALOG).await?;
+        let (_, sidecar) = self.sidecars.last().context("it was started")?;
+        Ok(time::timeout(LIMIT, sidecar.ready()).await?)
+    }
+
+    /// Takes it out of the mesh for good.
+    pub async fn remove_replica(&mut self) -> anyhow::Result<()> {
+        self.stop_replica(SECOND_CATALOG.number).await?;
+        let path = format!("/meshes/default/dataplanes/{}", SECOND_CATALOG.name());
+        self.zone_api(SECOND_CATALOG.zone)?.delete(&path).await?;
+        let is_it = |(member, _): &mut (Member, App)| *member == SECOND_CATALOG;
+        for (_, app) in self.apps.extract_if(.., is_it) {
+            app.shutdown().await;
+        }
+        Ok(())
+    }
+
+    /// Drains the sidecar of a replica, and waits until it is gone.
+    pub async fn stop_replica(&mut self, number: u8) -> anyhow::Result<Stopped> {
+        self.stop(|member| REPLICAS.contains(member) && member.number == number).await
+    }
+
+    async fn stop(&mut self, is_it: impl Fn(&Member) -> bool) -> anyhow::Result<Stopped> {
+        let is_it = |(member, _): &(Member, _)| is_it(member);
         let at = self.sidecars.iter().position(is_it).context("there is no such sidecar")?;
         let (member, sidecar) = self.sidecars.remove(at);
         sidecar.shutdown().await?;
@@ -312,6 +340,24 @@ impl Mesh {
         found.map(|(_, app)| app).with_context(|| format!("there is no {service} in {zone}"))
     }
 
+    /// The applications of all replicas that are there.
+    pub fn replicas(&self) -> impl Iterator<Item = &App> {
+        self.apps.iter().filter(|(member, _)| REPLICAS.contains(member)).map(|(_, app)| app)
+    }
+
+    /// Those who call the replicas, and where: the first from their own zone, the other from another.
+    pub fn callers_of_replicas(&self, speaks: Speaks) -> [(Pair, SocketAddr); 2] {
+        CALLERS_OF_REPLICAS
+            .map(|caller| (pair(caller, CATALOG_WEST), SocketAddr::new(self.ip(caller), speaks.replicated())))
+    }
+
+    /// How often a sidecar tried to connect to another in vain.
+    pub async fn connect_failures(&self) -> u64 {
+        let counters = self.sidecars.iter().map(|(_, sidecar)| sidecar.counters());
+        let counters = futures::future::join_all(counters).await;
+        counters.into_iter().flatten().map(|counters| counters.connect_failures).sum()
+    }
+
     /// Where the frontend reaches the catalog of whichever zone.
     pub fn joined(&self, speaks: Speaks) -> SocketAddr {
         SocketAddr::new(self.ip(FRONTEND), speaks.joined())
@@ -356,9 +402,16 @@ impl Mesh {
         for call in self.traffic.calls() {
             add(format!("outbound {}", call.pair), call.through, Takes::Requests);
         }
-        add(format!("http2 outbound {JOINED}"), self.joined(Speaks::Http2), Takes::Frames);
-        for (pair, address) in self.streams().into_iter().chain([(JOINED, self.joined(Speaks::Bytes))]) {
+        for (pair, address) in self.streams() {
             add(format!("tcp outbound {pair}"), address, Takes::Bytes);
+        }
+        for (speaks, takes) in
+            [(Speaks::Http1, Takes::Requests), (Speaks::Http2, Takes::Frames), (Speaks::Bytes, Takes::Bytes)]
+        {
+            let replicated = self.callers_of_replicas(speaks);
+            for (pair, address) in replicated.into_iter().chain([(JOINED, self.joined(speaks))]) {
+                add(format!("{speaks:?} outbound {pair}"), address, takes);
+            }
         }
         ports
     }

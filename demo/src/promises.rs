@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod drain;
 mod forgery;
 mod global_away;
 mod identity;
@@ -71,6 +72,11 @@ pub const ALL: &[Promise] = &[
         number: 8,
         says: "a proxy that is killed and restarted without its zone serves again within 1 s",
         keep: |mesh, terms| Box::pin(killed::keep(mesh, terms)),
+    },
+    Promise {
+        number: 9,
+        says: "a sidecar drains under load, of its own zone and of another, and not one exchange fails",
+        keep: |mesh, terms| Box::pin(drain::keep(mesh, terms)),
     },
 ];
 

@@ -56,7 +56,7 @@ impl Folder {
             self.path("dataplane.yaml"),
             self.path("state"),
         );
-        ControlOptions { drain_time: Duration::from_secs(1), ..options }
+        ControlOptions { drain_time: Duration::from_secs(10), ..options }
     }
 
     async fn start(&self) -> Running {
@@ -562,6 +562,42 @@ async fn who_shuts_down_says_drained_when_nothing_is_carried_any_more() {
     drop(web);
     let state = zone.until(CART, "the end", |state| !state.ended.is_empty()).await;
     assert_eq!(state.ended, [Ended::ByPeer("drained".into())]);
+    ending.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_sidecar_serves_on_until_its_zone_lets_it_go_and_its_application_until_others_are_served() {
+    let mut mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let mut stream = TcpStream::connect(outbound(mesh.web(), CART_TCP).await).await.unwrap();
+    stream.write_all(b"before").await.unwrap();
+    assert_eq!(mesh.hear().await, b"before");
+    let listeners = serde_json::json!({ "outbound": [{ "address": anywhere(), "destination": CART_HTTP }] });
+    let wanted = format!("destination/{CART_HTTP}");
+    mesh.zone.set(CART, &[("listeners", Some(listeners.to_string())), (&wanted, Some(destination("http")))]);
+    let listens = async {
+        while !mesh.cart.bound().await.iter().any(|bound| matches!(bound.purpose, Purpose::Outbound(_))) {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    time::timeout(PATIENCE, listens).await.expect("a port for its own application");
+
+    let Mesh { zone, cart, web, serving: _serving, .. } = mesh;
+    let (inbound, own) = (bound(&cart, Purpose::Inbound(8081)).await, outbound(&cart, CART_HTTP).await);
+    let http = outbound(web.as_ref().unwrap(), CART_HTTP).await;
+    zone.let_go(false);
+    let ending = tokio::spawn(cart.shutdown());
+    zone.until(CART, "the word", |state| state.is_draining).await;
+    let (line, _) = get(http).await;
+    assert!(line.contains(" 200 "), "{line}");
+    TcpStream::connect(inbound).await.expect("who has not heard of it is served");
+
+    zone.let_go(true);
+    let closed = |address| async move { while TcpStream::connect(address).await.is_ok() {} };
+    time::timeout(PATIENCE, closed(inbound)).await.expect("no more are accepted");
+    TcpStream::connect(own).await.expect("answering others may take calls of the application");
+    drop(stream);
+    time::timeout(PATIENCE, closed(own)).await.expect("nobody is served any more");
     ending.await.unwrap().unwrap();
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Zone {
     peers: Mutex<BTreeMap<String, State>>,
     /// Rises with everything that peers say.
     said: watch::Sender<u64>,
+    /// Whether a peer that drains is let go.
+    lets_go: watch::Sender<bool>,
 }
 
 /// What is set for, and known of, one peer.
@@ -53,6 +55,7 @@ pub(crate) struct State {
     /// Up to which revision of its parts it acknowledged.
     pub(crate) acknowledged: u64,
     pub(crate) refused: Vec<Refused>,
+    pub(crate) is_draining: bool,
     pub(crate) certificates: usize,
     pub(crate) ended: Vec<Ended>,
 }
@@ -87,6 +90,7 @@ impl Zone {
             tokens: TokenKey::generate(),
             peers: Mutex::default(),
             said: watch::Sender::new(0),
+            lets_go: watch::Sender::new(true),
         })
     }
 
@@ -176,6 +180,10 @@ impl Zone {
         if let (Some(handle), true) = (&state.handle, is_wanted) {
             publish(handle, state, name);
         }
+    }
+
+    pub(crate) fn let_go(&self, whether: bool) {
+        self.lets_go.send_replace(whether);
     }
 
     pub(crate) fn state(&self, peer: &str) -> State {
@@ -290,6 +298,11 @@ impl Host for Session {
     }
 
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
+        if kind == "draining" {
+            self.zone.tell(&self.peer, |state| state.is_draining = true);
+            let _ = self.zone.lets_go.subscribe().wait_for(|lets_go| *lets_go).await;
+            return Ok(Bytes::new());
+        }
         assert_eq!(kind, "certificate");
         let id = self.zone.state(&self.peer.to_string()).identity.ok_or("nobody")?;
         let chain = self.zone.ca.issue(&body, &id, SVID_LIFETIME, SystemTime::now());
