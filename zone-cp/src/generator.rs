@@ -59,12 +59,15 @@ impl Generator {
                         Change::Put(record) => put(&mut view, record),
                         Change::Deleted { key, .. } => view.remove(key),
                     }),
-                    Err(store::Error::Compacted { .. }) => {
-                        let listing = self.store.list(Filter::all()).await?;
-                        watch = self.store.watch(listing.sequence);
-                        view = View::default();
-                        listing.records.iter().for_each(|record| put(&mut view, record));
-                    }
+                    Err(store::Error::Compacted { .. }) => match self.store.list(Filter::all()).await {
+                        Ok(listing) => {
+                            watch = self.store.watch(listing.sequence);
+                            view = View::default();
+                            listing.records.iter().for_each(|record| put(&mut view, record));
+                        }
+                        // The watch asks for it again.
+                        Err(_) => time::sleep(AGAIN).await,
+                    },
                     Err(store::Error::Unavailable { .. }) => time::sleep(AGAIN).await,
                     Err(error) => return Err(error.into()),
                 },

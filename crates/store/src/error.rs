@@ -37,7 +37,7 @@ pub enum Error {
     /// still be read.
     #[error("what is kept of {what} does not open: restore the store and its key together")]
     Damaged { what: String },
-    /// Reads go on, and writes as soon as there is space: the store tries by itself.
+    /// Of writes alone. Reads go on, and writes as soon as there is space: the store tries by itself.
     #[error("the disk of the store is full, and nothing was written: free some space, then write again")]
     Full { source: Arc<io::Error> },
     /// The medium failed. The store tries by itself until it works again.

@@ -1,5 +1,6 @@
 //! A database that opens itself again: after one failed read or write redb refuses all that come after.
 
+use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{
@@ -44,10 +45,11 @@ impl StoreFile {
                 Some(database) => begun(database.begin_read()).and_then(|rows| read(&rows)),
                 None => Err(Error::unavailable("it cannot be read")),
             };
-            (result.map_err(|error| self.explained(error)), opened.times)
+            // Nothing is full for who reads.
+            (result.map_err(|error| self.explained(error, Error::unavailable)), opened.times)
         };
         match attempt() {
-            (Err(Error::Full { .. } | Error::Unavailable { .. }), times) if self.disk.fault().is_some() => {
+            (Err(Error::Unavailable { .. }), times) if self.disk.fault().is_some() => {
                 self.reopen(times);
                 attempt().0
             }
@@ -71,7 +73,7 @@ impl StoreFile {
             None => Err(Error::unavailable("it cannot be written")),
         };
         drop(opened);
-        result.map_err(|error| self.explained(error)).inspect_err(|_| {
+        result.map_err(|error| self.explained(error, Error::of_disk)).inspect_err(|_| {
             if self.disk.fault().is_some() {
                 self.reopen(times);
             }
@@ -105,9 +107,9 @@ impl StoreFile {
     }
 
     /// Names the cause, which redb says only once.
-    fn explained(&self, error: Error) -> Error {
+    fn explained(&self, error: Error, by: fn(Arc<io::Error>) -> Error) -> Error {
         match (error, self.disk.fault()) {
-            (Error::Unavailable { .. }, Some(cause)) => Error::of_disk(cause),
+            (Error::Unavailable { .. }, Some(cause)) => by(cause),
             (error, _) => error,
         }
     }
