@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use api::shapes::{Connection, InspectDataplane, LateState, Page, RevisionState, ZoneOverview};
+use api::shapes::{
+    Connection, InspectDataplane, LateState, Page, ProxyCounts, RevisionState, ZoneOverview, ZoneProgress,
+    ZoneState,
+};
 use api::status::MeshStatus;
 use clap::Args;
 use model::kinds::Kind;
@@ -198,12 +201,18 @@ fn several(what: &'static str, list: &str) -> Vec<(&'static str, String)> {
 
 /// Who runs it, and by name who does not.
 fn runs(state: &RevisionState) -> Vec<(&'static str, String)> {
-    let sum = |count: fn(&api::shapes::ProxyCounts) -> u64| -> u64 {
-        state.zones.iter().map(|zone| count(&zone.proxies)).sum()
-    };
-    let (current, late, unknown) =
-        (sum(|proxies| proxies.current), sum(|proxies| proxies.late), sum(|proxies| proxies.unknown));
-    let mut lines = vec![("Runs", format!("on {current} proxies; late {late}, unknown {unknown}"))];
+    // What a zone said before it fell silent says nothing of now.
+    let (away, here): (Vec<&ZoneProgress>, Vec<&ZoneProgress>) =
+        state.zones.iter().partition(|zone| matches!(zone.state, ZoneState::Offline | ZoneState::Diverged));
+    let sum = |count: fn(&ProxyCounts) -> u64| -> u64 { here.iter().map(|zone| count(&zone.proxies)).sum() };
+    let counts =
+        [sum(|proxies| proxies.current), sum(|proxies| proxies.late), sum(|proxies| proxies.unknown)];
+    let [current, late, unknown] = counts;
+    let mut lines = vec![("Runs", format!("{current} current, {late} late, {unknown} unknown"))];
+    for zone in away {
+        let line = format!("nobody knows what the proxies of zone {} run", zone.name);
+        lines.push(("", Tone::Bad.paint(&line)));
+    }
     for late in &state.late {
         let tone = if late.state == LateState::Late { Tone::Doubtful } else { Tone::Bad };
         let (state, reason) = (wait::late_state(late.state), wait::late_reason(late.reason));

@@ -41,6 +41,9 @@ struct Finding {
     look: String,
 }
 
+/// Of one sort in one zone, by name.
+const MOST: usize = 5;
+
 fn findings(status: &MeshStatus, now: SystemTime) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(
@@ -101,13 +104,12 @@ fn of_zone(status: &ZoneStatus, needs_ingress: bool, now: SystemTime, found: &mu
         find(format!("{what} is refused by {by}: {}", refused.reason), look);
     }
     let Some(report) = &status.report else {
-        let unknown =
-            status.overview.proxies.unknown + status.overview.proxies.late + status.overview.proxies.current;
-        if unknown > 0 && status.overview.state != Connection::Connected {
-            find(
-                format!("what the {unknown} proxies of zone {zone} run is not known"),
-                "tombolo zone list".into(),
-            );
+        let counts = status.overview.proxies;
+        let proxies = counts.current + counts.late + counts.unknown;
+        if proxies > 0 && status.overview.state != Connection::Connected {
+            let what =
+                format!("nobody knows what the proxies of zone {zone} run (when it was heard: {proxies})");
+            find(what, "tombolo zone list".into());
         }
         return;
     };
@@ -125,7 +127,7 @@ fn of_report(
         let (mesh, name) = proxy.split_once('/').unwrap_or(("default", proxy));
         format!("tombolo inspect dataplane {name} --mesh {mesh} --zone {zone}")
     };
-    for late in &report.late {
+    for late in report.late.iter().take(MOST) {
         let (proxy, state, reason) = (&late.proxy, late_state(late.state), late_reason(late.reason));
         let detail = if late.detail.is_empty() { String::new() } else { format!(": {}", late.detail) };
         let what = match late.state {
@@ -136,20 +138,23 @@ fn of_report(
         };
         found.push(Finding { what, look: inspect(proxy) });
     }
-    for service in &report.services_without_endpoints {
+    found.extend(more(report.late.len(), "proxies", zone));
+    for service in report.services_without_endpoints.iter().take(MOST) {
         let (mesh, name) = service.split_once('/').unwrap_or(("default", service));
         found.push(Finding {
             what: format!("service {service} of zone {zone} has no ready endpoint"),
             look: format!("tombolo describe meshservice {name} --mesh {mesh} --zone {zone}"),
         });
     }
-    for proxy in &report.proxies_without_identity {
+    found.extend(more(report.services_without_endpoints.len(), "services", zone));
+    for proxy in report.proxies_without_identity.iter().take(MOST) {
         let mesh = proxy.split_once('/').map_or("default", |(mesh, _)| mesh);
         found.push(Finding {
             what: format!("proxy {proxy} of zone {zone} has no identity: no MeshIdentity selects it"),
             look: format!("tombolo get meshidentities --mesh {mesh} -o wide"),
         });
     }
+    found.extend(more(report.proxies_without_identity.len(), "proxies", zone));
     let look = format!("tombolo get meshzoneaddresses --zone {zone} -o wide");
     for ingress in report.ingresses.iter().filter(|ingress| !ingress.connected) {
         let (name, address) = (&ingress.name, &ingress.address);
@@ -160,13 +165,23 @@ fn of_report(
         let what = format!("zone {zone} has services and no ingress: other zones cannot reach them");
         found.push(Finding { what, look });
     }
-    for ending in &report.certificates {
+    for ending in report.certificates.iter().take(MOST) {
         let look = match ending.of.strip_prefix("proxy ") {
             Some(proxy) => inspect(proxy),
             None => format!("tombolo get meshtrusts --zone {zone} -o yaml"),
         };
         found.push(ends(ending, now, look));
     }
+    found.extend(more(report.certificates.len(), "certificates", zone));
+}
+
+/// One page has no room for all.
+fn more(count: usize, what: &str, zone: &str) -> Option<Finding> {
+    let more = count.checked_sub(MOST).filter(|more| *more > 0)?;
+    Some(Finding {
+        what: format!("so it is with {more} more {what} of zone {zone}"),
+        look: "tombolo status -o yaml".into(),
+    })
 }
 
 fn ends(ending: &EndingCertificate, now: SystemTime, look: String) -> Finding {
@@ -391,9 +406,14 @@ mod tests {
                 "what proxy shop/web-1 of zone east runs is not known (disconnected)"
             ]
         );
+        let mut report = well();
+        report.services_without_endpoints = (0..8).map(|n| format!("shop/s{n}")).collect();
+        let found = findings(&mesh(vec![zone("east", Connection::Connected, Some(report))]), NOW);
+        assert_eq!(found.len(), 6);
+        assert_eq!(found[5].what, "so it is with 3 more services of zone east");
         let away = findings(&mesh(vec![zone("east", Connection::Offline, None)]), NOW);
         assert_eq!(away[0].what, "zone east is offline: heard 7s ago");
-        assert_eq!(away[1].what, "what the 2 proxies of zone east run is not known");
+        assert_eq!(away[1].what, "nobody knows what the proxies of zone east run (when it was heard: 2)");
         // A zone that stands alone needs no ingress.
         let mut alone = well();
         alone.ingresses.clear();

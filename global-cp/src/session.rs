@@ -211,7 +211,8 @@ impl Host for ZoneSession {
     }
 
     fn ages(&self) -> Vec<(Origin, std::time::Duration)> {
-        self.zones.ages(&self.zone)
+        let others = self.zones.ages().into_iter().filter(|(zone, _)| *zone != self.zone);
+        others.map(|(zone, age)| (Origin::Zone(zone), age)).collect()
     }
 
     fn heartbeat(&self, _heartbeat: &Heartbeat) {

@@ -15,7 +15,7 @@ use sync::{link, server, session};
 
 use crate::admission::GlobalAdmission;
 use crate::answers::Answers;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ZoneAges};
 use crate::options::Options;
 use crate::proof::GlobalProof;
 use crate::zones::{self, Zones};
@@ -40,6 +40,7 @@ impl GlobalCp {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let zones = Zones::new(home.clone(), clock.clone(), metrics);
+        registry.register_collector(Box::new(ZoneAges(zones.clone())));
 
         let mut tasks = Tasks::new();
         let readiness = Readiness::new();

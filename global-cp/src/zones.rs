@@ -139,13 +139,12 @@ impl Zones {
         self.entries().get(zone).map(Entry::heard).unwrap_or_default()
     }
 
-    /// How long ago each other zone was heard of.
-    pub(crate) fn ages(&self, but: &ZoneName) -> Vec<(Origin, Duration)> {
+    /// How long ago each zone was heard of that was.
+    pub(crate) fn ages(&self) -> Vec<(ZoneName, Duration)> {
         let entries = self.entries();
-        let others = entries.iter().filter(|(zone, _)| *zone != but);
-        others
-            .filter_map(|(zone, entry)| Some((Origin::Zone(zone.clone()), entry.last_heard?.elapsed())))
-            .collect()
+        let ages =
+            entries.iter().filter_map(|(zone, entry)| Some((zone.clone(), entry.last_heard?.elapsed())));
+        ages.collect()
     }
 
     /// Changes whenever a zone comes or goes.

@@ -157,7 +157,7 @@ async fn a_document_is_described_with_its_owner_and_who_runs_it() {
          Owner      global\n\
          Revision   global-1-2\n\
          Labels     team=shop\n           tier=front\n\
-         Runs       on 2 proxies; late 0, unknown 0\n\
+         Runs       2 current, 0 late, 0 unknown\n\
          Spec\n  rules:\n  - default:\n      allow:\n      - spiffeID:\n          type: Prefix\n          \
          value: spiffe://default.east.mesh.local/workload/web\n"
     );

@@ -103,11 +103,15 @@ impl Global {
 
     /// A number from the metrics.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let url = format!("http://{}/metrics", self.running.addresses.health);
-        let text = reqwest::Client::builder().no_proxy().build().unwrap();
-        let text = text.get(url).send().await.unwrap().text().await.unwrap();
+        let text = self.metrics().await;
         let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
         line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    pub(crate) async fn metrics(&self) -> String {
+        let url = format!("http://{}/metrics", self.running.addresses.health);
+        let text = reqwest::Client::builder().no_proxy().build().unwrap();
+        text.get(url).send().await.unwrap().text().await.unwrap()
     }
 }
 
