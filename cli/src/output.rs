@@ -179,6 +179,14 @@ impl Columns {
         Self { header: header.iter().map(|name| (*name).to_owned()).collect(), widths }
     }
 
+    /// With room for rows that are not known yet.
+    pub(crate) fn roomy(mut self) -> Self {
+        for width in &mut self.widths {
+            *width = (*width).max(12);
+        }
+        self
+    }
+
     pub(crate) fn whole(&self, rows: &[Vec<Cell>]) -> String {
         rows.iter().fold(self.head(), |text, row| text + &self.line(row))
     }

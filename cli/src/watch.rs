@@ -32,6 +32,8 @@ pub(crate) async fn run(
     let mut shown = Shown { kind, standing: Vec::new(), columns: None, known: BTreeSet::new() };
     let mut from: Option<Resume> = None;
     let mut begun = false;
+    // An outage is told once, and its end.
+    let mut broken = false;
     loop {
         let mut query = query.to_vec();
         query.push("watch=true".into());
@@ -39,6 +41,9 @@ pub(crate) async fn run(
         let ended = match client.lines(&with_query(path, &query)).await {
             Ok(mut lines) => {
                 begun = true;
+                if std::mem::take(&mut broken) {
+                    out.note("connected again")?;
+                }
                 follow(&mut lines, &mut shown, &mut from, out).await
             }
             Err(failure) => Err(failure),
@@ -46,8 +51,10 @@ pub(crate) async fn run(
         match ended {
             // Whoever never came through has another problem than a broken connection.
             Err(failure @ Failure::Unreachable { .. }) if begun => {
-                out.note(failure.to_string().lines().next().unwrap_or_default())?;
-                out.note("  trying again")?;
+                if !std::mem::replace(&mut broken, true) {
+                    out.note(failure.to_string().lines().next().unwrap_or_default())?;
+                    out.note("  trying again until it comes back")?;
+                }
                 time::sleep(AGAIN).await;
             }
             Err(failure) => return Err(failure),
@@ -123,7 +130,7 @@ impl Shown {
                     standing.iter().map(|document| columns::row(self.kind, document, wide)).collect();
                 let mut header = columns::header(self.kind, wide);
                 header.push("CHANGE");
-                let columns = Columns::fitting(&header, &rows);
+                let columns = Columns::fitting(&header, &rows).roomy();
                 out.print(&columns.whole(&rows))?;
                 self.columns = Some(columns);
                 self.known.extend(standing.iter().map(identity));

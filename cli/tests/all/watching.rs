@@ -89,7 +89,10 @@ async fn changes_are_rows_of_the_same_table() {
             let mut watch = Running::start(&cp, "get meshes -w");
             assert_eq!(
                 watch.lines().await,
-                ["NAME         OWNER   REVISION    CHANGE", "a-long-name  global  global-1-1"]
+                [
+                    "NAME          OWNER         REVISION      CHANGE",
+                    "a-long-name   global        global-1-1"
+                ]
             );
             mesh(&cp, "b", "{}").await;
             mesh(&cp, "b", "{team: shop}").await;
@@ -97,9 +100,9 @@ async fn changes_are_rows_of_the_same_table() {
             assert_eq!(
                 watch.lines().await,
                 [
-                    "b            global  global-1-2  new",
-                    "b            global  global-1-3  changed",
-                    "b            global  global-1-4  gone"
+                    "b             global        global-1-2    new",
+                    "b             global        global-1-3    changed",
+                    "b             global        global-1-4    gone"
                 ]
             );
         })
