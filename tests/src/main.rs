@@ -12,3 +12,4 @@ mod promises;
 mod protocols;
 mod several_zones;
 mod static_path;
+mod status;

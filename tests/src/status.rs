@@ -1,0 +1,58 @@
+//! A person asks how the mesh is: the command, the global and its zones, all real.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cli::Environment;
+use demo::Mesh;
+use demo::mesh::LIMIT;
+use http::Method;
+use serde_json::Value;
+use tokio::time;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_says_that_it_is_well_and_names_what_is_not() {
+    let mut mesh = Mesh::start(&mut |_| {}).await.unwrap();
+    let page = until(&mesh, ExitCode::SUCCESS, "all is well").await;
+    assert!(page.contains("every proxy has an identity"), "{page}");
+    let ingresses = page.lines().filter(|line| line.ends_with("1 of 1")).count();
+    assert_eq!(ingresses, 2, "{page}");
+
+    let copies = mesh.zone_api("east").unwrap().request(Method::GET, "/meshservices?zone=west");
+    let copies: Value = copies.send().await.unwrap().json().await.unwrap();
+    let heard: Vec<&Value> =
+        copies["items"].as_array().unwrap().iter().map(|copy| &copy["status"]["heard"]).collect();
+    assert!(!heard.is_empty() && heard.iter().all(|heard| heard["age_ms"].is_u64()), "{copies}");
+
+    mesh.stop_zone("west").await.unwrap();
+    until(&mesh, ExitCode::FAILURE, "zone west is stale").await;
+    mesh.resume_zone("west").await.unwrap();
+    let stopped = mesh.stop_sidecar("cart", "west").await.unwrap();
+    until(&mesh, ExitCode::FAILURE, "service default/cart of zone west has no ready endpoint").await;
+    mesh.resume_sidecar(stopped).await.unwrap();
+    until(&mesh, ExitCode::SUCCESS, "all is well").await;
+    mesh.shutdown().await.unwrap();
+}
+
+/// What `tombolo status` shows, as soon as it ends with this code and says this.
+async fn until(mesh: &Mesh, code: ExitCode, says: &str) -> String {
+    let address = format!("https://{}", mesh.global_addresses().api);
+    let file = |name: &str| mesh.global_dir().join(name).to_str().unwrap().to_owned();
+    let (token, ca) = (file("admin.token"), file("ca.crt"));
+    let words = ["tombolo", "status", "--address", &address, "--token-file", &token, "--ca", &ca];
+    let mut page = String::new();
+    let asking = async {
+        loop {
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let ended = cli::run(words, &Environment::default(), &mut out, &mut err).await;
+            page = String::from_utf8([out, err].concat()).unwrap();
+            if ended == code && page.contains(says) {
+                return;
+            }
+            time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let found = time::timeout(LIMIT, asking).await;
+    assert!(found.is_ok(), "'{says}' is never said, but:\n{page}");
+    page
+}
