@@ -125,7 +125,7 @@ async fn shorten_leaves(mesh: &mut Mesh) {
 }
 
 fn folder(mesh: &Mesh, service: &str, zone: &str) -> PathBuf {
-    mesh.dir().join(format!("{zone}-{service}"))
+    mesh.dir().join(format!("{zone}-{service}-1"))
 }
 
 /// What the sidecars show, as they keep it.

@@ -295,3 +295,6 @@ impl Hub {
 fn json(bytes: &[u8]) -> serde_json::Value {
     serde_json::from_slice(bytes).unwrap_or(serde_json::Value::Null)
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ fn zone() -> ZoneName {
     "east".parse().unwrap()
 }
 
-fn proxy(name: &str) -> Client {
+pub(crate) fn proxy(name: &str) -> Client {
     Client::Proxy(ProxyId { mesh: "default".parse().unwrap(), name: name.parse().unwrap() })
 }
 
@@ -27,7 +27,7 @@ fn record(origin: &str, revision: u64, kind: &str, name: &str, spec: Value) -> m
     document.to_record(Version::new(origin, 1, revision))
 }
 
-fn dataplane(revision: u64, name: &str) -> model::Record {
+pub(crate) fn dataplane(revision: u64, name: &str) -> model::Record {
     let spec = json!({
         "labels": { "tombolo.io/workload": name },
         "networking": {
@@ -38,7 +38,7 @@ fn dataplane(revision: u64, name: &str) -> model::Record {
     record("east", revision, "Dataplane", name, spec)
 }
 
-fn identity() -> model::Record {
+pub(crate) fn identity() -> model::Record {
     let spec = json!({ "spec": {
         "selector": { "dataplane": { "matchLabels": {} } },
         "provider": { "type": "Bundled", "bundled": { "autogenerate": { "enabled": true } } },
@@ -51,7 +51,7 @@ fn permission(revision: u64) -> model::Record {
     record("global", revision, "MeshTrafficPermission", "open", spec)
 }
 
-fn service(revision: u64, name: &str) -> model::Record {
+pub(crate) fn service(revision: u64, name: &str) -> model::Record {
     let spec = json!({ "spec": {
         "selector": { "dataplaneLabels": { "matchLabels": { "tombolo.io/workload": name } } },
         "ports": [{ "port": 8080, "name": "http", "targetPort": "http", "appProtocol": "http" }],
@@ -71,7 +71,7 @@ fn certified(planner: &mut Planner, name: &str) {
     planner.on_input(Input::Life { proxy, life: Life::until(NOW + Duration::from_secs(60)) });
 }
 
-fn world(global: u64, east: u64) -> World {
+pub(crate) fn world(global: u64, east: u64) -> World {
     let point = |revision| model::Point { epoch: 1, revision };
     [(Origin::Global, point(global)), (Origin::Zone(zone()), point(east))].into_iter().collect()
 }
@@ -80,7 +80,7 @@ fn commit(world: World, changes: Vec<Change>) -> Input {
     Input::Committed(Arc::new(Commit { sequence: 2, world, changes }))
 }
 
-fn subscribe(client: &Client, session: SessionNumber, names: &[&str]) -> Input {
+pub(crate) fn subscribe(client: &Client, session: SessionNumber, names: &[&str]) -> Input {
     let added = names.iter().map(ToString::to_string).collect();
     Input::Subscribed { client: client.clone(), session, added, removed: Vec::new() }
 }

@@ -39,7 +39,7 @@ impl Folder {
     async fn start(&self) -> Running {
         let name = "east-1".parse().unwrap();
         let options = ControlOptions::new(name, self.zone_cp.clone(), self.path("token"), self.path("state"));
-        let running = zone_ingress::start(ControlOptions { drain_time: Duration::from_secs(1), ..options });
+        let running = zone_ingress::start(ControlOptions { drain_time: Duration::from_secs(10), ..options });
         let running = running.await.unwrap();
         if time::timeout(PATIENCE, running.ready()).await.is_err() {
             panic!("not ready in time: waits for {:?}", running.pending());
@@ -154,6 +154,31 @@ async fn an_ingress_joins_says_where_it_is_and_relays_by_the_table_of_its_zone()
     assert!(page.contains("\ntombolo_proxy_relayed_total ") && !page.contains(FIRST), "{page}");
 
     running.shutdown().await.unwrap();
+    let state = zone.until(EAST_1, "the end", |state| !state.ended.is_empty()).await;
+    assert_eq!(state.ended, [Ended::ByPeer("drained".into())]);
+}
+
+#[tokio::test]
+async fn an_ingress_relays_new_flows_until_its_zone_lets_it_go_and_hears_of_handles_until_the_last_ended() {
+    let zone = Zone::new();
+    let serving = zone.serve().await;
+    let first = endpoint(1).await;
+    zone.signal(EAST_1, "handles", table(&[(FIRST, first)]));
+    let running = Folder::new(&zone, &serving).start().await;
+    let listen = running.listen;
+    zone.let_go(false);
+    let ending = tokio::spawn(running.shutdown());
+    zone.until(EAST_1, "the word", |state| state.is_draining).await;
+    let (mut flow, answer) = open(&zone, listen, FIRST).await;
+    assert_eq!(answer, Some(1));
+    zone.let_go(true);
+    let closed = async { while TcpStream::connect(listen).await.is_ok() {} };
+    time::timeout(PATIENCE, closed).await.expect("no more are accepted");
+    assert!(zone.state(EAST_1).ended.is_empty(), "it is not gone while a flow is open");
+    zone.signal(EAST_1, "handles", table(&[]));
+    let cut = time::timeout(PATIENCE, flow.read(&mut [0])).await.expect("ended in time");
+    assert!(!matches!(cut, Ok(1)));
+    ending.await.unwrap().unwrap();
     let state = zone.until(EAST_1, "the end", |state| !state.ended.is_empty()).await;
     assert_eq!(state.ended, [Ended::ByPeer("drained".into())]);
 }

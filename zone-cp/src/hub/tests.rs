@@ -1,0 +1,111 @@
+//! A hub, the sessions of two proxies, and one with the global.
+
+use std::collections::BTreeMap;
+
+use futures::stream;
+use runtime::Tasks;
+use snapshot::handle::Salt;
+use store::Listing;
+use sync::link::{self, Host, Options, Topics, Transport};
+use sync::session::Limits;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::planner::tests::{dataplane, identity, proxy, service, subscribe, world};
+
+const CART: &str = "endpoints/ms_default_east__cart_http";
+const EXPORTS: &str = "exports/ms_default_east__cart_http";
+
+/// Takes in what it is told, when it may.
+struct Far {
+    listens: watch::Sender<bool>,
+    heard: watch::Sender<BTreeMap<String, Signal>>,
+}
+
+/// The near end, which the test plays itself.
+struct Near;
+
+impl Host for Near {
+    fn topics(&self) -> Topics {
+        Topics::default()
+    }
+}
+
+impl Host for Far {
+    fn topics(&self) -> Topics {
+        Topics::default()
+    }
+
+    async fn signals(&self, signals: BTreeMap<String, Signal>) {
+        self.listens.subscribe().wait_for(|listens| *listens).await.unwrap();
+        self.heard.send_modify(|heard| heard.extend(signals));
+    }
+}
+
+impl Far {
+    async fn hears(&self, name: &str) {
+        self.heard.subscribe().wait_for(|heard| heard.contains_key(name)).await.unwrap();
+    }
+}
+
+/// Runs a session between the handle and somebody who wants a signal.
+fn connect(handle: &Handle, wants: &str) -> Arc<Far> {
+    let far = Arc::new(Far { listens: watch::Sender::new(true), heard: watch::Sender::default() });
+    let theirs = Handle::new();
+    theirs.subscribe([wants]);
+    let (up, mut from_below) = mpsc::channel(1);
+    let (down, mut from_above) = mpsc::channel(1);
+    let (host, handle) = (far.clone(), handle.clone());
+    tokio::spawn(async move {
+        let options = Options::new("1.2.3", Limits::PROXY);
+        let stop = CancellationToken::new();
+        let above = stream::poll_fn(move |cx| from_below.poll_recv(cx).map(|frame| frame.map(Ok)));
+        let below = stream::poll_fn(move |cx| from_above.poll_recv(cx).map(|frame| frame.map(Ok)));
+        let near = Transport { incoming: above, outgoing: down };
+        let far = Transport { incoming: below, outgoing: up };
+        tokio::join!(
+            link::run(Arc::new(Near), &handle, near, &options, 1, &stop),
+            link::run(host, &theirs, far, &options, 1, &stop),
+        )
+    });
+    far
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_drains_is_let_go_when_its_zone_and_the_others_have_taken_it_out() {
+    let zone: ZoneName = "east".parse().unwrap();
+    let mut planner = Planner::new(zone.clone(), Salt::new(&[7; 32]));
+    let records = vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()];
+    planner.on_input(Input::Listed(Listing { sequence: 1, world: world(10, 10), records }));
+    let (tasks, upstream) = (Tasks::new(), Handle::new());
+    let hub = Hub::new(zone, planner, Some(upstream.clone()), tasks.children(), Clock::system());
+    let (web, cart) = (proxy("web"), proxy("cart"));
+    let handle = Handle::new();
+    let attached = hub.attach(web.clone(), handle.clone());
+    hub.input(subscribe(&web, attached.session, &[CART]));
+    let cart_session = hub.attach(cart.clone(), Handle::new()).session;
+    hub.input(Input::Wanted { added: vec![EXPORTS.to_owned()], removed: Vec::new() });
+    let (user, global) = (connect(&handle, CART), connect(&upstream, EXPORTS));
+    user.hears(CART).await;
+    global.hears(EXPORTS).await;
+
+    for slow in [&user, &global] {
+        slow.listens.send_replace(false);
+    }
+    let draining = tokio::spawn({
+        let hub = hub.clone();
+        async move { hub.draining(&cart, cart_session).await }
+    });
+    let second = Duration::from_secs(1);
+    for slow in [&user, &global] {
+        time::sleep(second).await;
+        assert!(!draining.is_finished());
+        slow.listens.send_replace(true);
+    }
+    time::timeout(second, draining).await.expect("both have put it in force").unwrap();
+    for (far, name) in [(&user, CART), (&global, EXPORTS)] {
+        let value = far.heard.borrow()[name].value.clone();
+        assert!(String::from_utf8_lossy(&value).contains("\"ready\":false"), "{value:?}");
+    }
+}
