@@ -92,3 +92,58 @@ pub fn batch(zone: &ZoneName, have: &World, changes: store::Changes) -> Option<B
         ..Batch::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use model::Version;
+    use serde_json::json;
+
+    use super::*;
+
+    fn east() -> ZoneName {
+        "east".parse().unwrap()
+    }
+
+    fn permission(number: u64, spec: serde_json::Value) -> Entry {
+        let key: DocumentKey = format!("MeshTrafficPermission/default/global//p{number}").parse().unwrap();
+        let body = json!({"type": key.kind, "mesh": "default", "name": key.name, "spec": spec});
+        let version = Version::new(Origin::Global, 1, number);
+        let bytes = serde_json::to_vec(&body).unwrap().into();
+        Record { key, version, secret: false, requires: vec![], bundle: None, bytes }.into()
+    }
+
+    fn world(epoch: u64, revision: u64) -> World {
+        [(Origin::Global, Point { epoch, revision })].into_iter().collect()
+    }
+
+    #[test]
+    fn s55_one_bad_document_of_ten_thousand_delays_no_other() {
+        let all = json!({"type": "Prefix", "value": "spiffe://default.east.mesh.local/ns"});
+        let good = json!({"rules": [{"default": {"allow": [{"spiffeID": all}]}}]});
+        let mut entries: Vec<Entry> = (1..=10_000).map(|n| permission(n, good.clone())).collect();
+        entries[4_711] = permission(4_712, json!({"rules": [{"default": {"allow": [{"spiffeID": 7}]}}]}));
+        let batch = Batch { whole: true, entries, world: world(1, 10_000), ..Batch::default() };
+        let bad: DocumentKey = "MeshTrafficPermission/default/global//p4712".parse().unwrap();
+        let (writes, refused) = writes(&east(), &World::default(), std::slice::from_ref(&bad), batch);
+        let copies = writes.iter().filter(|write| matches!(write, Write::Copy(_))).count();
+        assert_eq!((copies, refused.len()), (9_999, 1));
+        assert_eq!(refused[0].key, bad.to_string());
+        let goes = |write: &Write| matches!(write, Write::Forget { .. });
+        assert!(!writes.iter().any(goes), "the last good version of the bad one stays in force");
+    }
+
+    #[test]
+    fn only_a_history_that_begins_a_new_epoch_replaces_whatever_its_numbers() {
+        let resets = |known: World, world: World, whole: bool| {
+            let batch = Batch { whole, world, ..Batch::default() };
+            let (writes, _) = writes(&east(), &known, &[], batch);
+            writes.iter().filter(|write| matches!(write, Write::Reset(_))).count()
+        };
+        assert_eq!(resets(world(1, 7), world(2, 7), true), 1);
+        assert_eq!(resets(world(1, 7), world(1, 9), true), 0, "what was compacted is no new history");
+        assert_eq!(resets(world(1, 7), world(2, 7), false), 0);
+        assert_eq!(resets(World::default(), world(2, 7), true), 0, "nothing is held of it");
+        let own = [(Origin::Zone(east()), Point { epoch: 2, revision: 1 })].into_iter().collect();
+        assert_eq!(resets(World::default(), own, true), 0, "its own line is nobody else's");
+    }
+}

@@ -1,6 +1,7 @@
 //! Handshakes between proxies: who is let in, who is not, and that it is asked each time.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use identity::{
     Alpn, Credential, PrivateKey, Role, Svid, SvidError, TrustStore, peer_of, sni, workload_client,
@@ -148,6 +149,21 @@ async fn a_refusal_says_what_is_wrong_on_the_side_that_refuses() {
     assert!(said.contains("trust domain default.east.mesh.local is not known here"), "{said}");
 }
 
+/// What was issued just now is good for whose clock is five minutes off, either way; ten are too many.
+#[tokio::test]
+async fn s41_clocks_may_be_five_minutes_off() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let Two { web, trust, .. } = two();
+    let believed = |now: SystemTime| trust.verify(web.credential().chain(), now, Role::Client);
+    for late in [-5_i32, 0, 5] {
+        let off = MINUTE * late.unsigned_abs();
+        let clock = if late < 0 { now() - off } else { now() + off };
+        assert_eq!(believed(clock).unwrap().id, id("east", "web"), "{late} minutes");
+    }
+    let refused = believed(now() - 11 * MINUTE).unwrap_err().to_string();
+    assert!(refused.contains("is valid at this time"), "{refused}");
+}
+
 #[tokio::test]
 async fn a_leaf_that_ended_after_it_was_configured_is_refused() {
     let east = zone_ca("east");
@@ -205,7 +221,7 @@ async fn the_server_takes_the_protocols_it_declares_or_none() {
 }
 
 #[tokio::test]
-async fn no_connection_is_ever_resumed() {
+async fn s33_no_connection_is_ever_resumed() {
     let Two { web, cart, trust } = two();
     let client = workload_client(&web, trust.clone(), Alpn::H2).unwrap();
     let server = workload_server(&cart, trust.clone(), &[Alpn::H2]).unwrap();

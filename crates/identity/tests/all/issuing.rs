@@ -70,7 +70,7 @@ fn a_leaf_says_who_it_is_what_it_is_for_and_who_signed_it() {
 }
 
 #[test]
-fn nothing_but_the_key_is_taken_from_a_request() {
+fn s31_nothing_but_the_key_is_taken_from_a_request() {
     let zone = zone_ca("east");
     let key = PrivateKey::generate();
     let wishes: [Vec<SanType>; 4] = [

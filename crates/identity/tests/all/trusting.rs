@@ -50,7 +50,7 @@ fn raw_names(uris: &[&[u8]]) -> CustomExtension {
 }
 
 #[test]
-fn only_a_leaf_with_exactly_one_spiffe_id_is_a_workload() {
+fn s32_only_a_leaf_with_exactly_one_spiffe_id_is_a_workload() {
     let east = forge("east");
     let store = store(&[("east", &east)]);
     let names = |names: Vec<SanType>| leaf_params(names);
@@ -111,7 +111,7 @@ fn only_a_leaf_with_exactly_one_spiffe_id_is_a_workload() {
 }
 
 #[test]
-fn a_leaf_must_be_meant_for_what_it_is_used_for_and_now() {
+fn s34_a_leaf_must_be_meant_for_what_it_is_used_for_and_now() {
     use ExtendedKeyUsagePurpose::{Any, ClientAuth, CodeSigning, ServerAuth};
     let east = forge("east");
     let store = store(&[("east", &east)]);

@@ -60,7 +60,7 @@ async fn a_peer_joins_without_a_certificate_and_comes_back_with_one() {
 }
 
 #[tokio::test]
-async fn a_server_is_known_by_its_pin_and_by_the_name_of_its_role() {
+async fn s38_a_server_is_known_by_its_pin_and_by_the_name_of_its_role() {
     let (ca, credential) = control(east());
     let (other, _) = control(east());
     let server = server_config(&ca, &credential).unwrap();

@@ -51,7 +51,7 @@ every_backend! {
         only_ones_own_documents_are_written,
         a_document_has_at_most_512_kib,
         a_caller_has_at_most_100_writes_and_a_batch_any_number,
-        concurrent_writers_lose_no_update,
+        s56_concurrent_writers_lose_no_update,
         a_listing_has_what_the_filter_covers,
         the_rolling_hash_is_known_at_every_revision;
     copies:

@@ -170,7 +170,7 @@ pub(crate) async fn a_caller_has_at_most_100_writes_and_a_batch_any_number(kit: 
     assert_eq!(store.list(Filter::all()).await.unwrap().records.len(), 1100);
 }
 
-pub(crate) async fn concurrent_writers_lose_no_update(kit: &Kit) {
+pub(crate) async fn s56_concurrent_writers_lose_no_update(kit: &Kit) {
     const WRITERS: u64 = 4;
     const EACH: u64 = 12;
     let store = kit.store("global");
