@@ -161,7 +161,7 @@ impl GlobalProof {
                 () = self.stopping.cancelled(), if !over => continue,
             };
             let heard = self.zones.heard(&zone);
-            let (answer, is_away) = match answer {
+            let (mut answer, is_away) = match answer {
                 Ok(answer) => (on_line(of_zone(&zone, answer), version, heard.line), false),
                 Err(AskError::Disconnected) => (without_word(&zone, ZoneState::Offline, heard.counts), true),
                 Err(error) => {
@@ -169,6 +169,9 @@ impl GlobalProof {
                     (without_word(&zone, ZoneState::Pending, heard.counts), false)
                 }
             };
+            if self.zones.refuses(&zone, version) {
+                answer.zone.state = ZoneState::Refused;
+            }
             if over || is_final(&answer) {
                 return answer;
             }

@@ -12,7 +12,7 @@ use control::{Clock, Enroller, Holds, Home};
 use futures::future::join_all;
 use identity::{Peer, ServerRole, peer_from_certificate};
 use model::kinds::{ResourceSpec, Zone};
-use model::{Document, DocumentKey, Labels, Origin, Record, ZoneName};
+use model::{Document, DocumentKey, Labels, Origin, Record, Version, ZoneName};
 use rustls::pki_types::CertificateDer;
 use snapshot::handle::zone_tag;
 use store::{Change, Draft, Expect, Filter, Store};
@@ -237,6 +237,14 @@ impl Zones {
                 }
             }
         });
+    }
+
+    /// Whether a zone said that it does not take the document of this version. Kept in memory: a zone that was asked
+    /// by an earlier process is believed.
+    pub(crate) fn refuses(&self, zone: &ZoneName, version: &Version) -> bool {
+        let entries = self.entries();
+        let mut refused = entries.get(zone).into_iter().flat_map(|entry| entry.refused.values());
+        refused.any(|one| one.by != Origin::Global && one.version.as_ref() == Some(version))
     }
 
     /// The refusals that still count: of our own documents those of which no newer version is there.

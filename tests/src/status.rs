@@ -18,11 +18,8 @@ async fn a_mesh_says_that_it_is_well_and_names_what_is_not() {
     let ingresses = page.lines().filter(|line| line.ends_with("1 of 1")).count();
     assert_eq!(ingresses, 2, "{page}");
 
-    let copies = mesh.zone_api("east").unwrap().request(Method::GET, "/meshservices?zone=west");
-    let copies: Value = copies.send().await.unwrap().json().await.unwrap();
-    let heard: Vec<&Value> =
-        copies["items"].as_array().unwrap().iter().map(|copy| &copy["status"]["heard"]).collect();
-    assert!(!heard.is_empty() && heard.iter().all(|heard| heard["age_ms"].is_u64()), "{copies}");
+    // With the first heartbeat that comes after the zone of the copies was heard.
+    time::timeout(LIMIT, copies_have_an_age(&mesh)).await.expect("the copies never have an age");
 
     mesh.stop_zone("west").await.unwrap();
     until(&mesh, ExitCode::FAILURE, "zone west is stale").await;
@@ -32,6 +29,20 @@ async fn a_mesh_says_that_it_is_well_and_names_what_is_not() {
     mesh.resume_sidecar(stopped).await.unwrap();
     until(&mesh, ExitCode::SUCCESS, "all is well").await;
     mesh.shutdown().await.unwrap();
+}
+
+/// East shows of each service of west when west was last heard.
+async fn copies_have_an_age(mesh: &Mesh) {
+    loop {
+        let copies = mesh.zone_api("east").unwrap().request(Method::GET, "/meshservices?zone=west");
+        let copies: Value = copies.send().await.unwrap().json().await.unwrap();
+        let heard = copies["items"].as_array().unwrap().iter().map(|copy| &copy["status"]["heard"]);
+        let ages: Vec<bool> = heard.map(|heard| heard["age_ms"].is_u64()).collect();
+        if !ages.is_empty() && ages.iter().all(|has| *has) {
+            return;
+        }
+        time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// What `tombolo status` shows, as soon as it ends with this code and says this.

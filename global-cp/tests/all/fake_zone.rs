@@ -47,6 +47,8 @@ pub(crate) struct Site {
     /// Beside what it wrote, and sent once.
     lies: Mutex<Vec<Entry>>,
     pub holds: Holds,
+    /// A document that it does not take.
+    pub poison: Mutex<Option<String>>,
     /// Whether its proxies are late.
     pub late: watch::Sender<bool>,
     /// Whether one of them refuses whatever comes.
@@ -94,6 +96,7 @@ impl FakeZone {
             seen: watch::Sender::default(),
             lies: Mutex::default(),
             holds: Holds::default(),
+            poison: Mutex::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
             listening: watch::Sender::new(true),
@@ -134,6 +137,7 @@ impl FakeZone {
             seen: watch::Sender::default(),
             lies: Mutex::default(),
             holds: Holds::default(),
+            poison: Mutex::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
             listening: watch::Sender::new(true),
@@ -330,8 +334,11 @@ impl Host for Site {
             return Ok(Applied::Held { reason });
         }
         let world = batch.world.clone();
+        let poison = self.poison.lock().unwrap().clone();
+        let refused = batch.entries.iter().filter(|entry| Some(&entry.key) == poison.as_ref());
+        let refused = refused.map(|entry| entry.refused("it cannot be read")).collect();
         self.take_over(batch).await?;
-        Ok(Applied::Stored { world, refused: Vec::new() })
+        Ok(Applied::Stored { world, refused })
     }
 
     fn acknowledged(&self, _topic: &Topic, world: &World, refused: &[Refused]) {

@@ -120,3 +120,21 @@ async fn a_global_that_stops_keeps_nobody_waiting() {
     assert!(stopped.is_ok(), "a poll of a minute does not hold up the end");
     let _ = time::timeout(LIMIT, waiting).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_zone_that_does_not_take_a_document_refuses_its_revision_and_no_other() {
+    let global = Global::start().await;
+    let east = global.zone("east").await;
+    let poison = "MeshTrafficPermission/default/global//poison";
+    *east.site.poison.lock().unwrap() = Some(poison.to_owned());
+    let bad = global.permit("poison").await;
+    let good = global.permit("good").await;
+    let (_, state) = global.get(&format!("/revisions/{bad}?wait=20s")).await;
+    assert_eq!(
+        (&state["state"], &state["zones"][0]["state"]),
+        (&json!("refused"), &json!("refused")),
+        "{state}"
+    );
+    let (_, state) = global.get(&format!("/revisions/{good}?wait=20s")).await;
+    assert_eq!(state["state"], "applied", "{state}");
+}
