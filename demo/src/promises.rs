@@ -11,6 +11,7 @@ mod identity;
 mod killed;
 mod takeover;
 mod wire;
+mod zone_away;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +23,8 @@ use http::Method;
 use tokio::time::{self, Instant};
 
 use crate::client::Outcome;
+use crate::load::{Callers, Exchange, Load};
+use crate::members::Speaks;
 use crate::mesh::{LIMIT, Mesh};
 use crate::traffic::{Call, Pair};
 
@@ -78,6 +81,11 @@ pub const ALL: &[Promise] = &[
         says: "a sidecar drains under load, of its own zone and of another, and not one exchange fails",
         keep: |mesh, terms| Box::pin(drain::keep(mesh, terms)),
     },
+    Promise {
+        number: 12,
+        says: "without its zone's control plane every proxy goes on, and no request through one is lost",
+        keep: |mesh, _| Box::pin(zone_away::keep(mesh)),
+    },
 ];
 
 /// How promises are checked.
@@ -93,6 +101,42 @@ impl Terms {
     pub(crate) fn limit(&self, promised: Duration) -> Duration {
         promised * self.patience
     }
+}
+
+/// A permission that concerns nobody, for who wants something to travel.
+const NOBODYS: &str = "/meshes/default/meshtrafficpermissions/later";
+const NOBODYS_DOCUMENT: &str = "\
+type: MeshTrafficPermission
+mesh: default
+name: later
+spec:
+  rules:
+  - default:
+      allow:
+      - source: {workload: nobody}
+";
+
+/// Begins to ask in every way that a proxy carries: within a zone, across zones, and for a service of both zones.
+fn of_every_way(mesh: &Mesh, name: &str) -> Load {
+    let callers = Speaks::ALL.into_iter().flat_map(|speaks| {
+        let replicas = mesh.callers_of_replicas(speaks).map(|(_, through)| through);
+        let all = replicas.into_iter().chain([mesh.joined(speaks)]);
+        all.map(move |through| Callers { speaks, through, count: 1 })
+    });
+    Load::start(name, callers)
+}
+
+/// Ends a load of which nothing may have failed, and counts its exchanges.
+async fn all_answered(load: Load) -> anyhow::Result<usize> {
+    let exchanges = load.finish().await;
+    let (Some(first), Some(last)) = (exchanges.first(), exchanges.last()) else { bail!("nothing was asked") };
+    for Exchange { name, begun, outcome, .. } in &exchanges {
+        if let Err(why) = outcome {
+            let (since, all) = (begun.saturating_duration_since(first.begun), last.ended - first.begun);
+            bail!("{name}, begun {since:.1?} after the first of {all:.1?}, failed: {why}");
+        }
+    }
+    Ok(exchanges.len())
 }
 
 /// Asks until the answer is as wanted; an error says what the last one was.

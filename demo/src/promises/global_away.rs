@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{self, Instant};
 
-use super::{UpTo, eventually, every_pair_answers};
+use super::{NOBODYS, NOBODYS_DOCUMENT, UpTo, eventually, every_pair_answers};
 use crate::mesh::{LIMIT, Mesh};
 use crate::traffic::Pair;
 
@@ -15,18 +15,6 @@ const AWAY: Duration = Duration::from_secs(2);
 
 /// Whose sidecar is restarted: one that calls, and is called from the other zone.
 const RESTARTED: (&str, &str) = ("cart", "west");
-
-const LATER: &str = "/meshes/default/meshtrafficpermissions/later";
-const LATER_DOCUMENT: &str = "\
-type: MeshTrafficPermission
-mesh: default
-name: later
-spec:
-  rules:
-  - default:
-      allow:
-      - source: {workload: nobody}
-";
 
 pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
     let before = UpTo::now(mesh);
@@ -47,10 +35,10 @@ pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
     mesh.resume_global().await?;
     let start = Instant::now();
     let api = mesh.api()?;
-    let revision = api.put(LATER, LATER_DOCUMENT).await?;
+    let revision = api.put(NOBODYS, NOBODYS_DOCUMENT).await?;
     api.applied(&revision, LIMIT).await.context("a policy written after it is back")?;
     let took = start.elapsed();
-    let revision = api.delete(LATER).await?;
+    let revision = api.delete(NOBODYS).await?;
     api.applied(&revision, LIMIT).await?;
     restarted.unfailed_since(mesh, |_| true).context("after the restart of a sidecar")?;
     let answered = before.unfailed_since(mesh, |pair| !is_restarted(pair))?;
