@@ -138,7 +138,7 @@ enum Command {
         #[arg(last = true)]
         words: Vec<String>,
     },
-    /// Make a token with which a zone, a sidecar or an ingress joins
+    /// Make a token with which a zone, a sidecar or an ingress joins, or revoke one
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// Start a whole mesh with two zones on this machine and show what it does

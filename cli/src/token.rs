@@ -1,10 +1,12 @@
-//! `tombolo token`: with what zones, sidecars and ingresses join. Prints the token and nothing else.
+//! `tombolo token`: with what zones, sidecars and ingresses join. What makes one prints it and nothing else.
 
+use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use api::duration::Span;
-use api::shapes::{TokenAnswer, TokenKind, TokenRequest};
+use api::shapes::{RevokeAnswer, RevokeRequest, TokenAnswer, TokenKind, TokenRequest};
 use clap::{Args, Subcommand};
 use http::Method;
 use model::{MeshName, ResourceName, WorkloadName, ZoneName};
@@ -41,6 +43,12 @@ pub(crate) enum TokenCommand {
         #[command(flatten)]
         limits: Limits,
     },
+    /// Let a token count no more, and turn away whoever joined by it (asked of who issued it)
+    Revoke {
+        /// A file with the token, or its name (`jti`), as the control plane logs it.
+        #[arg(value_name = "JTI_OR_FILE")]
+        token: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -68,21 +76,8 @@ pub(crate) async fn run(
     client: Client,
     out: &mut Out<'_>,
 ) -> Result<ExitCode, Failure> {
-    let (kind, request) = request(command);
-    let body = serde_json::to_string(&request).map_err(std::io::Error::from)?;
-    let path = format!("/tokens/{}", kind.as_str());
-    let answer: TokenAnswer = client.ask(Method::POST, &path, Some(body)).await?.body;
-    out.show(&answer, || format!("{}\n", answer.token))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn request(command: TokenCommand) -> (TokenKind, TokenRequest) {
-    let limited = |limits: Limits| TokenRequest {
-        uses: limits.uses,
-        valid_for: limits.valid_for,
-        ..TokenRequest::default()
-    };
-    match command {
+    let (kind, request) = match command {
+        TokenCommand::Revoke { token } => return revoke(&token, client, out).await,
         TokenCommand::Zone { zone, limits } => {
             (TokenKind::Zone, TokenRequest { zone: Some(zone), ..limited(limits) })
         }
@@ -99,5 +94,32 @@ fn request(command: TokenCommand) -> (TokenKind, TokenRequest) {
         TokenCommand::Ingress { places: Places { names, addresses }, limits } => {
             (TokenKind::Ingress, TokenRequest { names, addresses, ..limited(limits) })
         }
-    }
+    };
+    let body = serde_json::to_string(&request).map_err(std::io::Error::from)?;
+    let path = format!("/tokens/{}", kind.as_str());
+    let answer: TokenAnswer = client.ask(Method::POST, &path, Some(body)).await?.body;
+    out.show(&answer, || format!("{}\n", answer.token))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn limited(Limits { uses, valid_for }: Limits) -> TokenRequest {
+    TokenRequest { uses, valid_for, ..TokenRequest::default() }
+}
+
+async fn revoke(token: &str, client: Client, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
+    let path = Path::new(token);
+    let request = if path.exists() {
+        let read = fs::read_to_string(path);
+        let read = read.map_err(|source| Failure::File { path: path.to_owned(), source })?;
+        RevokeRequest::Token(read.trim().to_owned())
+    } else {
+        RevokeRequest::Jti(token.to_owned())
+    };
+    let body = serde_json::to_string(&request).map_err(std::io::Error::from)?;
+    let answer: RevokeAnswer = client.ask(Method::POST, "/tokens/revoke", Some(body)).await?.body;
+    out.show(&answer, || match answer.disconnected.as_slice() {
+        [] => format!("token {} is revoked; nobody was connected by it\n", answer.jti),
+        peers => format!("token {} is revoked; turned away: {}\n", answer.jti, peers.join(", ")),
+    })?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::shapes::ProxyCounts;
 use bytes::Bytes;
+use control::Admission;
 use control::line::{self, Heard};
 use control::questions::{CLIENT_CERTIFICATE, HELD, HeldQuestion, SUMMARY};
 use identity::certificates_to_pem;
@@ -25,14 +26,15 @@ use crate::zones::{Line, Zones};
 pub(crate) struct ZoneSession {
     zones: Zones,
     zone: ZoneName,
+    admission: Admission,
     id: u64,
     /// The right to store what the zone originates, from the first look at what is held of it.
     fence: Mutex<Option<Fence>>,
 }
 
 impl ZoneSession {
-    pub(crate) fn new(zones: Zones, zone: ZoneName, id: u64) -> Self {
-        Self { zones, zone, id, fence: Mutex::default() }
+    pub(crate) fn new(zones: Zones, zone: ZoneName, admission: Admission, id: u64) -> Self {
+        Self { zones, zone, admission, id, fence: Mutex::default() }
     }
 
     fn store(&self) -> &dyn Store {
@@ -195,7 +197,8 @@ impl Host for ZoneSession {
     async fn question(&self, kind: String, body: Bytes) -> Result<Bytes, String> {
         match kind.as_str() {
             CLIENT_CERTIFICATE => {
-                let chain = self.zones.renew(&self.zone, &body).await.map_err(|error| error.to_string())?;
+                let chain =
+                    self.zones.renew(&self.admission, &body).await.map_err(|error| error.to_string())?;
                 Ok(certificates_to_pem(&chain).into())
             }
             HELD => {

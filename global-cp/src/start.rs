@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use api::{ApiConfig, Authority, routes, status};
 use control::{
-    Clock, Home, Listeners, Running, ServerTls, TokenOffice, defaults, presence, serve, server_tls,
+    Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, defaults, presence, serve, server_tls,
 };
 use model::Origin;
 use prometheus_client::registry::Registry;
@@ -37,9 +37,10 @@ impl GlobalCp {
 
         let hosts: Vec<String> = server_tls::host_name().into_iter().collect();
         let (tls, renewal) = ServerTls::start(home.ca.clone(), hosts.clone(), clock.clone())?;
+        let enroller = Arc::new(Enroller::open(home.clone()).await?);
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let zones = Zones::new(home.clone(), clock.clone(), metrics);
+        let zones = Zones::new(home.clone(), enroller.clone(), clock.clone(), metrics);
         registry.register_collector(Box::new(ZoneAges(zones.clone())));
 
         let mut tasks = Tasks::new();
@@ -74,7 +75,7 @@ impl GlobalCp {
                 .merge(routes::holds(answers.clone()))
                 .merge(status::route(answers.clone()))
                 .merge(routes::inspect(answers))
-                .merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
+                .merge(routes::tokens(Arc::new(TokenOffice::new(&home, enroller, clock)))),
         };
         serve::rest(&mut tasks, listeners.api, tls.api, config);
         let sessions = link::Options::new(env!("CARGO_PKG_VERSION"), session::Limits::CONTROL_PLANE);

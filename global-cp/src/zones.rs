@@ -8,9 +8,9 @@ use std::time::Duration;
 use api::shapes::ProxyCounts;
 use api::status::{MOST_NAMED, RefusedDocument};
 use control::questions::SUMMARY;
-use control::{Clock, Enroller, Holds, Home};
+use control::{Admission, Clock, Enroller, Holds, Home};
 use futures::future::join_all;
-use identity::{Peer, ServerRole, peer_from_certificate};
+use identity::Peer;
 use model::kinds::{ResourceSpec, Zone};
 use model::{Document, DocumentKey, Labels, Origin, Record, Version, ZoneName};
 use rustls::pki_types::CertificateDer;
@@ -41,7 +41,7 @@ pub(crate) struct Zones(Arc<Inner>);
 struct Inner {
     home: Home,
     clock: Clock,
-    enroller: Enroller,
+    enroller: Arc<Enroller>,
     metrics: Metrics,
     holds: Holds,
     sessions: AtomicU64,
@@ -89,9 +89,9 @@ pub(crate) struct Heard {
 }
 
 impl Zones {
-    pub(crate) fn new(home: Home, clock: Clock, metrics: Metrics) -> Self {
+    pub(crate) fn new(home: Home, enroller: Arc<Enroller>, clock: Clock, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
-            enroller: Enroller::new(home.clone()),
+            enroller,
             home,
             clock,
             metrics,
@@ -166,10 +166,10 @@ impl Zones {
     /// The next certificate of a zone that is here.
     pub(crate) async fn renew(
         &self,
-        zone: &ZoneName,
+        admission: &Admission,
         csr_der: &[u8],
     ) -> Result<Vec<CertificateDer<'static>>, control::EnrolError> {
-        self.0.enroller.renew(&Peer::Zone(zone.clone()), csr_der, self.0.clock.now()).await
+        self.0.enroller.renew(admission, csr_der, self.0.clock.now()).await
     }
 
     /// A session that is to be the only one of its zone: an earlier one is closed.
@@ -390,11 +390,11 @@ impl Handler for Zones {
 
     async fn connected(&self, peer: link::Peer, handle: Handle) -> Result<Arc<ZoneSession>, Refusal> {
         let leaf = peer.certificates.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
-        let zone = match peer_from_certificate(leaf, &ServerRole::Global) {
-            Ok(Peer::Zone(zone)) => zone,
-            Ok(other) => return Err(Refusal::Denied(format!("{other} is no zone"))),
-            Err(error) => return Err(Refusal::Unauthenticated(error.to_string())),
+        let admission = self.0.enroller.admit(leaf, handle.clone())?;
+        let Peer::Zone(zone) = &admission.peer else {
+            return Err(Refusal::Denied(format!("{} is no zone", admission.peer)));
         };
+        let zone = zone.clone();
         self.check(&zone).await?;
         let id = self.attach(&zone, handle);
         // Somebody may have disabled or deleted it meanwhile, before the session could be found and closed.
@@ -402,7 +402,7 @@ impl Handler for Zones {
             self.detach(&zone, id);
             return Err(refusal);
         }
-        Ok(Arc::new(ZoneSession::new(self.clone(), zone, id)))
+        Ok(Arc::new(ZoneSession::new(self.clone(), zone, admission, id)))
     }
 }
 

@@ -5,8 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use control::{Clock, Enroller, questions};
-use identity::{Peer, ServerRole};
+use control::{Admission, Clock, Enroller, questions};
 use model::{World, ZoneName};
 use store::{Draft, Expect, Store};
 use sync::link::{Host, HostError, Topics};
@@ -37,18 +36,11 @@ pub struct Zone {
     pub own: Vec<SocketAddr>,
 }
 
-impl Zone {
-    /// As what it stands in the certificates that it signs.
-    pub fn role(&self) -> ServerRole {
-        ServerRole::Zone(self.name.clone())
-    }
-}
-
 /// One session of a sidecar or an ingress.
 pub struct Session {
     zone: Arc<Zone>,
     client: Client,
-    peer: Peer,
+    admission: Admission,
     number: SessionNumber,
     from: IpAddr,
     granted: Granted,
@@ -69,13 +61,13 @@ impl Session {
     pub fn new(
         zone: Arc<Zone>,
         client: Client,
-        peer: Peer,
+        admission: Admission,
         attachment: Attachment,
         from: IpAddr,
         granted: Granted,
     ) -> Self {
         let Attachment { session: number, plan } = attachment;
-        Self { zone, client, peer, number, from, granted, plan, sent: Mutex::default() }
+        Self { zone, client, admission, number, from, granted, plan, sent: Mutex::default() }
     }
 
     fn confirmed(&self, world: World, generation: u64) {
@@ -94,8 +86,8 @@ impl Session {
     /// ends the session: the peer comes back and says it again.
     async fn register(&self, entry: &Entry) -> Result<Result<(), Refusal>, HostError> {
         // Whoever was removed while its session began must not come back by its own word.
-        if self.zone.enroller.grant(&self.peer).await?.is_none() {
-            return Err(format!("{} was removed from this zone", self.peer).into());
+        if self.zone.enroller.grant(&self.admission.peer).await?.is_none() {
+            return Err(format!("{} was removed from this zone", self.admission.peer).into());
         }
         let (body, granted, from) = (&entry.body, &self.granted, self.from);
         match &self.client {
@@ -218,7 +210,7 @@ impl Host for Session {
                 return Ok(Bytes::new());
             }
             (questions::CLIENT_CERTIFICATE, _) => {
-                let renewed = self.zone.enroller.renew(&self.peer, &body, self.zone.clock.now()).await;
+                let renewed = self.zone.enroller.renew(&self.admission, &body, self.zone.clock.now()).await;
                 identity::certificates_to_pem(&renewed.map_err(|error| error.to_string())?)
             }
             _ => return Err(format!("a zone does not answer questions of kind '{kind}'")),

@@ -61,7 +61,7 @@ impl ZoneCp {
             .with_context(|| format!("cannot use the data folder {}", options.data_dir.display()))?;
         let (tls, renewal) =
             ServerTls::start(home.ca.clone(), server_tls::host_name().into_iter().collect(), clock.clone())?;
-        let (store, enroller) = (home.store.clone(), Arc::new(Enroller::new(home.clone())));
+        let (store, enroller) = (home.store.clone(), Arc::new(Enroller::open(home.clone()).await?));
 
         let mut tasks = Tasks::new();
         tasks.spawn("server certificate", |stop| renewal.run(stop));
@@ -157,7 +157,7 @@ impl ZoneCp {
             authority,
             proof: answers.clone(),
             auth: home.auth(),
-            admission: Arc::new(Gatekeeper { hub, enroller, store }),
+            admission: Arc::new(Gatekeeper { hub, enroller: enroller.clone(), store }),
             ages: Arc::new(move |origin: &Origin| {
                 let ages = ages.lock().unwrap_or_else(PoisonError::into_inner);
                 ages.heard(origin, time::Instant::now())
@@ -166,7 +166,7 @@ impl ZoneCp {
             extra: routes::inspect(answers.clone())
                 .merge(routes::holds(holding))
                 .merge(status::route(answers))
-                .merge(routes::tokens(Arc::new(TokenOffice::new(&home, clock)))),
+                .merge(routes::tokens(Arc::new(TokenOffice::new(&home, enroller, clock)))),
         };
         serve::rest(&mut tasks, listeners.api, tls.api, config);
         Ok(Running::start(addresses, tasks, home))

@@ -149,6 +149,15 @@ async fn the_mesh_is_told_on_one_page_and_in_the_exit_code() {
 }
 
 #[tokio::test]
+async fn a_token_is_revoked_by_its_name_or_by_its_file() {
+    let cp = ControlPlane::start().await;
+    let file = cp.file("east.token", "a.b.c\n");
+    let told = |jti: &str| format!("token {jti} is revoked; turned away: zone/east\n");
+    assert_eq!(cp.run(&["token", "revoke", file.to_str().unwrap()]).await.ok(), told("a.b.c"));
+    assert_eq!(cp.run(&["token", "revoke", "0a1b"]).await.ok(), told("0a1b"));
+}
+
+#[tokio::test]
 async fn a_token_is_printed_and_nothing_else() {
     let cp = ControlPlane::start().await;
     let token = cp.run(&["token", "zone", "--zone", "east", "--uses", "1", "--valid-for", "1h"]).await.ok();

@@ -282,6 +282,17 @@ impl Tokens for Program {
     ) -> BoxFuture<'_, Result<TokenAnswer, Problem>> {
         Box::pin(async move { Ok(TokenAnswer { token: serde_json::to_string(&request).unwrap() }) })
     }
+
+    fn revoke(
+        &self,
+        request: RevokeRequest,
+        _caller: Caller,
+    ) -> BoxFuture<'_, Result<RevokeAnswer, Problem>> {
+        Box::pin(async move {
+            let (RevokeRequest::Token(jti) | RevokeRequest::Jti(jti)) = request;
+            Ok(RevokeAnswer { jti, disconnected: vec!["zone/east".into()] })
+        })
+    }
 }
 
 impl Inspector for Program {

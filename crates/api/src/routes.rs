@@ -18,8 +18,8 @@ use crate::gate::Caller;
 use crate::problem::json;
 use crate::query::Query;
 use crate::shapes::{
-    AcceptRequest, Hold, InspectDataplane, InvalidParameter, Page, Problem, TokenAnswer, TokenKind,
-    TokenRequest, ZoneOverview,
+    AcceptRequest, Hold, InspectDataplane, InvalidParameter, Page, Problem, RevokeAnswer, RevokeRequest,
+    TokenAnswer, TokenKind, TokenRequest, ZoneOverview,
 };
 
 /// How the zones are: the global's to answer.
@@ -117,11 +117,32 @@ pub trait Tokens: Send + Sync + 'static {
         request: TokenRequest,
         caller: Caller,
     ) -> BoxFuture<'_, Result<TokenAnswer, Problem>>;
+
+    /// Nobody joins by the token any more, and whoever joined by it is turned away. Again: nothing changes.
+    fn revoke(&self, request: RevokeRequest, caller: Caller) -> BoxFuture<'_, Result<RevokeAnswer, Problem>>;
 }
 
-/// `POST /tokens/{zone|dataplane|ingress}` with a [`TokenRequest`]
+/// `POST /tokens/{zone|dataplane|ingress}` with a [`TokenRequest`], and `POST /tokens/revoke` with a
+/// [`RevokeRequest`]
 pub fn tokens(tokens: Arc<dyn Tokens>) -> Router {
-    Router::new().route("/tokens/{kind}", post(token)).with_state(tokens)
+    Router::new()
+        .route("/tokens/{kind}", post(token))
+        .route("/tokens/revoke", post(revoke))
+        .with_state(tokens)
+}
+
+async fn revoke(
+    State(tokens): State<Arc<dyn Tokens>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    let answer = async {
+        Query::of(&uri, &[])?;
+        let request: RevokeRequest = serde_json::from_slice(&body).map_err(|error| in_body(&error))?;
+        tokens.revoke(request, caller).await
+    };
+    respond(answer.await)
 }
 
 async fn token(

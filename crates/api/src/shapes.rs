@@ -367,6 +367,22 @@ pub struct TokenRequest {
     pub valid_for: Option<Span>,
 }
 
+/// Which token is to count no more: itself, or its name (`jti`). In no `Debug`, as a token is a secret until
+/// it is revoked.
+#[derive(Clone, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RevokeRequest {
+    Token(String),
+    Jti(String),
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct RevokeAnswer {
+    pub jti: String,
+    /// Who was connected by it, such as `zone/east`; others are turned away when they come.
+    pub disconnected: Vec<String>,
+}
+
 /// The token itself stands in no `Debug`, so in no log.
 #[derive(Clone, Eq, PartialEq, Deserialize, Serialize)]
 pub struct TokenAnswer {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use identity::{Audience, IssueError, Issuer, Peer, ServerRole, TokenClaims, TokenError};
@@ -13,11 +14,13 @@ use model::{MeshName, ResourceName, WorkloadName, ZoneName};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use store::SecretBytes;
+use sync::link::Handle;
 use sync::server::Refusal;
 use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::home::Home;
+use crate::revocation::{Admission, Gate, Revoked};
 
 /// What a sidecar or an ingress may register.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
@@ -28,6 +31,9 @@ pub struct Grant {
     pub addresses: Vec<IpAddr>,
     /// When the last certificate that stands on it ends, in seconds since 1970.
     pub until: u64,
+    /// The token that granted it: when that is revoked, nobody holds the grant any more.
+    #[serde(default)]
+    pub token: String,
 }
 
 /// A peer that joined.
@@ -68,6 +74,8 @@ pub enum Denied {
     Mesh { wanted: MeshName, found: Option<MeshName> },
     #[error("the token is for {}, not for '{wanted}'", .names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "))]
     Name { wanted: ResourceName, names: Vec<ResourceName> },
+    #[error("the token was revoked: ask for another")]
+    Revoked,
     #[error("the token names no workload")]
     NoWorkload,
     #[error("the token was used {0} times, as often as it may be")]
@@ -127,7 +135,7 @@ pub fn decide(
         (Peer::Ingress(name), _) => {
             of_this_zone(claims, server)?;
             named(claims, name)?;
-            Some(Grant { workload: None, addresses: claims.addresses.clone(), until: 0 })
+            Some(granted(claims, None))
         }
         (Peer::Proxy { mesh, name }, _) => {
             of_this_zone(claims, server)?;
@@ -136,7 +144,7 @@ pub fn decide(
             }
             named(claims, name)?;
             let workload = claims.workload.clone().ok_or(Denied::NoWorkload)?;
-            Some(Grant { workload: Some(workload), addresses: claims.addresses.clone(), until: 0 })
+            Some(granted(claims, Some(workload)))
         }
     };
     if let (Some(Grant { workload: Some(wanted), .. }), Some(Grant { workload: Some(held), until, .. })) =
@@ -152,6 +160,10 @@ pub fn decide(
         Some(most) if past.uses >= most => Err(Denied::UsedUp(most)),
         _ => Ok(grant),
     }
+}
+
+fn granted(claims: &TokenClaims, workload: Option<WorkloadName>) -> Grant {
+    Grant { workload, addresses: claims.addresses.clone(), until: 0, token: claims.jti.clone() }
 }
 
 fn of_this_zone(claims: &TokenClaims, server: &ServerRole) -> Result<(), Denied> {
@@ -175,7 +187,8 @@ fn named(claims: &TokenClaims, wanted: &ResourceName) -> Result<(), Denied> {
 pub struct Enroller {
     home: Home,
     issuer: Issuer,
-    /// Held while uses and grants are read, decided on and written.
+    gate: Arc<Gate>,
+    /// Held while uses, grants and revocations are read, decided on and written.
     turn: Mutex<()>,
 }
 
@@ -190,10 +203,15 @@ struct Used {
 }
 
 const USES: &str = "control/token-uses";
+const REVOKED: &str = "control/revoked-tokens";
 
 impl Enroller {
-    pub fn new(home: Home) -> Self {
-        Self { issuer: home.issuer(), home, turn: Mutex::default() }
+    pub async fn open(home: Home) -> Result<Self, EnrolError> {
+        let revoked = match home.store.secret_get(REVOKED).await? {
+            Some(held) => serde_json::from_slice(held.expose())?,
+            None => Revoked::default(),
+        };
+        Ok(Self { issuer: home.issuer(), home, gate: Gate::new(revoked), turn: Mutex::default() })
     }
 
     /// `peer` is who the bearer wants to be, as text: `zone/east`, `proxy/default/web-1`, `ingress/east-1`.
@@ -210,11 +228,14 @@ impl Enroller {
         let claims = verified.map_err(Denied::Token)?;
 
         let _turn = self.turn.lock().await;
+        if self.gate.covers(&claims.jti) {
+            return Err(Denied::Revoked.into());
+        }
         let (mut uses, held) = (self.uses().await?, self.read_grant(&peer).await?);
         let past = Past { uses: uses.0.get(&claims.jti).map_or(0, |used| used.times), grant: held.as_ref() };
         let grant = decide(&claims, &peer, self.home.role(), past, now)?;
         // Before anything is counted: a request that is malformed costs no use.
-        let chain = self.issue(&peer, csr_der, now)?;
+        let chain = self.issue(&peer, Some(&claims.jti), csr_der, now)?;
         if claims.uses.is_some() {
             uses.0.retain(|_, used| used.exp > seconds(now));
             let used = uses.0.entry(claims.jti.clone()).or_insert(Used { times: 0, exp: claims.exp });
@@ -231,13 +252,13 @@ impl Enroller {
     /// The next certificate of a peer that is connected with one: the answer to `client-certificate`.
     pub async fn renew(
         &self,
-        peer: &Peer,
+        Admission { peer, token, .. }: &Admission,
         csr_der: &[u8],
         now: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
         joins(peer, self.home.role())?;
         let _turn = self.turn.lock().await;
-        let chain = self.issue(peer, csr_der, now)?;
+        let chain = self.issue(peer, token.as_deref(), csr_der, now)?;
         if let Peer::Proxy { .. } | Peer::Ingress(_) = peer {
             let grant = self.read_grant(peer).await?.ok_or(EnrolError::NoGrant)?;
             self.write_grant(peer, grant, now).await?;
@@ -246,7 +267,23 @@ impl Enroller {
         Ok(chain)
     }
 
-    /// What a sidecar or an ingress was granted when it joined.
+    /// Whether a peer that comes with this certificate, which TLS verified, may stay; `handle` is closed as soon
+    /// as the token is revoked by which it joined.
+    pub fn admit(&self, certificate: &[u8], handle: Handle) -> Result<Admission, Refusal> {
+        self.gate.admit(certificate, self.home.role(), handle)
+    }
+
+    /// A token counts no more: durable when this returns, with who was connected by it and is no longer.
+    pub async fn revoke(&self, jti: &str, now: SystemTime) -> Result<Vec<Peer>, EnrolError> {
+        let _turn = self.turn.lock().await;
+        let mut revoked = self.gate.revoked();
+        if revoked.add(jti, seconds(now)) {
+            self.home.store.secret_put(REVOKED, secret(&revoked)?).await?;
+        }
+        Ok(self.gate.close(revoked))
+    }
+
+    /// What a sidecar or an ingress was granted when it joined, unless the token that did is revoked.
     pub async fn grant(&self, peer: &Peer) -> Result<Option<Grant>, EnrolError> {
         self.read_grant(peer).await
     }
@@ -261,10 +298,11 @@ impl Enroller {
     fn issue(
         &self,
         peer: &Peer,
+        token: Option<&str>,
         csr_der: &[u8],
         now: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
-        self.home.ca.issue_client(csr_der, peer, now).map_err(EnrolError::Request)
+        self.home.ca.issue_client(csr_der, peer, token, now).map_err(EnrolError::Request)
     }
 
     async fn uses(&self) -> Result<Uses, EnrolError> {
@@ -276,7 +314,8 @@ impl Enroller {
 
     async fn read_grant(&self, peer: &Peer) -> Result<Option<Grant>, EnrolError> {
         let held = self.home.store.secret_get(&grant_name(peer)).await?;
-        Ok(held.map(|held| serde_json::from_slice(held.expose())).transpose()?)
+        let grant: Option<Grant> = held.map(|held| serde_json::from_slice(held.expose())).transpose()?;
+        Ok(grant.filter(|grant| !self.gate.covers(&grant.token)))
     }
 
     async fn write_grant(&self, peer: &Peer, grant: Grant, now: SystemTime) -> Result<(), EnrolError> {
@@ -420,6 +459,7 @@ mod tests {
             workload: Some(workload.parse().unwrap()),
             addresses: Vec::new(),
             until,
+            token: "t0".into(),
         };
         let (soon, past) = (seconds(now()) + 1, seconds(now()));
         let cases = [
@@ -450,30 +490,34 @@ mod tests {
                 claims.addresses = vec!["10.0.0.7".parse().unwrap()];
             }))
         };
+        let mut chain = None;
         for (why, csr, fits) in [
             ("garbage", &b"garbage"[..], false),
             ("first", csr.der(), true),
             ("second", csr.der(), true),
             ("third", csr.der(), false),
         ] {
-            let enroller = Enroller::new(Home::on(store.clone(), now()).await.unwrap());
+            let enroller = Enroller::open(Home::on(store.clone(), now()).await.unwrap()).await.unwrap();
             let enrolled = enroller.enrol(&token, csr, peer, now()).await;
             assert_eq!(enrolled.is_ok(), fits, "{why}: {enrolled:?}");
+            chain = enrolled.ok().map(|enrolled| enrolled.chain).or(chain);
         }
-        let enroller = Enroller::new(Home::on(store, now()).await.unwrap());
+        let last = chain.unwrap();
+        let enroller = Enroller::open(Home::on(store, now()).await.unwrap()).await.unwrap();
         let peer = peer.parse().unwrap();
         let grant = enroller.grant(&peer).await.unwrap().unwrap();
         assert_eq!((grant.workload.as_deref(), grant.addresses.len()), (Some("web"), 1));
 
         let later = now() + Duration::from_secs(24 * HOUR);
-        let chain = enroller.renew(&peer, csr.der(), later).await.unwrap();
+        let admission = enroller.admit(&last[0], Handle::new()).unwrap();
+        let chain = enroller.renew(&admission, csr.der(), later).await.unwrap();
         let known = identity::peer_from_certificate(&chain[0], &ServerRole::Zone("east".parse().unwrap()));
         assert_eq!(known, Ok(peer.clone()));
         assert!(enroller.grant(&peer).await.unwrap().unwrap().until > grant.until);
 
         enroller.forget(&peer).await.unwrap();
         assert!(enroller.grant(&peer).await.unwrap().is_none());
-        assert!(matches!(enroller.renew(&peer, csr.der(), later).await, Err(EnrolError::NoGrant)));
+        assert!(matches!(enroller.renew(&admission, csr.der(), later).await, Err(EnrolError::NoGrant)));
     }
 
     #[tokio::test]
@@ -490,7 +534,7 @@ mod tests {
         let early = issue(|claims| claims.nbf += HOUR);
         let other_use = issue(|claims| claims.aud = Audience::Api);
         let other = Home::on(MemoryStore::new(Origin::Global), now()).await.unwrap().token_key.issue(&good);
-        let enroller = Enroller::new(home.clone());
+        let enroller = Enroller::open(home.clone()).await.unwrap();
         for (token, peer, told) in [
             ("garbage", "zone/east", "malformed"),
             (&expired, "zone/east", "expired"),
@@ -502,6 +546,53 @@ mod tests {
         ] {
             let error = enroller.enrol(token, csr.der(), peer, now()).await.unwrap_err().to_string();
             assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn s39_a_revoked_token_lets_nobody_in_and_turns_away_whoever_joined_by_it() {
+        let store = MemoryStore::new(zone("east"));
+        let home = Home::on(store.clone(), now()).await.unwrap();
+        let csr = PrivateKey::generate().request();
+        let token = |jti: &str| home.token_key.issue(&dataplane(|claims| claims.jti = jti.into()));
+        let (stolen, good) = (token("stolen"), token("good"));
+        let enroller = Enroller::open(home.clone()).await.unwrap();
+        let join = async |enroller: &Enroller, token: &str, name: &str| {
+            let peer = format!("proxy/default/{name}");
+            Ok::<_, EnrolError>(enroller.enrol(token, csr.der(), &peer, now()).await?.chain.swap_remove(0))
+        };
+        let thief = join(&enroller, &stolen, "web-1").await.unwrap();
+        let web_2 = join(&enroller, &good, "web-2").await.unwrap();
+        let gone = join(&enroller, &stolen, "web-3").await.unwrap();
+        let admission = enroller.admit(&thief, Handle::new()).unwrap();
+        let _stays = enroller.admit(&web_2, Handle::new()).unwrap();
+        drop(enroller.admit(&gone, Handle::new()).unwrap());
+        // A certificate that was renewed stands on the same token.
+        let renewed = enroller.renew(&admission, csr.der(), now()).await.unwrap().swap_remove(0);
+
+        let turned_away = enroller.revoke("stolen", now()).await.unwrap();
+        assert_eq!(
+            turned_away,
+            std::slice::from_ref(&admission.peer),
+            "who was connected by it, and nobody else"
+        );
+        drop(admission);
+        for enroller in [enroller, Enroller::open(Home::on(store, now()).await.unwrap()).await.unwrap()] {
+            for certificate in [&thief, &gone, &renewed] {
+                let refused = enroller.admit(certificate, Handle::new());
+                assert!(matches!(refused, Err(Refusal::Denied(why)) if why.contains("was revoked")));
+            }
+            enroller.admit(&web_2, Handle::new()).unwrap();
+            let again = join(&enroller, &stolen, "web-4").await;
+            assert!(matches!(again, Err(EnrolError::Denied(Denied::Revoked))), "{again:?}");
+
+            // What it granted is nobody's: its name is free for another workload, and the thief stays out.
+            let peer = "proxy/default/web-3".parse().unwrap();
+            assert_eq!(enroller.grant(&peer).await.unwrap(), None);
+            let back = join(&enroller, &good, "web-1").await.unwrap();
+            enroller.admit(&back, Handle::new()).unwrap();
+            assert!(enroller.admit(&thief, Handle::new()).is_err());
+            assert_eq!(enroller.revoke("stolen", now()).await.unwrap(), []);
         }
     }
 }

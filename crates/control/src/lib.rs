@@ -1,7 +1,8 @@
 //! What both control planes are: a data folder, server certificates, joining, tokens, defaults, serving.
 //!
 //! The global and the zones are compositions of these. Read `home` first, which everything else stands on;
-//! then `server_tls` and `serve` (how one is reached), `enrolment` and `tokens` (how peers join), `defaults`
+//! then `server_tls` and `serve` (how one is reached), `enrolment`, `revocation` and `tokens` (how peers join,
+//! and when they may stay no more), `defaults`
 //! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
 //! zones), and `line` (whose history counts when a store was put back).
 
@@ -12,6 +13,8 @@ pub mod server_tls;
 pub mod serve;
 
 pub mod enrolment;
+
+pub mod revocation;
 
 pub mod tokens;
 
@@ -26,6 +29,7 @@ pub mod line;
 pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};
 pub use home::{Home, HomeError};
 pub use line::Holds;
+pub use revocation::Admission;
 pub use runtime::Clock;
 pub use serve::{Addresses, Listeners, Running};
 pub use server_tls::ServerTls;

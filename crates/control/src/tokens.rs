@@ -1,16 +1,19 @@
-//! Issues the tokens by which peers join: `POST /tokens/{kind}`.
+//! Issues the tokens by which peers join, `POST /tokens/{kind}`, and revokes them, `POST /tokens/revoke`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::gate::Caller;
 use api::routes::Tokens;
-use api::shapes::{InvalidParameter, Problem, TokenAnswer, TokenKind, TokenRequest};
+use api::shapes::{
+    InvalidParameter, Problem, RevokeAnswer, RevokeRequest, TokenAnswer, TokenKind, TokenRequest,
+};
 use futures::future::BoxFuture;
-use identity::{Audience, Issuer, Pin, TokenClaims, TokenKey, token_id};
+use identity::{Audience, Issuer, Peer, Pin, TokenClaims, TokenError, TokenKey, is_token_id, token_id};
 use model::{MeshName, ZoneName};
-use tracing::info;
+use tracing::{info, warn};
 
+use crate::enrolment::Enroller;
 use crate::home::Home;
 use runtime::Clock;
 
@@ -19,17 +22,18 @@ pub const VALID_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// A token is for joining, and a machine that is set up may wait for a while; but not for ever.
 pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Issues tokens in the name of one control plane.
+/// Issues and revokes tokens in the name of one control plane.
 pub struct TokenOffice {
     key: Arc<TokenKey>,
     issuer: Issuer,
     ca: Pin,
+    enroller: Arc<Enroller>,
     clock: Clock,
 }
 
 impl TokenOffice {
-    pub fn new(home: &Home, clock: Clock) -> Self {
-        Self { key: home.token_key.clone(), issuer: home.issuer(), ca: home.pin(), clock }
+    pub fn new(home: &Home, enroller: Arc<Enroller>, clock: Clock) -> Self {
+        Self { key: home.token_key.clone(), issuer: home.issuer(), ca: home.pin(), enroller, clock }
     }
 
     /// A token as the route would give it.
@@ -59,6 +63,42 @@ impl Tokens for TokenOffice {
             info!(caller = %caller.name, %sub, %jti, "issued a token");
             Ok(TokenAnswer { token: self.key.issue(&claims) })
         })
+    }
+
+    fn revoke(&self, request: RevokeRequest, caller: Caller) -> BoxFuture<'_, Result<RevokeAnswer, Problem>> {
+        Box::pin(async move {
+            let jti = jti(request, |token| self.key.read(token, &self.issuer))?;
+            let disconnected = self.enroller.revoke(&jti, self.clock.now()).await.map_err(|error| {
+                warn!(%jti, %error, "a token could not be revoked");
+                Problem::unavailable("the control plane cannot write its store now: try again")
+            })?;
+            let disconnected: Vec<String> = disconnected.iter().map(Peer::to_string).collect();
+            info!(caller = %caller.name, %jti, ?disconnected, "revoked a token");
+            Ok(RevokeAnswer { jti, disconnected })
+        })
+    }
+}
+
+/// Which token a request names. A token of another control plane is not ours to revoke; of a name alone nobody
+/// can say whose it is.
+fn jti(
+    request: RevokeRequest,
+    read: impl FnOnce(&str) -> Result<TokenClaims, TokenError>,
+) -> Result<String, Problem> {
+    let mistake =
+        |field: &str, reason: String| Problem::invalid_document(vec![InvalidParameter::new(field, reason)]);
+    match request {
+        RevokeRequest::Token(token) => match read(token.trim()) {
+            Ok(claims) => Ok(claims.jti),
+            Err(TokenError::Issuer { found, .. }) => {
+                Err(Problem::written_elsewhere(format!("the token was issued by {found}: revoke it there")))
+            }
+            Err(error) => Err(mistake("token", error.to_string())),
+        },
+        RevokeRequest::Jti(jti) if is_token_id(&jti) => Ok(jti),
+        RevokeRequest::Jti(_) => {
+            Err(mistake("jti", "must be the 'jti' of a token: 32 of 0-9 and a-f".into()))
+        }
     }
 }
 
@@ -151,6 +191,33 @@ mod tests {
                 .ok()
                 .map(|claims| (claims.mesh.as_deref(), claims.zone.as_deref(), claims.exp - claims.nbf));
             assert_eq!(found, want, "{kind:?} {body}: {made:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_revoked_is_a_token_of_ours_or_a_name_that_one_could_have() {
+        let (ours, theirs) = (TokenKey::generate(), TokenKey::generate());
+        let (global, east) = (Issuer::Global, Issuer::Zone("east".parse().unwrap()));
+        let now = UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+        let request = || serde_json::from_str(r#"{"zone":"east"}"#).unwrap();
+        let claims = claims(TokenKind::Zone, request(), &global, Pin::of(b"ca"), token_id(), now).unwrap();
+        let id = claims.jti.clone();
+        let of_east = TokenClaims { iss: east, ..claims.clone() };
+        let cases = [
+            (
+                "ours, whenever it ended",
+                RevokeRequest::Token(format!("{}\n", ours.issue(&claims))),
+                Ok(id.as_str()),
+            ),
+            ("its name", RevokeRequest::Jti(id.clone()), Ok(id.as_str())),
+            ("another's", RevokeRequest::Token(theirs.issue(&of_east)), Err(403)),
+            ("forged", RevokeRequest::Token(theirs.issue(&claims)), Err(400)),
+            ("no token", RevokeRequest::Token("a.b.c".into()), Err(400)),
+            ("no name", RevokeRequest::Jti("east.token".into()), Err(400)),
+        ];
+        for (why, request, want) in cases {
+            let found = jti(request, |token| ours.read(token, &global));
+            assert_eq!(found.as_deref().map_err(|problem| problem.status), want, "{why}");
         }
     }
 }

@@ -57,6 +57,7 @@ pub(crate) struct Authority {
 
 /// What a leaf is to say.
 pub(crate) struct Leaf {
+    pub(crate) common_name: Option<String>,
     pub(crate) names: Vec<SanType>,
     pub(crate) purposes: Vec<ExtendedKeyUsagePurpose>,
     pub(crate) lifetime: Duration,
@@ -144,6 +145,9 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = leaf.purposes;
         params.subject_alt_names = leaf.names;
+        if let Some(name) = leaf.common_name {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
         let issuer = Issuer::from_ca_cert_der(&self.certificate, &self.key).map_err(IssueError::Write)?;
         Ok(params.signed_by(key, &issuer).map_err(IssueError::Write)?.into())
     }

@@ -69,6 +69,7 @@ impl ZoneCa {
         }
         let key = RequestedKey::read(request)?;
         let leaf = Leaf {
+            common_name: None,
             names: vec![SanType::URI(ia5(id.as_str())?)],
             purposes: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
             lifetime,

@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::authority::{AUTHORITY_LIFETIME, Authority, AuthorityError, IssueError, Leaf, ia5};
-use crate::certificate::{CertificateError, Facts, Validity};
+use crate::certificate::{CertificateError, Facts, Validity, parse};
 use crate::key::{PrivateKey, RequestedKey};
 use crate::peer::{Peer, ServerRole};
 use crate::pin::Pin;
@@ -85,21 +85,27 @@ impl ControlCa {
         }
         let key = PrivateKey::generate();
         let purposes = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let leaf = self.authority.sign(&key, Leaf { names, purposes, lifetime: YEAR }, now)?;
+        let leaf =
+            self.authority.sign(&key, Leaf { common_name: None, names, purposes, lifetime: YEAR }, now)?;
         let chain = vec![leaf, self.certificate().clone()];
         Ok(Credential::new(chain, &key).expect("a certificate just written fits its key"))
     }
 
     /// The certificate by which this control plane will know `peer`, for the key of `request` (PKCS#10,
     /// DER): a year for a zone, 30 days for others. Who the peer is comes from its token or certificate.
+    ///
+    /// `token` is the name of the token that it stands on, by which it can be revoked: see
+    /// [`token_of_certificate`].
     pub fn issue_client(
         &self,
         request: &[u8],
         peer: &Peer,
+        token: Option<&str>,
         now: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
         let key = RequestedKey::read(request)?;
         let leaf = Leaf {
+            common_name: token.map(str::to_owned),
             names: vec![SanType::URI(ia5(&peer.uri(&self.role))?)],
             purposes: vec![ExtendedKeyUsagePurpose::ClientAuth],
             lifetime: match peer {
@@ -144,6 +150,16 @@ pub fn peer_from_certificate(certificate: &[u8], server: &ServerRole) -> Result<
         [uri] => Peer::from_uri(uri, server).ok_or_else(|| PeerError::NotAPeer(server.clone())),
         _ => Err(PeerError::NotAPeer(server.clone())),
     }
+}
+
+/// The token that a client's certificate stands on, however often it was renewed since; none in one that was
+/// issued before certificates said so. It stands as the common name.
+pub fn token_of_certificate(certificate: &[u8]) -> Result<Option<String>, CertificateError> {
+    let certificate = parse(certificate)?;
+    let mut names = certificate.subject().iter_common_name();
+    let Some(name) = names.next() else { return Ok(None) };
+    let name = name.as_str().map_err(|_| CertificateError::UnreadableName)?;
+    Ok(Some(name.to_owned()))
 }
 
 fn dns(name: &str) -> Result<SanType, IssueError> {

@@ -33,7 +33,7 @@ pub use ca::{SVID_LIFETIME, ZoneCa};
 pub use certificate::{
     BACKDATED, CertificateError, IdError, Validity, certificates_from_pem, certificates_to_pem,
 };
-pub use control::{ControlCa, PEER_RENEWAL, PeerError, peer_from_certificate};
+pub use control::{ControlCa, PEER_RENEWAL, PeerError, peer_from_certificate, token_of_certificate};
 pub use control_tls::{
     ApiTlsError, ServerError, api_client_config, api_server_config, client_config, server_config,
 };
@@ -44,6 +44,6 @@ pub use svid::{Credential, Svid, SvidError};
 pub use tls::{Alpn, TlsError, WrongServer, expecting, peer_of, sni, workload_client, workload_server};
 pub use token::{
     AdminToken, Audience, Expected, Issuer, TokenClaims, TokenError, TokenKey, ca_of_token,
-    expected_of_token, token_id,
+    expected_of_token, is_token_id, token_id,
 };
 pub use trust::{Problem, Refusal, Role, TrustStore, VerifyError, WorkloadPeer};

@@ -160,6 +160,13 @@ impl TokenKey {
         issuer: &Issuer,
         now: SystemTime,
     ) -> Result<TokenClaims, TokenError> {
+        let claims = self.read(token, issuer)?;
+        claims.check(wanted, now)?;
+        Ok(claims)
+    }
+
+    /// What a token says, if it is ours, whatever it is for and whether or not its time is over.
+    pub fn read(&self, token: &str, issuer: &Issuer) -> Result<TokenClaims, TokenError> {
         if token.len() > MAX_LEN {
             return Err(TokenError::Malformed(format!("it is longer than {MAX_LEN} bytes")));
         }
@@ -182,16 +189,15 @@ impl TokenKey {
                 _ => malformed(error),
             })?
             .claims;
-        claims.check(wanted, issuer, now)?;
+        if claims.iss != *issuer {
+            return Err(TokenError::Issuer { wanted: issuer.clone(), found: claims.iss });
+        }
         Ok(claims)
     }
 }
 
 impl TokenClaims {
-    fn check(&self, wanted: Audience, issuer: &Issuer, now: SystemTime) -> Result<(), TokenError> {
-        if self.iss != *issuer {
-            return Err(TokenError::Issuer { wanted: issuer.clone(), found: self.iss.clone() });
-        }
+    fn check(&self, wanted: Audience, now: SystemTime) -> Result<(), TokenError> {
         if self.aud != wanted {
             return Err(TokenError::Audience { wanted, found: self.aud });
         }
@@ -233,6 +239,11 @@ pub fn token_id() -> String {
     let mut id = [0; 16];
     rand::fill(&mut id).expect("the system has randomness");
     HEXLOWER.encode(&id)
+}
+
+/// Whether [`token_id`] could have made it.
+pub fn is_token_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// A token of another control plane is a common mistake, worth its own words; it is refused either way.

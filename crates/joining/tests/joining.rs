@@ -69,7 +69,7 @@ impl Handler for Zone {
         let verified = self.tokens.verify(&enrolment.token, Audience::Dataplane, &issuer(), now);
         verified.map_err(|error| Refusal::Unauthenticated(error.to_string()))?;
         let peer: Peer = enrolment.peer.parse().map_err(|_| Refusal::Invalid("no peer".into()))?;
-        Ok(self.ca.issue_client(&enrolment.csr_der, &peer, now).unwrap())
+        Ok(self.ca.issue_client(&enrolment.csr_der, &peer, None, now).unwrap())
     }
 
     async fn connected(&self, peer: link::Peer, handle: Handle) -> Result<Arc<ZoneHost>, Refusal> {
@@ -127,7 +127,7 @@ impl Host for ZoneHost {
         }
         assert_eq!(kind, "client-certificate");
         self.zone.renewals.fetch_add(1, SeqCst);
-        let chain = self.zone.ca.issue_client(&body, &self.peer, SystemTime::now()).unwrap();
+        let chain = self.zone.ca.issue_client(&body, &self.peer, None, SystemTime::now()).unwrap();
         Ok(certificates_to_pem(&chain).into())
     }
 

@@ -241,7 +241,7 @@ impl Handler for Service {
             return Err(Refusal::Unauthenticated("the token is no good".into()));
         }
         let peer: Peer = enrolment.peer.parse().map_err(|_| Refusal::Invalid("no peer".into()))?;
-        Ok(self.0.control.issue_client(&enrolment.csr_der, &peer, now).unwrap())
+        Ok(self.0.control.issue_client(&enrolment.csr_der, &peer, None, now).unwrap())
     }
 
     async fn connected(&self, peer: link::Peer, handle: Handle) -> Result<Arc<Session>, Refusal> {

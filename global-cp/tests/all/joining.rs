@@ -99,6 +99,37 @@ async fn a_zone_that_was_deleted_comes_back_by_a_token_and_not_by_its_old_certif
 }
 
 #[tokio::test]
+async fn s39_a_revoked_token_ends_the_stream_of_its_zone_and_brings_nobody_back() {
+    let global = Global::start().await;
+    let token = global.token("east").await;
+    let mut east = FakeZone::join_with(&global, "east", &token, "zone/east").await.unwrap();
+    east.connect(&global).await;
+    let west = global.zone("west").await;
+
+    let revoked = time::Instant::now();
+    let (status, answer) = global.call("POST", "/tokens/revoke", Some(json!({"token": token}))).await;
+    assert_eq!((status, &answer["disconnected"]), (200, &json!(["zone/east"])), "{answer}");
+    let seen = east.until("the end", |seen| !seen.ended.is_empty()).await;
+    assert!(seen.ended[0].contains("was revoked"), "{seen:?}");
+    assert!(revoked.elapsed() < std::time::Duration::from_secs(5));
+    let turned_away = |refusal: &String| refusal.contains("was revoked: enrol again");
+    east.until("a refusal", |seen| seen.refusals.iter().any(turned_away)).await;
+    assert!(west.site.seen.borrow().ended.is_empty(), "the other zone joined by another token");
+
+    // Nor does it bring back a zone that was deleted, also after a restart.
+    east.disconnect().await;
+    global.put("/zones/east", json!({"type": "Zone", "name": "east", "enabled": false})).await;
+    global.delete("/zones/east").await;
+    let global = global.restart().await;
+    let back = FakeZone::join_with(&global, "east", &token, "zone/east").await;
+    assert!(matches!(back, Err(DialError::Refused { .. })));
+    assert_eq!(global.get("/zones/east").await.0, 404);
+    let back = global.zone("east").await;
+    assert_eq!(global.get("/zones/east").await.0, 200);
+    drop((back, west));
+}
+
+#[tokio::test]
 async fn a_newer_session_of_a_zone_takes_the_place_of_the_older() {
     let global = Global::start().await;
     let mut east = global.zone("east").await;

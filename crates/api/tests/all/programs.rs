@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use api::routes::{self, Inspector, Tokens, Zones};
 use api::shapes::{
-    Connection, InspectDataplane, InspectPart, ProxyCounts, ProxyState, TokenAnswer, TokenKind, TokenRequest,
-    ZoneOverview,
+    Connection, InspectDataplane, InspectPart, ProxyCounts, ProxyState, RevokeAnswer, RevokeRequest,
+    TokenAnswer, TokenKind, TokenRequest, ZoneOverview,
 };
 use api::{AdmitAll, Authority, Caller, Problem};
 use axum::Router;
@@ -49,6 +49,17 @@ impl Tokens for Program {
             let valid = request.valid_for.map(|span| span.to_string()).unwrap_or_default();
             let zone = request.zone.unwrap();
             Ok(TokenAnswer { token: format!("{} {zone} {valid} {}", kind.as_str(), caller.name) })
+        })
+    }
+
+    fn revoke(
+        &self,
+        request: RevokeRequest,
+        _caller: Caller,
+    ) -> BoxFuture<'_, Result<RevokeAnswer, Problem>> {
+        Box::pin(async move {
+            let (RevokeRequest::Token(jti) | RevokeRequest::Jti(jti)) = request;
+            Ok(RevokeAnswer { jti, disconnected: vec!["zone/east".into()] })
         })
     }
 }
@@ -195,6 +206,20 @@ async fn tokens_are_issued_for_what_is_issued_here() {
     post("/tokens/zone", "zone").await.is(400);
     let zero = post("/tokens/zone?x=1", r#"{"zone": "east"}"#).await.is(400);
     assert!(zero.detail().contains("no parameters"), "{}", zero.detail());
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_by_itself_or_by_its_name() {
+    let api = program();
+    let post = |body: &'static str| api.ask(Method::POST, "/tokens/revoke", &[], body);
+    for body in [r#"{"jti": "t1"}"#, r#"{"token": "t1"}"#] {
+        let answer = post(body).await.ok().body;
+        assert_eq!(answer, json!({"jti": "t1", "disconnected": ["zone/east"]}), "{body}");
+    }
+    for body in ["", "{}", r#"{"zone": "east"}"#, r#"{"jti": "t1", "token": "t1"}"#] {
+        post(body).await.is(400);
+    }
+    api.ask(Method::POST, "/tokens/revoke", &[("authorization", "")], "{}").await.is(401);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use identity::{
     BACKDATED, CertificateRequest, ControlCa, IssueError, Peer, PrivateKey, RequestError, SVID_LIFETIME,
-    ServerRole, Svid,
+    ServerRole, Svid, token_of_certificate,
 };
 use rcgen::{CertificateParams, KeyPair, SanType};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -148,7 +148,10 @@ fn a_zone_is_known_for_a_year_and_other_peers_for_thirty_days() {
     let request = PrivateKey::generate().request();
     for (peer, days) in [("zone/east", 365), ("proxy/default/web", 30), ("ingress/a", 30)] {
         let peer: Peer = peer.parse().unwrap();
-        let chain = ca.issue_client(request.der(), &peer, now()).unwrap();
+        let chain = ca.issue_client(request.der(), &peer, Some("a-token"), now()).unwrap();
+        assert_eq!(token_of_certificate(&chain[0]).unwrap().as_deref(), Some("a-token"));
+        let unnamed = ca.issue_client(request.der(), &peer, None, now()).unwrap();
+        assert_eq!(token_of_certificate(&unnamed[0]), Ok(None));
         let (names, _, _, leaf) = read(&chain[0]);
         assert_eq!(names, [format!("spiffe://global.tombolo.internal/{peer}")]);
         let purposes = leaf.extended_key_usage().unwrap().unwrap().value;

@@ -33,7 +33,7 @@ fn control(role: ServerRole) -> (ControlCa, Credential) {
 
 fn joined(ca: &ControlCa, peer: &Peer) -> Credential {
     let key = PrivateKey::generate();
-    Credential::new(ca.issue_client(key.request().der(), peer, now()).unwrap(), &key).unwrap()
+    Credential::new(ca.issue_client(key.request().der(), peer, None, now()).unwrap(), &key).unwrap()
 }
 
 fn peers() -> [Peer; 3] {
