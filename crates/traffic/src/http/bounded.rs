@@ -74,11 +74,10 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Requests {
         tokio::task::spawn_local(async move {
             let (mut task, mut request) = (pin!(task), None);
             poll_fn(|cx| {
-                if task.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
-                }
+                let polled = task.as_mut().poll(cx);
+                // Also of one that is over at once: the next to look must not find it.
                 requests.serves(&mut request);
-                poll_overdue(&request, cx)
+                if polled.is_ready() { polled } else { poll_overdue(&request, cx) }
             })
             .await;
         });

@@ -387,6 +387,19 @@ fn a_reader_that_takes_nothing_is_reset_as_well() {
 }
 
 #[test]
+fn a_request_that_ends_at_once_takes_no_limits_from_another_on_its_connection() {
+    on_a_worker(async {
+        let mesh = Mesh::new(Protocol::Http2, Timeouts { max_stream: Millis(4_500), ..NONE }, NONE).await;
+        let (mut client, start) = (mesh.client().await, Instant::now());
+        let long = client.get("/drip").await;
+        mesh.outbound.set_endpoints(&id(), Arc::default());
+        assert_eq!(client.get("/").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(long.into_body().collect().await.is_err());
+        assert_eq!(seconds(start), 4);
+    });
+}
+
+#[test]
 fn what_goes_on_is_not_cut_and_a_request_timeout_waits_for_the_whole_request() {
     let limits = Timeouts { request: Millis(2_000), stream_idle: Millis(2_000), ..NONE };
     for edge in EDGES {
