@@ -12,6 +12,7 @@ mod killed;
 mod takeover;
 mod wire;
 mod zone_away;
+mod zone_restart;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -80,6 +81,11 @@ pub const ALL: &[Promise] = &[
         number: 9,
         says: "a sidecar drains under load, of its own zone and of another, and not one exchange fails",
         keep: |mesh, terms| Box::pin(drain::keep(mesh, terms)),
+    },
+    Promise {
+        number: 10,
+        says: "a zone that restarts without the global goes on across zones, and loses no endpoint",
+        keep: |mesh, _| Box::pin(zone_restart::keep(mesh)),
     },
     Promise {
         number: 12,

@@ -22,6 +22,7 @@ use sync::link::Handle;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
+use crate::last_words::LastWords;
 use crate::planner::{Client, Input, Look, Output, Plan, Planner, Proof, ProxyId, SessionNumber};
 use crate::proof;
 
@@ -208,6 +209,11 @@ impl Hub {
                 return proof;
             }
         }
+    }
+
+    /// What other zones said last of their services.
+    pub fn last_words(&self) -> Arc<LastWords> {
+        self.state().planner.last_words()
     }
 
     /// How many proxies run the newest that the zone knows of, and how many do not.

@@ -11,6 +11,7 @@ pub mod generate;
 pub mod generator;
 pub mod hub;
 pub mod ingresses;
+pub mod last_words;
 pub mod lives;
 pub mod metrics;
 pub mod options;

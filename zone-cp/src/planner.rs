@@ -21,6 +21,7 @@ use snapshot::{Proxy, View, compile};
 use store::{Change, Commit, Listing};
 use tracing::warn;
 
+use crate::last_words::LastWords;
 use crate::lives::Life;
 
 pub use proof::{Late, Proof, Reason, Report, Standing};
@@ -140,6 +141,8 @@ pub enum Input {
         session: SessionNumber,
     },
     Settled,
+    /// The last words of other zones as they were kept, before any new one.
+    Kept(LastWords),
     /// The latest word of another zone on its service; none if there is no word yet.
     Exported {
         destination: DestinationId,
@@ -191,7 +194,7 @@ pub struct Planner {
     /// Until the settling time after the start is over, proxies that are not back yet count as they did.
     settled: bool,
     /// The last word of other zones, for destinations that somebody here subscribed to.
-    exports: BTreeMap<DestinationId, Exports>,
+    exports: Arc<LastWords>,
     /// The services of this zone that other zones subscribed to, with what they were told.
     wanted: BTreeMap<DestinationId, Bytes>,
     /// The destinations of other zones that we asked the global for.
@@ -236,7 +239,7 @@ impl Planner {
             clients: BTreeMap::new(),
             lives: BTreeMap::new(),
             settled: false,
-            exports: BTreeMap::new(),
+            exports: Arc::default(),
             wanted: BTreeMap::new(),
             asked: BTreeSet::new(),
         }
@@ -248,6 +251,11 @@ impl Planner {
 
     pub fn world(&self) -> &World {
         &self.world
+    }
+
+    /// Another one each time that something in it has changed.
+    pub fn last_words(&self) -> Arc<LastWords> {
+        self.exports.clone()
     }
 
     pub fn on_input(&mut self, input: Input) -> Vec<Output> {
@@ -296,8 +304,10 @@ impl Planner {
             }
             Input::Settled => {
                 self.settled = true;
+                self.review_wishes(&mut out);
                 self.refresh_signals(&mut out);
             }
+            Input::Kept(words) => self.exports = Arc::new(words),
             Input::Exported { destination, exports } => self.exported(destination, exports, &mut out),
             Input::Wanted { added, removed } => self.wanted(&added, &removed, &mut out),
         }

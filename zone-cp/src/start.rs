@@ -32,7 +32,6 @@ use crate::authorities::Authorities;
 use crate::generator::Generator;
 use crate::hub::Hub;
 use crate::ingresses::Ingresses;
-use crate::lives;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::planner::{Input, Planner, ProxyId};
@@ -41,6 +40,7 @@ use crate::reporter::Reporter;
 use crate::sessions::Sessions;
 use crate::take_up::TakeUp;
 use crate::upstream::Upstream;
+use crate::{last_words, lives};
 
 /// The zone control plane, to be started in any process.
 pub struct ZoneCp;
@@ -117,6 +117,9 @@ impl ZoneCp {
                     clock: clock.clone(),
                 };
                 let authority = Authority::Global { address: Some(address) };
+                last_words::load(&*store, &hub).await?;
+                let (keeping, of) = (store.clone(), hub.clone());
+                tasks.spawn("last words", |stop| last_words::run(keeping, of, stop));
                 join(&mut tasks, store.clone(), joining, host, handle.clone()).await?;
                 follow_counts(&mut tasks, hub.clone(), metrics.clone(), Some((zone.clone(), handle.clone())));
                 report_changes(&mut tasks, store.clone(), handle);

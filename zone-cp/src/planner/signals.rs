@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use control::questions::{exported, exports_signal};
@@ -77,8 +78,9 @@ impl Planner {
     ) {
         // No word takes nothing away.
         let Some(exports) = exports else { return };
-        if destination.zone.as_ref() != Some(&self.zone) && self.asked.contains(&destination) {
-            self.exports.insert(destination, exports);
+        let is_asked = destination.zone.as_ref() != Some(&self.zone) && self.asked.contains(&destination);
+        if is_asked && self.exports.get(&destination) != Some(&exports) {
+            Arc::make_mut(&mut self.exports).insert(destination, exports);
             self.refresh_signals(out);
         }
     }
@@ -117,8 +119,11 @@ impl Planner {
         if !missing {
             for destination in self.asked.difference(&wishes).cloned().collect::<Vec<_>>() {
                 self.asked.remove(&destination);
-                self.exports.remove(&destination);
                 out.push(Output::WantNoLonger(destination));
+            }
+            // What was kept over a restart is held for those who are not back yet.
+            if self.settled && self.exports.keys().any(|destination| !wishes.contains(destination)) {
+                Arc::make_mut(&mut self.exports).retain(|destination, _| wishes.contains(destination));
             }
         }
         for destination in wishes {

@@ -409,6 +409,36 @@ fn after_a_start_a_zone_that_is_not_heard_of_yet_is_not_taken_from_a_service_of_
 }
 
 #[test]
+fn a_start_takes_up_the_last_words_of_other_zones_and_forgets_those_that_nobody_asks_for() {
+    let west = [catalog("west"), gate("west", "127.0.0.9")];
+    let own = [dataplane(1, "web"), dataplane(2, "catalog"), identity(), catalog("east"), everywhere(4)];
+    let documents: Vec<model::Record> = own.into_iter().chain(west).collect();
+    let mut before = planner(documents.clone());
+    for (number, zone) in [(1, "west"), (2, "north")] {
+        connect(
+            &mut before,
+            &format!("web-{number}"),
+            &[&format!("endpoints/ms_default_{zone}__catalog_http")],
+        );
+        before.on_input(exported(zone, "x.y"));
+    }
+    let words = before.last_words();
+    assert_eq!(words.len(), 2);
+    before.on_input(exported("west", "x.y"));
+    assert!(Arc::ptr_eq(&before.last_words(), &words), "the same word again is no news");
+
+    let mut planner = planner(documents);
+    planner.on_input(Input::Kept((*words).clone()));
+    let (_, out) = connect(&mut planner, "web", &[CATALOG]);
+    assert_eq!(zones_told(&out), ["east", "west"]);
+    assert_eq!(planner.last_words().len(), 2, "whoever is not back yet may ask for the other");
+    let out = planner.on_input(Input::Settled);
+    assert!(!endpoints(&out).0.iter().any(|endpoint| endpoint.zone.as_str() == "east" && endpoint.ready));
+    assert_eq!(zones_told(&out), ["east", "west"]);
+    assert!(planner.last_words().keys().eq([&"ms_default_west__catalog_http".parse().unwrap()]));
+}
+
+#[test]
 fn a_service_of_several_zones_that_nobody_declared_has_no_word() {
     let own = [dataplane(1, "web"), identity(), catalog("east")];
     let mut planner = planner(own.into_iter().collect());
