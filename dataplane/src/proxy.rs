@@ -163,12 +163,13 @@ impl Proxy {
 
     /// Stops accepting, and lets open requests and connections finish for as long as `grace`: first those of other
     /// proxies, while the own application, which may need others to answer them, goes on as before; and then the
-    /// application's own. What is open goes on being judged by the configurations that come meanwhile.
+    /// application's own, for which a quarter of `grace` is left whatever the others do. What is open goes on being
+    /// judged by the configurations that come meanwhile.
     pub fn drain(&self, grace: Duration) -> impl Future<Output = ()> + Send + use<> {
         let workers: Vec<mpsc::Sender<Command>> = self.accepting_last().collect();
         async move {
-            let until = Instant::now() + grace;
-            for side in [Side::Inbound, Side::Outbound] {
+            let begun = Instant::now();
+            for (side, until) in [(Side::Inbound, begun + grace * 3 / 4), (Side::Outbound, begun + grace)] {
                 let left = until.saturating_duration_since(Instant::now());
                 // A worker that panicked has nothing left to drain.
                 let _ = ask_all(&workers, |reply| Command::Drain(side, left, reply)).await;

@@ -602,6 +602,52 @@ async fn a_sidecar_serves_on_until_its_zone_lets_it_go_and_its_application_until
 }
 
 #[tokio::test]
+async fn whoever_stays_to_the_end_of_the_grace_leaves_the_own_application_a_part_of_it() {
+    let mut mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let mut stays = TcpStream::connect(outbound(mesh.web(), CART_TCP).await).await.unwrap();
+    stays.write_all(b"before").await.unwrap();
+    assert_eq!(mesh.hear().await, b"before");
+    // A request of the cart's own application is on its way for as long as this endpoint says nothing.
+    let silent = TcpListener::bind(anywhere()).await.unwrap();
+    mesh.zone.signal(CART, &format!("endpoints/{CART_HTTP}"), endpoint(silent.local_addr().unwrap()));
+    let listeners = serde_json::json!({ "outbound": [{ "address": anywhere(), "destination": CART_HTTP }] });
+    let patient = destination("http").replace("5000", "60000");
+    let wanted = format!("destination/{CART_HTTP}");
+    mesh.zone.set(CART, &[("listeners", Some(listeners.to_string())), (&wanted, Some(patient))]);
+    let listens = async {
+        while !mesh.cart.bound().await.iter().any(|bound| matches!(bound.purpose, Purpose::Outbound(_))) {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    time::timeout(PATIENCE, listens).await.expect("a port for its own application");
+    let own = outbound(&mesh.cart, CART_HTTP).await;
+    let on_its_way = async {
+        loop {
+            let asking = tokio::spawn(get(own));
+            // Endpoints are signals: before they come the answer does.
+            if let Ok(held) = time::timeout(Duration::from_secs(1), silent.accept()).await {
+                return (asking, held.unwrap().0);
+            }
+        }
+    };
+    let (asking, held) = time::timeout(PATIENCE, on_its_way).await.expect("a request on its way");
+
+    let ending = tokio::spawn(mesh.cart.shutdown());
+    let closed = async {
+        while TcpStream::connect(own).await.is_ok() {
+            time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    time::timeout(PATIENCE, closed).await.expect("the goodbye to the own application");
+    drop((held, silent));
+    let (line, _) = time::timeout(PATIENCE, asking).await.unwrap().expect("an answer after the goodbye");
+    assert!(line.contains(" 503 "), "{line}");
+    ending.await.unwrap().unwrap();
+    drop(stays);
+}
+
+#[tokio::test]
 async fn endpoints_outlive_an_identity_that_goes_and_comes_back() {
     let mesh = Mesh::start().await;
     mesh.get_status(" 200 ").await;
