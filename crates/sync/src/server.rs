@@ -5,6 +5,7 @@
 //! seconds and a few kilobytes, and nothing else.
 
 mod connection;
+mod strangers;
 
 use std::fmt;
 use std::io;
@@ -102,7 +103,8 @@ pub struct Options {
     pub session: link::Options,
     /// Connections with a client certificate.
     pub connections: u32,
-    /// Connections that are still shaking hands or showed no client certificate.
+    /// Connections that are still shaking hands or showed no client certificate; of one address, or IPv6 network,
+    /// never more than remain for all others.
     pub strangers: u32,
     /// How long a TLS handshake may take.
     pub handshake: Duration,

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use tracing::debug;
 
+use super::strangers::{self, Strangers};
+
 /// What a stranger may send in all, in bytes: a token, a certificate request, and what carries them.
 const STRANGER_BYTES: usize = 64 << 10;
 /// How long a stranger may stay.
@@ -40,20 +42,20 @@ pub(super) struct Caller {
 #[derive(Clone)]
 pub(super) struct Permits {
     certified: (Arc<Semaphore>, u32),
-    strangers: (Arc<Semaphore>, u32),
+    strangers: Strangers,
 }
 
 impl Permits {
     pub(super) fn new(certified: u32, strangers: u32) -> Self {
-        let places = |n: u32| (Arc::new(Semaphore::new(n as usize)), n);
-        Self { certified: places(certified), strangers: places(strangers) }
+        let places = Arc::new(Semaphore::new(certified as usize));
+        Self { certified: (places, certified), strangers: Strangers::new(strangers) }
     }
 
     /// Waits until every connection is gone.
     pub(super) async fn all_returned(&self) {
-        for (places, all) in [&self.certified, &self.strangers] {
-            let _ = places.acquire_many(*all).await;
-        }
+        let (places, all) = &self.certified;
+        let _ = places.acquire_many(*all).await;
+        self.strangers.all_gone().await;
     }
 }
 
@@ -82,7 +84,7 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        let Ok(permit) = permits.strangers.0.clone().try_acquire_owned() else {
+        let Some(place) = permits.strangers.enter(address.ip()) else {
             debug!(%address, "too many strangers");
             continue;
         };
@@ -91,7 +93,7 @@ pub(super) async fn accept(
         handshakes.spawn(async move {
             let shaken = time::timeout(limit, shake_hands(stream, config)).await;
             let connection = match shaken {
-                Ok(Ok(stream)) => Connection::new(stream, address, permit, &permits, cut),
+                Ok(Ok(stream)) => Connection::new(stream, address, place, &permits, cut),
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             };
@@ -115,6 +117,12 @@ async fn shake_hands(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result
     }
 }
 
+/// Held for as long as the connection is.
+enum Place {
+    Certified(#[expect(dead_code, reason = "dropped at the end")] OwnedSemaphorePermit),
+    Stranger(#[expect(dead_code, reason = "dropped at the end")] strangers::Place),
+}
+
 /// A TLS connection, with its place among the limited number of them.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
@@ -123,14 +131,14 @@ pub(super) struct Connection {
     allowance: Option<usize>,
     /// When the connection is cut, whatever goes on in it.
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Connection {
     fn new(
         stream: TlsStream<TcpStream>,
         address: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        place: strangers::Place,
         permits: &Permits,
         cut: CancellationToken,
     ) -> io::Result<Self> {
@@ -142,12 +150,19 @@ impl Connection {
                 let _ = time::timeout(STRANGER_TIME, cut.cancelled()).await;
             };
             let allowance = Some(STRANGER_BYTES);
-            return Ok(Self { stream, caller, allowance, cut: Box::pin(cut), _permit: permit });
+            return Ok(Self {
+                stream,
+                caller,
+                allowance,
+                cut: Box::pin(cut),
+                _place: Place::Stranger(place),
+            });
         }
         let Ok(permit) = permits.certified.0.clone().try_acquire_owned() else {
             return Err(io::Error::other("too many connections"));
         };
-        Ok(Self { stream, caller, allowance: None, cut: Box::pin(cut.cancelled_owned()), _permit: permit })
+        let place = Place::Certified(permit);
+        Ok(Self { stream, caller, allowance: None, cut: Box::pin(cut.cancelled_owned()), _place: place })
     }
 }
 

@@ -18,7 +18,7 @@ use sync::link::{Handle, Peer};
 use sync::server::{self, Enrolment, Handler, Options, Refusal};
 use sync::session::Ended;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time;
@@ -109,7 +109,12 @@ async fn a_crowd_of_strangers_is_turned_away_and_then_others_may_come() {
     for _ in 0..STRANGERS {
         crowd.push(TcpStream::connect(site.address).await.unwrap());
     }
-    assert!(site.enrol("good", "zone/east").await.is_err(), "there is no room");
+    assert!(site.enrol("good", "zone/east").await.is_err(), "there is no room for more of this address");
+    let elsewhere = TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let stream = elsewhere.connect(site.address).await.unwrap();
+    let shaken = TlsConnector::from(site.authority.client(None)).connect(server_name(), stream).await;
+    assert!(shaken.is_ok(), "there is for another: {shaken:?}");
     drop(crowd);
     let entered = async {
         while site.enrol("good", "zone/east").await.is_err() {
