@@ -42,6 +42,11 @@ impl Requests {
         self.0.begun.replace(Some((*exchange.deadline).clone()));
     }
 
+    /// Whether a head has begun that has not ended.
+    pub(crate) fn in_head(&self, in_head: bool) {
+        self.0.open.in_head(in_head);
+    }
+
     pub(crate) fn deadline(&self) -> &Ticket {
         &self.0.open.deadline
     }
@@ -103,12 +108,15 @@ impl Drop for Request {
 /// How many requests a connection carries, and how long it may carry none.
 pub(crate) struct Open {
     requests: Cell<u32>,
+    /// The time of a head that comes behind an open request begins at that one's end: nobody reads on before.
+    in_head: Cell<bool>,
     pub(crate) deadline: Deadline,
 }
 
 impl Open {
     pub(crate) fn new(deadlines: &Deadlines, timeouts: &Timeouts) -> Self {
-        Self { requests: Cell::default(), deadline: deadlines.begin(of_connection(timeouts)) }
+        let deadline = deadlines.begin(of_connection(timeouts));
+        Self { requests: Cell::default(), in_head: Cell::default(), deadline }
     }
 
     pub(crate) fn requests(&self) -> u32 {
@@ -118,6 +126,9 @@ impl Open {
     pub(crate) fn enter(&self) {
         if self.requests.replace(self.requests.get() + 1) == 0 {
             self.deadline.stop(Limit::Idle);
+            if self.in_head.get() {
+                self.deadline.stop(Limit::RequestHeaders);
+            }
         }
     }
 
@@ -125,6 +136,18 @@ impl Open {
         self.requests.set(self.requests.get() - 1);
         if self.requests.get() == 0 {
             self.deadline.start(Limit::Idle);
+            if self.in_head.get() {
+                self.deadline.start(Limit::RequestHeaders);
+            }
+        }
+    }
+
+    fn in_head(&self, in_head: bool) {
+        self.in_head.set(in_head);
+        match in_head {
+            true if self.requests.get() == 0 => self.deadline.start(Limit::RequestHeaders),
+            true => {}
+            false => self.deadline.stop(Limit::RequestHeaders),
         }
     }
 }

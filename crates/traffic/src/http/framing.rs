@@ -20,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::debug;
 
 use super::body::{Answer, Keeper};
+use super::bounded::Requests;
 use super::edge::HEADER_LIST;
-use crate::deadline::{Limit, Ticket};
 use crate::transport::Transport;
 
 /// What can be read in two ways.
@@ -282,7 +282,7 @@ pub(crate) struct Strict<'a, T> {
     framing: Framing,
     switching: &'a Switching,
     /// Where the time that a head takes is noted.
-    heads: &'a Ticket,
+    requests: &'a Requests,
     in_head: bool,
     /// What is read in place of what is not beyond doubt, and then its end.
     instead: Option<&'static [u8]>,
@@ -292,8 +292,8 @@ pub(crate) struct Strict<'a, T> {
 const NO_HEAD: &[u8] = b"\0\r\n\r\n";
 
 impl<'a, T> Strict<'a, T> {
-    pub(crate) fn new(stream: T, switching: &'a Switching, heads: &'a Ticket) -> Self {
-        Self { stream, framing: Framing::default(), switching, heads, in_head: false, instead: None }
+    pub(crate) fn new(stream: T, switching: &'a Switching, requests: &'a Requests) -> Self {
+        Self { stream, framing: Framing::default(), switching, requests, in_head: false, instead: None }
     }
 
     pub(crate) fn into_inner(self) -> T {
@@ -303,10 +303,7 @@ impl<'a, T> Strict<'a, T> {
     fn time_heads(&mut self) {
         if self.in_head != self.framing.has_begun_head() {
             self.in_head = !self.in_head;
-            match self.in_head {
-                true => self.heads.start(Limit::RequestHeaders),
-                false => self.heads.stop(Limit::RequestHeaders),
-            }
+            self.requests.in_head(self.in_head);
         }
     }
 

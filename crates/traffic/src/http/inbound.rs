@@ -86,7 +86,7 @@ pub(crate) async fn serve<T: Transport + 'static>(
                 answer
             })
         });
-        let stream = TokioIo::new(Strict::new(stream, switching, requests.deadline()));
+        let stream = TokioIo::new(Strict::new(stream, switching, requests));
         let mut builder = edge::http1();
         builder.timer(TokioTimer::new());
         upgrade::run(builder.serve_connection(stream, service), &closing, requests).await

@@ -69,7 +69,7 @@ pub async fn serve(stream: impl Transport + 'static, destination: Rc<Destination
                 Ok::<_, Infallible>(answer)
             })
         });
-        let stream = TokioIo::new(Strict::new(stream, switching, requests.deadline()));
+        let stream = TokioIo::new(Strict::new(stream, switching, requests));
         upgrade::run(edge::http1().serve_connection(stream, service), &closing, requests).await
     };
     if requests.heard_half() {

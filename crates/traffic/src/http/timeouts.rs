@@ -528,6 +528,36 @@ fn the_head_of_a_request_has_to_be_whole_in_time_once_it_began() {
 }
 
 #[test]
+fn the_time_of_a_head_behind_a_request_begins_when_that_is_answered() {
+    on_a_worker(async {
+        let mesh = Mesh::new(Protocol::Http, Timeouts { request_headers: Millis(2_000), ..NONE }, NONE).await;
+        let mut stream = mesh.connect();
+        let mut answer = [0; 1024];
+        stream.write_all(b"GET /drip HTTP/1.1\r\nhost: catalog\r\n\r\n").await.unwrap();
+        for _ in 0..2 {
+            // It is read together with the request before it.
+            stream.write_all(b"GET /drip HTTP/1.1\r\n").await.unwrap();
+            until_last_chunk(&mut stream).await;
+            sleep(SECOND).await;
+            stream.write_all(b"host: catalog\r\n\r\n").await.unwrap();
+        }
+        stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        until_last_chunk(&mut stream).await;
+        let start = Instant::now();
+        assert_eq!(stream.read(&mut answer).await.unwrap(), 0);
+        assert_eq!(seconds(start), 2);
+        assert_eq!(ends(&mesh.web, "request-headers-timeout").len(), 1);
+    });
+}
+
+async fn until_last_chunk(stream: &mut Pipe) {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"0\r\n\r\n") {
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[test]
 fn an_opaque_connection_on_which_nothing_moves_is_reset_and_its_bytes_are_told() {
     let idle = Timeouts { idle: Millis(3_000), ..NONE };
     for (to, rules) in [(idle, NONE), (NONE, idle)] {

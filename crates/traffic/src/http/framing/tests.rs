@@ -15,7 +15,8 @@ use snapshot::parts::Timeouts;
 use tokio::{runtime, time};
 
 use super::*;
-use crate::deadline::{Deadlines, of_connection};
+use crate::deadline::Deadlines;
+use crate::http::bounded::Requests;
 use crate::http::edge;
 
 /// What came of the whole, where `|` parts what is read at once.
@@ -152,8 +153,8 @@ fn read_by_hyper(bytes: &[u8], sizes: &[usize]) -> (Vec<String>, Vec<Read>) {
                 Ok::<_, Infallible>(Response::new(String::new()))
             })
         });
-        let heads = Deadlines::default().begin(of_connection(&Timeouts::default()));
-        let stream = TokioIo::new(Strict::new(Script(pieces), &switching, &heads));
+        let requests = Requests::new(&Deadlines::default(), &Timeouts::default());
+        let stream = TokioIo::new(Strict::new(Script(pieces), &switching, &requests));
         // How it ended, or that it waits for more, is not asked here.
         let _ = time::timeout(Duration::from_secs(1), edge::http1().serve_connection(stream, service)).await;
     };
