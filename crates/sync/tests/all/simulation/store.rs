@@ -1,149 +1,99 @@
-//! What a side owns and what it copies, in memory, with every past state kept to compare with.
+//! The store of one side: what it owns and what it copies, in one place, written in two steps. What is only written
+//! is seen by nobody, and lost in a power cut; what is durable stays until the store is lost or put back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
-use model::{Origin, Point, Record, Version, World};
-use sync::session::Applied;
-use sync::{Base, Batch, Digest, Entry, Place};
+use model::{Origin, Point, Record, World};
+use sync::line::{self, Judged};
+use sync::{Batch, Digest, Place};
 
-use super::Bug;
+use super::bug::Bug;
+use super::line::{Hash, Line, Past, Set, hash_bytes};
 use super::random::Random;
 
-/// Documents in pairs: both halves of a pair are always written together.
-const PAIRS: u64 = 12;
-
-type Set = BTreeMap<String, Entry>;
-
-/// The documents of one origin, and all their past.
-pub(super) struct Owned {
-    origin: Origin,
-    now: Point,
-    set: Set,
-    past: BTreeMap<Point, Set>,
-    /// Which keys each revision of this epoch touched.
-    log: Vec<BTreeSet<String>>,
-    /// Revisions up to here were compacted: no difference can be made from before them.
-    floor: u64,
+pub(super) struct Store {
+    written: State,
+    durable: State,
+    backups: Vec<State>,
 }
 
-impl Owned {
-    pub(super) fn new(origin: Origin) -> Self {
-        let mut owned = Self {
-            origin,
-            now: Point { epoch: 1, revision: 0 },
-            set: Set::new(),
-            past: BTreeMap::new(),
-            log: Vec::new(),
-            floor: 0,
-        };
-        owned.remember();
-        owned
-    }
-
-    pub(super) fn write(&mut self, random: &mut Random) {
-        self.now.revision += 1;
-        let mut touched = BTreeSet::new();
-        for _ in 0..=random.below(4) {
-            let pair = random.below(PAIRS);
-            let delete = random.one_in(3);
-            let length = [20, 20, 300, 300, 2_000, 2_000, 9_000, 30_000, 90_000][random.below(9) as usize];
-            for half in ["a", "b"] {
-                let key = format!("MeshService/default/{}//pair-{pair}-{half}", self.origin);
-                touched.insert(key.clone());
-                if delete {
-                    self.set.remove(&key);
-                } else {
-                    self.set.insert(key.clone(), self.document(&key, length));
-                }
-            }
-        }
-        self.log.push(touched);
-        self.remember();
-        if random.one_in(12) {
-            self.floor = self.now.revision;
-        }
-    }
-
-    /// The store is lost, and a new epoch begins with nothing.
-    pub(super) fn lose(&mut self) {
-        self.now = Point { epoch: self.now.epoch + 1, revision: 0 };
-        self.set.clear();
-        self.log.clear();
-        self.floor = 0;
-        self.remember();
-    }
-
-    pub(super) fn collect(&self, base: &Base) -> Option<Batch> {
-        let world = World::from_iter([(self.origin.clone(), self.now)]);
-        let known = base.world().point(&self.origin).filter(|point| {
-            point.epoch == self.now.epoch && (self.floor..=self.now.revision).contains(&point.revision)
-        });
-        let Some(from) = known else {
-            let entries = self.set.values().cloned().collect();
-            return Some(Batch { whole: true, entries, world, ..Batch::default() });
-        };
-        if from == self.now {
-            return None;
-        }
-        let touched: BTreeSet<_> = self.log[from.revision as usize..].iter().flatten().collect();
-        let entries = touched.iter().filter_map(|key| self.set.get(*key)).cloned().collect();
-        let removed = touched.iter().filter(|key| !self.set.contains_key(**key));
-        Some(Batch {
-            entries,
-            removed: removed.map(|key| key.to_string()).collect(),
-            world,
-            ..Batch::default()
-        })
-    }
-
-    /// For a proxy, a part is a document without a version, named by its key.
-    pub(super) fn parts(&self, wanted: &BTreeSet<String>) -> (BTreeMap<String, Bytes>, World) {
-        let parts = self.set.iter().filter(|(key, _)| wanted.contains(*key));
-        let parts = parts.map(|(key, entry)| (key.clone(), entry.body.clone())).collect();
-        (parts, World::from_iter([(self.origin.clone(), self.now)]))
-    }
-
-    pub(super) fn keys() -> impl Iterator<Item = String> {
-        (0..PAIRS)
-            .flat_map(|pair| ["a", "b"].map(|half| format!("MeshService/default/global//pair-{pair}-{half}")))
-    }
-
-    pub(super) fn epoch(&self) -> u64 {
-        self.now.epoch
-    }
-
-    fn document(&self, key: &str, length: usize) -> Entry {
-        let mut body = format!("{}-{}-{}", self.origin, self.now.epoch, self.now.revision).into_bytes();
-        body.resize(length, b' ');
-        Entry::from(Record {
-            key: key.parse().unwrap(),
-            version: Version { origin: self.origin.clone(), point: self.now },
-            secret: false,
-            requires: Vec::new(),
-            bundle: None,
-            bytes: body.into(),
-        })
-    }
-
-    fn remember(&mut self) {
-        self.past.insert(self.now, self.set.clone());
-    }
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) line: Line,
+    pub(super) copied: Copied,
+    /// The session that may store batches.
+    pub(super) generation: u64,
 }
 
 /// A copy of what the other side owns.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Copied {
     set: Set,
     world: World,
-    /// The epoch that somebody accepted, or that was the first.
-    accepted: Option<u64>,
-    /// In peace every epoch is accepted at once.
-    accepts_all: bool,
-    /// A new epoch is waiting to be accepted.
-    pub(super) holding: bool,
-    /// Holds a whole set, or some subscribed parts of it.
+    hash: Hash,
+    /// Some subscribed parts, or a whole set.
     partial: bool,
+}
+
+/// What to make of a batch.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    Follows,
+    Accepted,
+    Held(String),
+}
+
+impl Store {
+    pub(super) fn new(line: Line, copied: Copied) -> Self {
+        let state = State { line, copied, generation: 0 };
+        Self { written: state.clone(), durable: state.clone(), backups: vec![state] }
+    }
+
+    /// What readers see.
+    pub(super) fn read(&self) -> &State {
+        &self.durable
+    }
+
+    pub(super) fn written(&self) -> &State {
+        &self.written
+    }
+
+    /// Changes what will be durable with the next [`Self::sync`].
+    pub(super) fn write(&mut self) -> &mut State {
+        &mut self.written
+    }
+
+    pub(super) fn sync(&mut self) {
+        self.durable = self.written.clone();
+    }
+
+    /// The mistake of letting readers see half of what is being written.
+    pub(super) fn leak(&mut self) -> &mut State {
+        &mut self.durable
+    }
+
+    pub(super) fn lose_power(&mut self) {
+        self.written = self.durable.clone();
+    }
+
+    pub(super) fn back_up(&mut self) {
+        self.backups.push(self.durable.clone());
+    }
+
+    pub(super) fn put_back(&mut self, random: &mut Random) {
+        // A number that was never used: a store draws them.
+        let generation = self.written.generation;
+        let backup = &self.backups[random.below(self.backups.len() as u64) as usize];
+        self.written = State { generation, ..backup.clone() };
+        self.sync();
+    }
+
+    pub(super) fn lose(&mut self, empty: Line) {
+        let copied = Copied { partial: self.written.copied.partial, ..Copied::default() };
+        let generation = self.written.generation;
+        self.written = State { line: empty, copied, generation };
+        self.sync();
+    }
 }
 
 impl Copied {
@@ -151,35 +101,47 @@ impl Copied {
         Self { partial: true, ..Self::default() }
     }
 
-    pub(super) fn lose(&mut self) {
-        let lost = Self { partial: self.partial, accepts_all: self.accepts_all, ..Self::default() };
-        *self = lost;
-    }
-
     pub(super) fn place(&self) -> Place {
         let held = self.set.iter().filter(|_| self.partial);
         let held = held.map(|(key, entry)| (key.clone(), Digest::of(&entry.body))).collect();
-        Place { have: self.world.clone(), held, ..Place::default() }
+        Place { have: self.world.clone(), hash: hash_bytes(self.hash), held }
     }
 
-    pub(super) fn accept(&mut self, everything: bool) {
-        self.accepts_all |= everything;
-        self.holding = false;
-        self.accepted = None;
+    /// As the control planes judge; `accepted` is the epoch that somebody accepted.
+    pub(super) fn judge(&self, origin: &Origin, batch: &Batch, accepted: Option<u64>, bug: Bug) -> Verdict {
+        let offered = batch.world.point(origin).unwrap_or_default();
+        let held = self.world.point(origin);
+        let hash = hash_bytes(self.hash);
+        match line::judge(held.map(|held| (held, &hash[..])), offered, &batch.continues) {
+            Judged::Follows => Verdict::Follows,
+            Judged::Unproven => panic!("a hash is missing"),
+            Judged::Diverges(_) if accepted == Some(offered.epoch) => Verdict::Accepted,
+            Judged::Diverges(_) if bug == Bug::AcceptsEveryEpoch => Verdict::Follows,
+            Judged::Diverges(_)
+                if bug == Bug::AcceptsLaterEpochs && held.is_some_and(|held| held.epoch < offered.epoch) =>
+            {
+                Verdict::Follows
+            }
+            Judged::Diverges(reason) => Verdict::Held(reason),
+        }
     }
 
-    pub(super) fn apply(&mut self, batch: Batch, bug: Bug) -> Applied {
-        let epoch = batch.world.iter().map(|(_, point)| point.epoch).next();
-        if self.accepts_all || self.accepted.is_none() {
-            self.accepted = epoch;
+    pub(super) fn put(&mut self, batch: Batch, bug: Bug) {
+        let forgets = bug == Bug::ForgetsTombstones;
+        if batch.whole && bug != Bug::KeepsWhatAWholeSetLacks {
+            self.set.clear();
         }
-        if self.accepted != epoch && bug != Bug::NeverHolds {
-            self.holding = true;
-            return Applied::Held { reason: "another epoch".to_owned() };
+        for key in batch.removed.iter().filter(|_| !forgets) {
+            self.set.remove(key);
         }
-        self.put(&batch, bug);
+        self.hash = hash_of(&batch);
         self.world = batch.world;
-        Applied::Stored { world: self.world.clone(), refused: Vec::new() }
+        for entry in batch.entries {
+            if !self.partial {
+                Record::try_from(entry.clone()).expect("an entry between control planes is a record");
+            }
+            self.set.insert(entry.key.clone(), entry);
+        }
     }
 
     pub(super) fn put_half(&mut self, batch: &Batch) {
@@ -190,29 +152,20 @@ impl Copied {
         }
     }
 
-    fn put(&mut self, batch: &Batch, bug: Bug) {
-        if bug != Bug::KeepsWhatWasRemoved {
-            if batch.whole {
-                self.set.clear();
-            }
-            for key in &batch.removed {
-                self.set.remove(key);
-            }
-        }
-        for entry in &batch.entries {
-            if !self.partial {
-                Record::try_from(entry.clone()).expect("an entry between control planes is a record");
-            }
-            self.set.insert(entry.key.clone(), entry.clone());
-        }
-    }
-
     pub(super) fn world(&self) -> &World {
         &self.world
     }
 
+    pub(super) fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    pub(super) fn point(&self, origin: &Origin) -> Option<Point> {
+        self.world.point(origin)
+    }
+
     /// The copy is exactly what the owner had at the moment that the copy's world names.
-    pub(super) fn check(&self, owner: &Owned) {
+    pub(super) fn check(&self, origin: &Origin, past: &Past) {
         for (key, entry) in &self.set {
             let other = if key.ends_with("-a") { key.replace("-a", "-b") } else { key.replace("-b", "-a") };
             match self.set.get(&other) {
@@ -220,27 +173,42 @@ impl Copied {
                 None => assert!(self.partial, "half a batch is visible: {key}"),
             }
         }
-        let Some(point) = self.world.point(&owner.origin) else {
+        let Some(point) = self.world.point(origin) else {
             assert!(self.set.is_empty(), "something is visible before the first world");
             return;
         };
-        let accepted = self.accepted.is_none_or(|epoch| epoch == point.epoch);
-        assert!(accepted, "emptied by an authority that nobody accepted");
-        let then = &owner.past[&point];
-        for (key, entry) in &self.set {
-            let original = then.get(key).unwrap_or_else(|| panic!("resurrected: {key} is not in {point:?}"));
-            assert_eq!(original.body, entry.body, "{key} is not what it was in {point:?}");
-            assert!(self.partial || original.version == entry.version, "the version of {key} changed");
-        }
-        assert!(self.partial || self.set.len() == then.len(), "documents are missing in {point:?}");
+        let hash = (!self.partial).then_some(self.hash);
+        let differences: Vec<_> = past.at(point, hash).map(|then| self.differs(then)).collect();
+        assert!(!differences.is_empty(), "a world that never was: {point:?}");
+        assert!(differences.contains(&None), "not what was at {point:?}: {differences:?}");
     }
 
-    pub(super) fn equals(&self, owner: &Owned, wanted: Option<&BTreeSet<String>>) -> bool {
+    pub(super) fn equals(&self, line: &Line, wanted: Option<&BTreeSet<String>>) -> bool {
         let wanted = |key: &String| wanted.is_none_or(|wanted| wanted.contains(key));
-        let theirs = owner.set.iter().filter(|(key, _)| wanted(key));
-        self.world.point(&owner.origin) == Some(owner.now)
+        let theirs: BTreeMap<_, _> = line.set().iter().filter(|(key, _)| wanted(key)).collect();
+        self.world.point(line.origin()) == Some(line.point())
             && theirs
+                .into_iter()
                 .map(|(key, entry)| (key, &entry.body))
                 .eq(self.set.iter().map(|(key, entry)| (key, &entry.body)))
     }
+
+    fn differs(&self, then: &Set) -> Option<String> {
+        for (key, entry) in &self.set {
+            match then.get(key) {
+                None => return Some(format!("{key} is resurrected")),
+                Some(original) if original.body != entry.body => return Some(format!("{key} is another")),
+                Some(original) if !self.partial && original.version != entry.version => {
+                    return Some(format!("{key} has another version"));
+                }
+                Some(_) => {}
+            }
+        }
+        (!self.partial && self.set.len() < then.len()).then(|| "documents are lost".to_owned())
+    }
+}
+
+/// None for parts, which have no line.
+pub(super) fn hash_of(batch: &Batch) -> Hash {
+    batch.hash.as_ref().try_into().map(Hash::from_be_bytes).unwrap_or_default()
 }
