@@ -296,6 +296,23 @@ impl Ticket {
         self.table.look_by(due.flatten());
     }
 
+    /// A connection that passed a limit, or has to go, was asked to end: from now on it may be idle for so long, and
+    /// what passes next ends it. A head that has begun keeps its own time.
+    pub(crate) fn end_within(&self, span: Duration, is_idle: bool) {
+        let due = self.with(|place| {
+            place.passed = None;
+            for clock in &mut place.clocks {
+                match clock.limit {
+                    Limit::Idle => *clock = Clock { span, since: is_idle.then(Instant::now), ..*clock },
+                    Limit::MaxConnection => clock.since = None,
+                    _ => {}
+                }
+            }
+            place.due()
+        });
+        self.table.look_by(due.flatten());
+    }
+
     pub(crate) fn stop(&self, limit: Limit) {
         self.with(|place| {
             if let Some(clock) = place.clock(limit) {

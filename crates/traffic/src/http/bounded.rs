@@ -2,19 +2,24 @@
 //!
 //! Before an answer begins, whoever waits for it is told and answers otherwise. After that only a reset says
 //! that nothing more comes, also to a peer that takes nothing: so what serves the request is dropped, whatever
-//! it waits for.
+//! it waits for. A connection that is to end without a request is dropped as well, if it does not do so soon: it
+//! may stand in the middle of a head, or hold the rest of an answer that nobody takes.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use snapshot::parts::Timeouts;
 use tokio_util::sync::CancellationToken;
 
 use crate::deadline::{Deadline, Deadlines, Limit, Seat, Ticket, of_connection};
 use crate::record::Exchange;
+
+/// How long a connection that was asked to end may take, while it carries no request.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The requests of one connection.
 #[derive(Clone)]
@@ -58,12 +63,29 @@ impl Requests {
         }
     }
 
-    /// Completes when no more requests should be taken.
-    pub(crate) async fn enough(&self, closing: &CancellationToken) {
+    /// Runs a connection of HTTP/2 to its end, which `ask_to_end` has it come to after its open requests.
+    pub(crate) async fn run<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        mut connection: Pin<&mut C>,
+        ask_to_end: fn(Pin<&mut C>),
+        closing: &CancellationToken,
+    ) -> hyper::Result<()> {
         tokio::select! {
+            ended = connection.as_mut() => return ended,
             () = closing.cancelled() => {}
             _ = self.deadline().passed() => {}
         }
+        ask_to_end(connection.as_mut());
+        self.asked_to_end();
+        tokio::select! {
+            ended = connection => ended,
+            _ = self.deadline().passed() => Ok(()),
+        }
+    }
+
+    /// Which limit passes from now on does not matter: the connection is dropped.
+    pub(crate) fn asked_to_end(&self) {
+        self.deadline().end_within(ENDS_WITHIN, self.0.open.requests() == 0);
     }
 
     /// Whether it came to its end in the middle of a head.

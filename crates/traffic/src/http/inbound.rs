@@ -11,6 +11,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::Parts;
+use hyper::server::conn::http2::Connection;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::Alpn;
@@ -65,14 +66,8 @@ pub(crate) async fn serve<T: Transport + 'static>(
             Box::pin(async move { answer(request, &inbound, &peer, client, &requests, None).await })
         });
         let stream = TokioIo::new(stream);
-        let mut connection = pin!(edge::http2(requests.clone()).serve_connection(stream, service));
-        tokio::select! {
-            ended = connection.as_mut() => ended.map(|()| None),
-            () = requests.enough(&closing) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await.map(|()| None)
-            }
-        }
+        let connection = pin!(edge::http2(requests.clone()).serve_connection(stream, service));
+        requests.run(connection, Connection::graceful_shutdown, &closing).await.map(|()| None)
     } else {
         let (switched, switching, requests) = (&switched, &switching, &requests);
         let service = service_fn(|request| {

@@ -48,6 +48,8 @@ const NONE: Timeouts = Timeouts {
     max_connection: Millis(0),
     request_headers: Millis(0),
 };
+/// More than the pipe of an application takes, and less than hyper holds of an answer.
+const BIG: usize = 300_000;
 /// By which HTTP the application of the web asks.
 const EDGES: [Protocol; 2] = [Protocol::Http, Protocol::Http2];
 
@@ -250,6 +252,7 @@ async fn behave(request: Request<Incoming>) -> Response<Body> {
         "/silent" => pending().await,
         "/half" => Response::new(stream_of(drip(1).chain(stream::pending()))),
         "/drip" => Response::new(stream_of(drip(100))),
+        "/big" => Response::new(whole(&"big".repeat(BIG / 3))),
         "/endless" => Response::new(stream_of(stream::repeat_with(|| Bytes::from(vec![0; 16 * 1024])))),
         _ => {
             let seen = request.into_body().collect().await.map_or(0, |seen| seen.to_bytes().len());
@@ -488,7 +491,7 @@ fn a_connection_that_had_its_time_ends_after_its_last_request() {
             on_a_worker(async {
                 let mesh = Mesh::new(edge, to, rules).await;
                 let mut client = mesh.client().await;
-                let long = client.send("/", stream_of(drip(8))).await;
+                let long = client.send("/", stream_of(drip(20))).await;
                 assert_eq!(long.status(), StatusCode::OK, "what was begun is finished");
                 if edge == Protocol::Http && to == life {
                     assert_eq!(long.headers()[CONNECTION], "close");
@@ -525,6 +528,65 @@ fn the_head_of_a_request_has_to_be_whole_in_time_once_it_began() {
         assert_eq!(seconds(start), 2);
         assert_eq!(ends(&mesh.web, "request-headers-timeout").len(), 1);
     });
+}
+
+#[test]
+fn a_connection_that_does_not_end_when_it_is_asked_to_is_dropped_unless_it_carries_a_request() {
+    let idle = Timeouts { idle: Millis(4_000), ..NONE };
+    let life = Timeouts { max_connection: Millis(4_000), ..NONE };
+    let cases = [
+        ("a head that stays half", Protocol::Http, "GET / HTTP/1.1\r\n"),
+        ("no word", Protocol::Http2, ""),
+        ("a preface that stays half", Protocol::Http2, "PRI * HT"),
+    ];
+    for (why, edge, bytes) in cases {
+        for limits in [idle, life] {
+            on_a_worker(async {
+                let mesh = Mesh::new(edge, limits, NONE).await;
+                let (mut stream, start) = (mesh.connect(), Instant::now());
+                stream.write_all(bytes.as_bytes()).await.unwrap();
+                // HTTP/2 may say its settings.
+                stream.read_to_end(&mut Vec::new()).await.unwrap();
+                assert_eq!(seconds(start), 9, "{why}");
+            });
+        }
+        on_a_worker(async {
+            let mesh = Mesh::new(edge, NONE, NONE).await;
+            let (mut stream, start) = (mesh.connect(), Instant::now());
+            stream.write_all(bytes.as_bytes()).await.unwrap();
+            sleep(SECOND).await;
+            mesh.destination().closing.cancel();
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+            assert_eq!(seconds(start), 6, "{why}, and the proxy drains");
+        });
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_takes_does_not_keep_a_connection_that_is_to_end() {
+    let idle = Timeouts { idle: Millis(4_000), ..NONE };
+    for (wait, is_whole) in [(8, true), (10, false)] {
+        on_a_worker(async {
+            let mesh = Mesh::new(Protocol::Http, idle, NONE).await;
+            let mut stream = mesh.connect();
+            stream.write_all(b"GET /big HTTP/1.1\r\nhost: catalog\r\n\r\n").await.unwrap();
+            sleep(wait * SECOND).await;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(answer.ends_with(b"big") && answer.len() > BIG, is_whole, "{}", answer.len());
+        });
+        on_a_worker(async {
+            let mesh = Mesh::new(Protocol::Http2, idle, NONE).await;
+            let mut builder = http2::Builder::new(Local);
+            builder.initial_stream_window_size(1);
+            let (requests, connection) = builder.handshake(TokioIo::new(mesh.connect())).await.unwrap();
+            tokio::task::spawn_local(connection);
+            let response = Client::Http2(requests).send("/", whole("a body of ten")).await;
+            sleep(wait * SECOND).await;
+            let answer = response.into_body().collect().await;
+            assert_eq!(answer.is_ok(), is_whole);
+        });
+    }
 }
 
 #[test]

@@ -112,6 +112,8 @@ impl<T: Transport, K> Tunnel<T, K> {
     }
 }
 
+const OF_A_HEAD: Poll<Limit> = Poll::Ready(Limit::RequestHeaders);
+
 /// Runs a connection to its end, and gives its stream back, with what was read of it and not understood; none
 /// if a limit ended it in a reset.
 pub(crate) async fn run<T, S>(
@@ -130,13 +132,15 @@ where
     let mut closing = pin!(closing.cancelled());
     let (mut told, mut request) = (false, None);
     let ended = poll_fn(|cx| {
-        let passed = requests.deadline().poll_passed(cx, Seat::Carrier);
-        if passed == Poll::Ready(Limit::RequestHeaders) {
-            return Poll::Ready(None);
-        }
-        if !told && (passed.is_ready() || closing.as_mut().poll(cx).is_ready()) {
+        let mut passed = requests.deadline().poll_passed(cx, Seat::Carrier);
+        if !told && passed != OF_A_HEAD && (passed.is_ready() || closing.as_mut().poll(cx).is_ready()) {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
+            requests.asked_to_end();
+            passed = requests.deadline().poll_passed(cx, Seat::Carrier);
+        }
+        if told && passed.is_ready() || passed == OF_A_HEAD {
+            return Poll::Ready(None);
         }
         if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
             return Poll::Ready(Some(ended));
