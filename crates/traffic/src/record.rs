@@ -4,6 +4,7 @@
 //! a request finds its series by a pointer.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
@@ -13,10 +14,11 @@ use telemetry::metrics::Called;
 use telemetry::{About, Direction, Flag, Labels, Record, Series, TraceContext, Unit, Who};
 
 use crate::connect::ConnectError;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Limit};
 use crate::http::Request;
 use crate::inbound::Inbound;
 use crate::outbound::{Destination, Endpoint};
+use crate::standing::{Standing, Watch};
 use crate::tls::Credentials;
 
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -121,29 +123,44 @@ pub(crate) struct Exchange {
     pub(crate) deadline: Deadline,
     /// Its place among the requests of its connection.
     _open: Option<Request>,
+    /// What it was let through by; none where nobody judges it, and after its end.
+    standing: Option<Rc<Standing>>,
 }
 
 impl Exchange {
-    pub(crate) fn of_request(record: Record, deadline: Deadline, open: Request) -> Self {
-        Self { record, deadline, _open: Some(open) }
+    pub(crate) fn of_request(
+        record: Record,
+        deadline: Deadline,
+        open: Request,
+        standing: Option<Rc<Standing>>,
+    ) -> Self {
+        Self { record, deadline, _open: Some(open), standing }
     }
 
     pub(crate) fn of_flow(record: Record, deadline: Deadline) -> Self {
-        Self { record, deadline, _open: None }
+        Self { record, deadline, _open: None, standing: None }
+    }
+
+    /// For what carries it, and has to be gone before it counts as revoked.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        self.standing.as_ref().map(Standing::watch)
     }
 
     pub(crate) fn ended(&mut self) {
         self.deadline.stop_all();
+        self.standing = None;
         self.record.ended();
     }
 
-    /// Why it failed, unless a limit passed before.
+    /// Why it failed, unless it was cut before.
     pub(crate) fn failed(&mut self, why: Flag) {
-        self.record.failed(self.overdue().unwrap_or(why));
+        self.record.failed(self.cut().unwrap_or(why));
     }
 
-    fn overdue(&self) -> Option<Flag> {
-        self.deadline.has_passed()?.flag()
+    fn cut(&self) -> Option<Flag> {
+        let overdue = self.deadline.has_passed().and_then(Limit::flag);
+        let is_revoked = || self.standing.as_ref().is_some_and(|standing| standing.is_revoked());
+        overdue.or_else(|| is_revoked().then_some(Flag::Revoked))
     }
 }
 
@@ -151,7 +168,7 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let (sent, received) = self.deadline.bytes();
         self.record.moved(sent, received);
-        if let Some(why) = self.overdue() {
+        if let Some(why) = self.cut() {
             self.record.failed(why);
         }
     }

@@ -80,6 +80,10 @@ pub struct Watch {
 }
 
 impl Watch {
+    pub fn is_revoked(&self) -> bool {
+        self.standing.is_revoked()
+    }
+
     pub fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.standing.is_revoked() {
             return Poll::Ready(());

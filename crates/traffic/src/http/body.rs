@@ -12,11 +12,8 @@ use hyper::body::Incoming;
 use super::headers::strip_trailers;
 use crate::deadline::{Limit, Seat, Ticket};
 
-/// What a stream holds on to, and what may end it early.
+/// What a stream holds on to.
 pub trait Keeper: Unpin {
-    /// Whether the stream must end now, and as what.
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<BodyError>;
-
     /// So many bytes of the stream went on.
     fn moved(&mut self, bytes: usize);
 
@@ -52,9 +49,6 @@ impl<K: Keeper> Body for Answer<K> {
         match self.get_mut() {
             Self::Ours(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Theirs { stream, keeper } => {
-                if let Poll::Ready(error) = keeper.poll_cut(cx) {
-                    return Poll::Ready(Some(Err(error)));
-                }
                 let frame = ready!(Pin::new(stream).poll_frame(cx));
                 match &frame {
                     None => keeper.completed(),

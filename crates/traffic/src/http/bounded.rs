@@ -1,9 +1,9 @@
-//! What serves a request, until a limit of the request passes.
+//! What serves a request, until a limit of the request passes, or until it is not allowed any more.
 //!
-//! Before an answer begins, whoever waits for it is told and answers otherwise. After that only a reset says
-//! that nothing more comes, also to a peer that takes nothing: so what serves the request is dropped, whatever
-//! it waits for. A connection that is to end without a request is dropped as well, if it does not do so soon: it
-//! may stand in the middle of a head, or hold the rest of an answer that nobody takes.
+//! Before an answer begins, whoever waits for it is told of a limit and answers otherwise. Else only a reset
+//! says that nothing more comes, also to a peer that takes nothing: so what serves the request is dropped,
+//! whatever it waits for. A connection that is to end without a request is dropped as well, if it does not do so
+//! soon: it may stand in the middle of a head, or hold the rest of an answer that nobody takes.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::deadline::{Deadline, Deadlines, Limit, Seat, Ticket, of_connection};
 use crate::record::Exchange;
+use crate::standing::Watch;
 
 /// How long a connection that was asked to end may take, while it carries no request.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
@@ -27,7 +28,7 @@ pub(crate) struct Requests(Rc<Connection>);
 
 struct Connection {
     /// The one that began last, until what serves it knows.
-    begun: RefCell<Option<Ticket>>,
+    begun: RefCell<Option<Bounds>>,
     open: Open,
 }
 
@@ -44,7 +45,8 @@ impl Requests {
 
     /// It is being served by the task that polls this.
     pub(crate) fn bound(&self, exchange: &Exchange) {
-        self.0.begun.replace(Some((*exchange.deadline).clone()));
+        let bounds = Bounds { deadline: (*exchange.deadline).clone(), watch: exchange.watch() };
+        self.0.begun.replace(Some(bounds));
     }
 
     /// Whether a head has begun that has not ended.
@@ -57,7 +59,7 @@ impl Requests {
     }
 
     /// Learns, after each poll, which request is served.
-    pub(crate) fn serves(&self, request: &mut Option<Ticket>) {
+    pub(crate) fn serves(&self, request: &mut Option<Bounds>) {
         if let Some(begun) = self.0.begun.take() {
             *request = Some(begun);
         }
@@ -99,22 +101,42 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Requests {
     fn execute(&self, task: F) {
         let requests = self.clone();
         tokio::task::spawn_local(async move {
-            let (mut task, mut request) = (pin!(task), None);
+            let mut request = None;
+            // It is gone before whoever revoked it hears so.
+            let mut task = pin!(task);
             poll_fn(|cx| {
+                if is_revoked(&request) {
+                    return Poll::Ready(());
+                }
                 let polled = task.as_mut().poll(cx);
                 // Also of one that is over at once: the next to look must not find it.
                 requests.serves(&mut request);
-                if polled.is_ready() { polled } else { poll_overdue(&request, cx) }
+                if polled.is_ready() { polled } else { poll_over(&request, cx) }
             })
             .await;
         });
     }
 }
 
-pub(crate) fn poll_overdue(request: &Option<Ticket>, cx: &mut Context<'_>) -> Poll<()> {
-    match request {
-        Some(request) => request.poll_passed(cx, Seat::Carrier).map(drop),
-        None => Poll::Pending,
+/// What ends a request early.
+pub(crate) struct Bounds {
+    deadline: Ticket,
+    /// None where nobody judges it.
+    watch: Option<Watch>,
+}
+
+/// Asked before what serves the request may do anything more.
+pub(crate) fn is_revoked(request: &Option<Bounds>) -> bool {
+    let watch = request.as_ref().and_then(|request| request.watch.as_ref());
+    watch.is_some_and(Watch::is_revoked)
+}
+
+/// Asked after what serves the request had its turn.
+pub(crate) fn poll_over(request: &Option<Bounds>, cx: &mut Context<'_>) -> Poll<()> {
+    let Some(Bounds { deadline, watch }) = request else { return Poll::Pending };
+    match watch.as_ref().map(|watch| watch.poll_revoked(cx)) {
+        Some(Poll::Ready(())) => Poll::Ready(()),
+        Some(Poll::Pending) | None => deadline.poll_passed(cx, Seat::Carrier).map(drop),
     }
 }
 

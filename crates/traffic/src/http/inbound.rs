@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
@@ -20,7 +19,7 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::application::{ApplicationError, Lease};
-use super::body::{Answer, Asked, BodyError, Keeper};
+use super::body::{Answer, Asked, Keeper};
 use super::bounded::Requests;
 use super::edge;
 use super::framing::{Strict, Switching, is_clear};
@@ -110,19 +109,11 @@ pub(crate) async fn serve<T: Transport + 'static>(
 
 /// What an answer's body holds on to.
 pub(crate) struct Held {
-    watch: Watch,
     lease: Lease,
     exchange: Exchange,
 }
 
 impl Keeper for Held {
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        self.watch.poll_revoked(cx).map(|()| {
-            self.exchange.failed(Flag::Revoked);
-            revoked().into()
-        })
-    }
-
     fn moved(&mut self, bytes: usize) {
         self.exchange.deadline.moved(0, bytes as u64);
     }
@@ -138,7 +129,7 @@ impl Keeper for Held {
 }
 
 /// The other end of a connection that has switched.
-type Switched = RefCell<Option<Tunnel<TcpStream, Watch>>>;
+type Switched = RefCell<Option<Tunnel<TcpStream, Option<Watch>>>>;
 
 /// An error resets the stream, and ends a connection of HTTP/1.1, which alone has a `switched`.
 async fn answer(
@@ -160,7 +151,7 @@ async fn answer(
         Verdict::Observed(_) => metrics.observed_denials.add(),
         Verdict::Denied(_) => return Ok(denied(&mut record, words, inbound, peer)),
     }
-    let watch = peer.standing().watch();
+    let standing = peer.standing();
     // It was on its way when the goodbye was: another endpoint takes it. On HTTP/1.1 only an answer can say anything.
     if is_h2 && inbound.closing.is_cancelled() {
         record.failed(Flag::Draining);
@@ -179,7 +170,8 @@ async fn answer(
         Err(refusal) => return Ok(bad_request(&mut record, words, &refusal.to_string())),
     };
     let limits = of_request(&peer.timeouts.get(), body.is_end_stream());
-    let mut exchange = Exchange::of_request(record, inbound.shared().deadlines.begin(limits), open);
+    let deadline = inbound.shared().deadlines.begin(limits);
+    let mut exchange = Exchange::of_request(record, deadline, open, Some(standing));
     requests.bound(&exchange);
     let upgrade = match switched {
         Some(switched) if !application.speaks_http2() => {
@@ -211,10 +203,6 @@ async fn answer(
     };
     let sent = tokio::select! {
         biased;
-        () = watch.revoked() => {
-            exchange.failed(Flag::Revoked);
-            return Err(revoked());
-        }
         sent = sent => sent,
         limit = exchange.deadline.passed() => Err(ApplicationError::TooLong(limit)),
     };
@@ -223,7 +211,7 @@ async fn answer(
             metrics.inbound_requests.add();
             exchange.record.answered(response.status().as_u16());
             if let Some(switched) = switched {
-                switched.replace(Some(Tunnel::new(*parts, watch, exchange)));
+                switched.replace(Some(Tunnel::new(*parts, exchange.watch(), exchange)));
             }
             Ok(upgrade::switching(response).map(|()| Answer::ours(Bytes::new())))
         }
@@ -233,7 +221,7 @@ async fn answer(
             strip_hop_by_hop(response.headers_mut());
             *response.version_mut() = if is_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
             exchange.record.answered(response.status().as_u16());
-            let keeper = Held { watch, lease, exchange };
+            let keeper = Held { lease, exchange };
             Ok(response.map(|stream| Answer::Theirs { stream, keeper }))
         }
         Err(error) => {
@@ -335,11 +323,6 @@ fn to_application(
         head.version = Version::HTTP_11;
     }
     Request::from_parts(head, body)
-}
-
-/// As HTTP/2 says that nobody is interested any more; on HTTP/1.1 the connection ends.
-fn revoked() -> h2::Error {
-    h2::Reason::CANCEL.into()
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub mod outbound;
 pub(crate) mod pool;
 mod problem;
 #[cfg(test)]
+mod revocations;
+#[cfg(test)]
 mod timeouts;
 mod upgrade;
 mod upload;

@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{EXPECT, HOST, HeaderValue};
@@ -23,7 +22,7 @@ use model::Protocol;
 use telemetry::{About, Flag, Record};
 use tracing::debug;
 
-use super::body::{Answer, Asked, BodyError, Keeper};
+use super::body::{Answer, Asked, Keeper};
 use super::bounded::Requests;
 use super::edge;
 use super::framing::{Strict, Switching};
@@ -110,10 +109,6 @@ enum On {
 type Switched = RefCell<Option<Tunnel<Peer, Between>>>;
 
 impl Keeper for Held {
-    fn poll_cut(&mut self, _: &mut Context<'_>) -> Poll<BodyError> {
-        Poll::Pending
-    }
-
     fn moved(&mut self, bytes: usize) {
         self.exchange.deadline.moved(0, bytes as u64);
     }
@@ -154,7 +149,7 @@ async fn answer(
     let destination = backend.as_ref().unwrap_or(destination);
     let timeouts = destination.part().timeouts;
     let deadline = destination.shared().deadlines.begin(of_request(&timeouts, body.is_end_stream()));
-    let mut exchange = Exchange::of_request(record, deadline, open);
+    let mut exchange = Exchange::of_request(record, deadline, open, None);
     requests.bound(&exchange);
     let upgrade = if switched.is_some() { upgrade::wanted(&head, &body) } else { None };
     let version = std::mem::replace(&mut head.version, Version::HTTP_2);

@@ -36,10 +36,11 @@ use crate::ProxyConfig;
 use crate::fixture::{CATALOG, Pipe, WEB, World, destination, endpoint, nowhere, told};
 use crate::inbound::Inbounds;
 use crate::outbound::{Destination, Outbound};
+use crate::standing::Standing;
 use crate::worker::{Local, Shared};
 
-const SECOND: Duration = Duration::from_secs(1);
-const NONE: Timeouts = Timeouts {
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const NONE: Timeouts = Timeouts {
     connect: Millis(0),
     idle: Millis(0),
     request: Millis(0),
@@ -51,24 +52,25 @@ const NONE: Timeouts = Timeouts {
 /// More than the pipe of an application takes, and less than hyper holds of an answer.
 const BIG: usize = 300_000;
 /// By which HTTP the application of the web asks.
-const EDGES: [Protocol; 2] = [Protocol::Http, Protocol::Http2];
+pub(super) const EDGES: [Protocol; 2] = [Protocol::Http, Protocol::Http2];
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The web in the east, and the catalog in the west with an application on HTTP/1.1 that behaves as the path
 /// of a request says.
-struct Mesh {
-    web: Telemetry,
+pub(super) struct Mesh {
+    pub(super) web: Telemetry,
     outbound: Outbound,
     config: ProxyConfig,
-    catalog: Telemetry,
+    pub(super) catalog: Telemetry,
     /// Those of the web to the catalog.
-    connections: Rc<Cell<usize>>,
-    _inbounds: Inbounds,
+    pub(super) connections: Rc<Cell<usize>>,
+    inbounds: Inbounds,
+    rules: ProxyConfig,
 }
 
 impl Mesh {
-    async fn new(edge: Protocol, to: Timeouts, rules: Timeouts) -> Self {
+    pub(super) async fn new(edge: Protocol, to: Timeouts, rules: Timeouts) -> Self {
         Self::with_clients(edge, to, rules, Vec::new()).await
     }
 
@@ -89,7 +91,7 @@ impl Mesh {
             client_timeouts: clients,
         };
         let credentials = world.credentials(&world.west, CATALOG);
-        let config = ProxyConfig {
+        let rules = ProxyConfig {
             outbound: Vec::new(),
             inbounds: BTreeMap::from([(8080, Arc::new(part))]),
             destinations: BTreeMap::new(),
@@ -99,7 +101,7 @@ impl Mesh {
         let shared = Rc::new(Shared { recorder: catalog.worker(), ..Shared::default() });
         shared.credentials.replace(Some(credentials));
         let inbounds = Inbounds::new(shared);
-        inbounds.apply(&config);
+        inbounds.apply(&rules);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (at, connections) = (listener.local_addr().unwrap(), Rc::<Cell<usize>>::default());
         let (inbound, count) = (inbounds.inbound(8080).unwrap(), connections.clone());
@@ -126,7 +128,7 @@ impl Mesh {
         let outbound = Outbound::new(shared);
         outbound.apply(&config);
         outbound.set_endpoints(&id(), Arc::new(Endpoints(vec![endpoint(at, CATALOG)])));
-        Self { web, outbound, config, catalog, connections, _inbounds: inbounds }
+        Self { web, outbound, config, catalog, connections, inbounds, rules }
     }
 
     fn destination(&self) -> Rc<Destination> {
@@ -138,8 +140,14 @@ impl Mesh {
         self.outbound.apply(&self.config);
     }
 
+    /// Nobody may call the catalog any more; what was allowed depends on the returned.
+    pub(super) fn revoke(&mut self) -> Vec<Rc<Standing>> {
+        Arc::make_mut(self.rules.inbounds.get_mut(&8080).unwrap()).access = Access::default();
+        self.inbounds.apply(&self.rules)
+    }
+
     /// A connection of the web's application.
-    fn connect(&self) -> Pipe {
+    pub(super) fn connect(&self) -> Pipe {
         let (near, far) = Pipe::pair(64 * 1024);
         let destination = self.destination();
         tokio::task::spawn_local(async move {
@@ -151,7 +159,7 @@ impl Mesh {
         near
     }
 
-    async fn client(&self) -> Client {
+    pub(super) async fn client(&self) -> Client {
         let stream = TokioIo::new(self.connect());
         if self.destination().part().protocol == Protocol::Http {
             let (requests, connection) = http1::handshake(stream).await.unwrap();
@@ -165,13 +173,13 @@ impl Mesh {
     }
 }
 
-enum Client {
+pub(super) enum Client {
     Http1(http1::SendRequest<Body>),
     Http2(http2::SendRequest<Body>),
 }
 
 impl Client {
-    async fn send(&mut self, path: &str, body: Body) -> Response<Incoming> {
+    pub(super) async fn send(&mut self, path: &str, body: Body) -> Response<Incoming> {
         self.ask(Request::post(format!("http://catalog{path}")).header(HOST, "catalog").body(body).unwrap())
             .await
     }
@@ -186,7 +194,7 @@ impl Client {
         }
     }
 
-    async fn get(&mut self, path: &str) -> Response<Incoming> {
+    pub(super) async fn get(&mut self, path: &str) -> Response<Incoming> {
         self.send(path, whole("")).await
     }
 
@@ -261,25 +269,25 @@ async fn behave(request: Request<Incoming>) -> Response<Body> {
     }
 }
 
-fn whole(text: &str) -> Body {
+pub(super) fn whole(text: &str) -> Body {
     Full::new(Bytes::from(text.to_owned())).boxed_unsync()
 }
 
 /// Ten bytes each second.
-fn drip(seconds: usize) -> impl futures::Stream<Item = Bytes> + Send + 'static {
+pub(super) fn drip(seconds: usize) -> impl futures::Stream<Item = Bytes> + Send + 'static {
     stream::iter(0..seconds).then(|_| async {
         sleep(SECOND).await;
         Bytes::from_static(b"0123456789")
     })
 }
 
-fn stream_of(pieces: impl futures::Stream<Item = Bytes> + Send + 'static) -> Body {
+pub(super) fn stream_of(pieces: impl futures::Stream<Item = Bytes> + Send + 'static) -> Body {
     StreamBody::new(pieces.map(|piece| Ok(Frame::data(piece)))).boxed_unsync()
 }
 
 /// On our own clock, which goes on when nobody has anything to do. What is on its way between two sockets is
 /// not seen by anybody: it is waited for, by what goes the same way behind it.
-fn on_a_worker(test: impl Future<Output = ()>) {
+pub(super) fn on_a_worker(test: impl Future<Output = ()>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     near.set_nodelay(true).unwrap();
@@ -299,7 +307,7 @@ fn seconds(since: Instant) -> u64 {
 }
 
 /// How often a request or connection was told to have ended by this, and how.
-fn ends(telemetry: &Telemetry, flag: &str) -> Vec<String> {
+pub(super) fn ends(telemetry: &Telemetry, flag: &str) -> Vec<String> {
     let lines = told(telemetry, &["s_total{", &format!("flag=\"{flag}\"")]);
     lines.iter().map(|line| line[line.find("result").unwrap()..].to_owned()).collect()
 }

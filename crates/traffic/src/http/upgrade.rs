@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::body::BodyError;
-use super::bounded::{Requests, poll_overdue};
+use super::bounded::{Requests, is_revoked, poll_over};
 use super::headers::UNREACHED;
 use super::outbound::{Failure, copy};
 use super::upload::Upload;
@@ -115,7 +115,7 @@ impl<T: Transport, K> Tunnel<T, K> {
 const OF_A_HEAD: Poll<Limit> = Poll::Ready(Limit::RequestHeaders);
 
 /// Runs a connection to its end, and gives its stream back, with what was read of it and not understood; none
-/// if a limit ended it in a reset.
+/// if it ended in a reset, by a limit or because it is not allowed any more.
 pub(crate) async fn run<T, S>(
     mut connection: server::Connection<TokioIo<T>, S>,
     closing: &CancellationToken,
@@ -139,14 +139,14 @@ where
             requests.asked_to_end();
             passed = requests.deadline().poll_passed(cx, Seat::Carrier);
         }
-        if told && passed.is_ready() || passed == OF_A_HEAD {
+        if told && passed.is_ready() || passed == OF_A_HEAD || is_revoked(&request) {
             return Poll::Ready(None);
         }
         if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
             return Poll::Ready(Some(ended));
         }
         requests.serves(&mut request);
-        poll_overdue(&request, cx).map(|()| None)
+        poll_over(&request, cx).map(|()| None)
     });
     let ended = ended.await;
     let parts = connection.into_parts();
