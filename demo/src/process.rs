@@ -1,10 +1,11 @@
-//! A sidecar that is a process of its own, so that it can be killed.
+//! A sidecar that is a process of its own, so that it can be killed, or stand still.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
 use dataplane::ControlOptions;
+use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
 /// Killed when dropped.
@@ -42,6 +43,21 @@ impl Process {
     /// Kills it without a word (SIGKILL), and waits until it is gone.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill().await.context("cannot kill a process")
+    }
+
+    /// Stops it where it is (SIGSTOP): its sockets stay open, and nobody answers.
+    pub fn stand_still(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+        rustix::process::kill_process(pid.context("it has ended")?, signal).context("cannot signal a process")
     }
 
     /// The last line of its log, for who is to understand a failure.

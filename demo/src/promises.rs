@@ -9,6 +9,7 @@ mod forgery;
 mod global_away;
 mod identity;
 mod killed;
+mod missing;
 mod takeover;
 mod wire;
 mod zone_away;
@@ -91,6 +92,11 @@ pub const ALL: &[Promise] = &[
         number: 12,
         says: "without its zone's control plane every proxy goes on, and no request through one is lost",
         keep: |mesh, _| Box::pin(zone_away::keep(mesh)),
+    },
+    Promise {
+        number: 16,
+        says: "`wait` names a proxy that stands still, as late and then as unknown, until it goes on",
+        keep: |mesh, terms| Box::pin(missing::keep(mesh, terms)),
     },
 ];
 

@@ -74,8 +74,14 @@ async fn without_its_zones_control_plane_no_request_through_a_proxy_is_lost() {
     keep(12).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wait_names_a_proxy_that_stands_still_until_it_goes_on() {
+    processes::build().await;
+    keep(16).await;
+}
+
 #[test]
 fn every_promise_has_a_test() {
     let numbers: Vec<u32> = ALL.iter().map(|promise| promise.number).collect();
-    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]);
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16]);
 }
