@@ -136,9 +136,8 @@ fn owns(
     ))
 }
 
-/// How many bytes of documents one answer has, unless a single one has more. Written as text in JSON they may become
-/// twice as many, and must fit into a frame.
-const PAGE: usize = 768 * 1024;
+/// How many bytes one answer has as JSON, unless a single document needs more, which is at most twice as much.
+const PAGE: usize = 1 << 20;
 
 /// The documents of a zone after `after`, a page of them, for the zone itself. `held` is in the order of the keys' text.
 pub fn page(held: Vec<Record>, after: Option<&DocumentKey>) -> HeldAnswer {
@@ -147,16 +146,16 @@ pub fn page(held: Vec<Record>, after: Option<&DocumentKey>) -> HeldAnswer {
         held.into_iter().filter(|record| after.as_ref().is_none_or(|after| record.key.to_string() > *after));
     let (mut items, mut size) = (Vec::new(), 0);
     for record in rest {
-        size += record.bytes.len();
+        // What is no text is no document, and was not taken over.
+        let Ok(document) = String::from_utf8(record.bytes.to_vec()) else { continue };
+        let Record { key, requires, bundle, .. } = record;
+        let item = HeldDocument { key, requires, bundle, document };
+        size += serde_json::to_vec(&item).map_or(0, |item| item.len());
         if size > PAGE && !items.is_empty() {
             let next = items.last().map(|last: &HeldDocument| last.key.clone());
             return HeldAnswer { items, next };
         }
-        // What is no text is no document, and was not taken over.
-        if let Ok(document) = String::from_utf8(record.bytes.to_vec()) {
-            let Record { key, requires, bundle, .. } = record;
-            items.push(HeldDocument { key, requires, bundle, document });
-        }
+        items.push(item);
     }
     HeldAnswer { items, next: None }
 }

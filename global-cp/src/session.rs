@@ -45,18 +45,31 @@ impl ZoneSession {
         Origin::Zone(self.zone.clone())
     }
 
+    /// Whether no newer session of the zone took over.
+    fn is_latest(&self) -> bool {
+        self.zones.is_latest(&self.zone, self.id)
+    }
+
+    fn mark(&self, line: Line) {
+        if self.is_latest() {
+            self.zones.mark(&self.zone, line);
+        }
+    }
+
     fn fence(&self) -> MutexGuard<'_, Option<Fence>> {
         self.fence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn policy(&self, base: Base) -> Result<Option<Batch>, HostError> {
-        let standing = line::find(self.store(), &base).await?;
-        let line = if standing.is_on_line { Line::Continues } else { Line::Diverges };
-        self.zones.mark(&self.zone, line);
+        let standing = self.zones.line().find(self.store(), &base).await?;
+        self.mark(if standing.is_on_line { Line::Continues } else { Line::Diverges });
         let filter = Filter::all().not_written_by(self.origin());
         let changes = self.store().since(base.world().clone(), filter).await?;
         let hash = line::hash_at(self.store(), &changes.world).await?;
         let batch = policy::batch(changes, base.world(), &self.zone);
+        // With the first word the zone hears our hash again, whatever it remembers.
+        let batch = batch
+            .or_else(|| base.is_opened().then(|| Batch { world: base.world().clone(), ..Batch::default() }));
         Ok(batch.map(|batch| Batch { hash, continues: standing.continues, ..batch }))
     }
 
@@ -84,12 +97,13 @@ impl ZoneSession {
             let (document, reason) = (&refused.key, &refused.reason);
             warn!(zone = %self.zone, document, reason, "refused a document");
         }
-        let mut writes = vec![Write::Fence(fence)];
+        let mut writes = vec![Write::Fence(fence), heard.write(&self.origin())];
         writes.extend(judged.writes);
         self.store().apply(writes).await?;
-        heard.save(self.store(), &self.origin()).await?;
         self.zones.holds().taken_over(&self.origin());
-        self.zones.judged(&self.zone, &Origin::Global, &told, &judged.refused);
+        if self.is_latest() {
+            self.zones.judged(&self.zone, &Origin::Global, &told, &judged.refused);
+        }
         Ok(Applied::Stored { world: judged.world, refused: judged.refused })
     }
 
@@ -128,7 +142,7 @@ impl Host for ZoneSession {
         if topic != Topic::ORIGINATED {
             return Ok(Place::default());
         }
-        if !self.zones.is_latest(&self.zone, self.id) {
+        if !self.is_latest() {
             return Err("a newer session of this zone took over".into());
         }
         // What an earlier session stores from now on is refused, so what is there now is all there is.
@@ -149,8 +163,11 @@ impl Host for ZoneSession {
     }
 
     fn acknowledged(&self, topic: &Topic, _world: &World, refused: &[Refused]) {
+        if !self.is_latest() {
+            return;
+        }
         if *topic == Topic::POLICY {
-            self.zones.mark(&self.zone, Line::Continues);
+            self.mark(Line::Continues);
         }
         self.zones.judged(&self.zone, &self.origin(), &[], refused);
         for Refused { key, reason, .. } in refused {
@@ -162,18 +179,18 @@ impl Host for ZoneSession {
     fn held_by_peer(&self, topic: &Topic, reason: &str) {
         warn!(zone = %self.zone, %topic, reason, "the zone holds what it has, and takes no more");
         if *topic == Topic::POLICY {
-            self.zones.mark(&self.zone, Line::Diverges);
+            self.mark(Line::Diverges);
         }
     }
 
     fn subscribed(&self, added: &[String], removed: &[String]) {
-        if self.zones.is_latest(&self.zone, self.id) {
+        if self.is_latest() {
             self.zones.subscribed(&self.zone, added, removed);
         }
     }
 
     async fn signals(&self, signals: BTreeMap<String, Signal>) {
-        if !self.zones.is_latest(&self.zone, self.id) {
+        if !self.is_latest() {
             return;
         }
         for (name, signal) in signals {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use api::shapes::ProxyCounts;
 use api::status::{MOST_NAMED, RefusedDocument};
+use control::line::OwnLine;
 use control::questions::SUMMARY;
 use control::{Admission, Clock, Enroller, Holds, Home};
 use futures::future::join_all;
@@ -43,6 +44,7 @@ struct Inner {
     clock: Clock,
     enroller: Arc<Enroller>,
     metrics: Metrics,
+    line: OwnLine,
     holds: Holds,
     sessions: AtomicU64,
     entries: Mutex<BTreeMap<ZoneName, Entry>>,
@@ -95,6 +97,7 @@ impl Zones {
             home,
             clock,
             metrics,
+            line: OwnLine::default(),
             holds: Holds::default(),
             sessions: AtomicU64::default(),
             entries: Mutex::default(),
@@ -109,6 +112,10 @@ impl Zones {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(crate) fn line(&self) -> &OwnLine {
+        &self.0.line
     }
 
     /// Zones whose history is not the one that is held of them.

@@ -6,8 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use identity::{AUTHORITY_LIFETIME, ZoneCa};
+use model::kinds::MeshTrust;
 use model::{BundleNumber, MeshName, SpiffeId, TrustDomain};
+use serde::{Deserialize, Serialize};
 use store::{SecretBytes, Store};
+use tokio::sync::watch;
+use tracing::info;
 
 use crate::generate::PublicAuthority;
 
@@ -15,13 +19,16 @@ use crate::generate::PublicAuthority;
 #[derive(Default)]
 pub struct Authorities {
     known: Mutex<BTreeMap<(MeshName, TrustDomain), Arc<Authority>>>,
+    /// Certificates of authorities that these came after, in PEM: who was certified by them is still believed.
+    earlier: Mutex<BTreeMap<(MeshName, TrustDomain), Vec<String>>>,
+    changed: watch::Sender<()>,
+    /// Held while one is made, so that it is made once and with all that is known before.
+    making: tokio::sync::Mutex<()>,
 }
 
 struct Authority {
     ca: ZoneCa,
     number: BundleNumber,
-    /// Certificates of authorities that this one came after, in PEM: who was certified by them is still believed.
-    earlier: Vec<String>,
 }
 
 impl Authorities {
@@ -32,6 +39,7 @@ impl Authorities {
         mesh: &MeshName,
         domain: &TrustDomain,
     ) -> anyhow::Result<()> {
+        let _one_at_a_time = self.making.lock().await;
         let key = (mesh.clone(), domain.clone());
         if self.known().contains_key(&key) {
             return Ok(());
@@ -39,50 +47,69 @@ impl Authorities {
         // The mesh stands in it as well: a trust domain may belong to several meshes of a zone, and
         // each has a key of its own.
         let name = format!("workload-authority/{mesh}/{domain}");
-        let earlier = earlier(store, mesh, domain).await?;
+        let Earlier { bundles, incarnation } = Earlier::load(store, mesh, domain).await?;
         let authority = match store.secret_get(&name).await? {
-            Some(sealed) => Authority::read(&sealed, earlier)
-                .with_context(|| format!("reading the authority of {domain}"))?,
+            Some(sealed) => {
+                Authority::read(&sealed).with_context(|| format!("reading the authority of {domain}"))?
+            }
             None => {
                 let now = SystemTime::now();
                 let ca = ZoneCa::create(domain.clone(), AUTHORITY_LIFETIME, now)?;
-                // A zone that lost its store begins a later incarnation without having to remember one.
-                let incarnation = now.duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
-                let authority = Authority { ca, number: BundleNumber { incarnation, n: 1 }, earlier };
+                // Later than whatever was published before, as far as that is known.
+                let by_clock = now.duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+                let incarnation = by_clock.max(incarnation.saturating_add(1));
+                let authority = Authority { ca, number: BundleNumber { incarnation, n: 1 } };
                 store.secret_put(&name, authority.to_secret()).await?;
                 authority
             }
         };
+        self.earlier().insert(key.clone(), bundles);
         self.known().insert(key, Arc::new(authority));
         Ok(())
     }
 
     /// Keeps what others believed of a trust domain before this store began: its certificates stay in the bundle
-    /// beside those of the new authority, until they end.
+    /// beside those of the new authority, until they end, and the new bundle's number is later than `number`.
     pub async fn keep_earlier(
         &self,
         store: &dyn Store,
         mesh: &MeshName,
-        domain: &TrustDomain,
-        bundles: &[String],
+        trust: &MeshTrust,
+        number: BundleNumber,
     ) -> anyhow::Result<()> {
-        let mut all = earlier(store, mesh, domain).await?;
-        let own = self.public().remove(&(mesh.clone(), domain.clone())).map(|public| public.bundles);
-        let own = own.unwrap_or_default();
-        all.extend(bundles.iter().filter(|pem| !own.contains(pem)).cloned());
-        all.dedup();
-        store.secret_put(&earlier_name(mesh, domain), serde_json::to_vec(&all)?.into()).await?;
-        let was_known = self.known().remove(&(mesh.clone(), domain.clone())).is_some();
-        if was_known { self.ensure(store, mesh, domain).await } else { Ok(()) }
+        let _one_at_a_time = self.making.lock().await;
+        let domain = &trust.trust_domain;
+        let mut earlier = Earlier::load(store, mesh, domain).await?;
+        for bundle in &trust.ca_bundles {
+            if !earlier.bundles.contains(bundle) {
+                earlier.bundles.push(bundle.clone());
+            }
+        }
+        earlier.incarnation = earlier.incarnation.max(number.incarnation);
+        let bytes = serde_json::to_vec(&earlier)?;
+        store.secret_put(&Earlier::name(mesh, domain), bytes.into()).await?;
+        info!(%mesh, %domain, bundles = earlier.bundles.len(), "the bundle before the new authority is believed as well");
+        self.earlier().insert((mesh.clone(), domain.clone()), earlier.bundles);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Changes when more is to be published of an authority that is there.
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// What others need to believe them.
     pub fn public(&self) -> BTreeMap<(MeshName, TrustDomain), PublicAuthority> {
-        let public = |authority: &Authority| PublicAuthority {
-            bundles: [authority.ca.bundle_pem()].into_iter().chain(authority.earlier.clone()).collect(),
-            number: authority.number,
+        let known = self.known();
+        let earlier = self.earlier();
+        let public = |(key, authority): (&(MeshName, TrustDomain), &Arc<Authority>)| {
+            let own = authority.ca.bundle_pem();
+            let others = earlier.get(key).into_iter().flatten().filter(|bundle| **bundle != own).cloned();
+            let bundles = [own.clone()].into_iter().chain(others).collect();
+            (key.clone(), PublicAuthority { bundles, number: authority.number })
         };
-        self.known().iter().map(|(key, authority)| (key.clone(), public(authority))).collect()
+        known.iter().map(public).collect()
     }
 
     /// A certificate of `id`, in PEM, leaf first.
@@ -100,19 +127,34 @@ impl Authorities {
         Ok(identity::certificates_to_pem(&chain))
     }
 
+    fn earlier(&self) -> std::sync::MutexGuard<'_, BTreeMap<(MeshName, TrustDomain), Vec<String>>> {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<(MeshName, TrustDomain), Arc<Authority>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn earlier_name(mesh: &MeshName, domain: &TrustDomain) -> String {
-    format!("earlier-bundles/{mesh}/{domain}")
+/// What was believed of a trust domain before this store began.
+#[derive(Default, Deserialize, Serialize)]
+struct Earlier {
+    /// Certificates in PEM.
+    bundles: Vec<String>,
+    /// The last of its bundles' numbers.
+    incarnation: u64,
 }
 
-async fn earlier(store: &dyn Store, mesh: &MeshName, domain: &TrustDomain) -> anyhow::Result<Vec<String>> {
-    let kept = store.secret_get(&earlier_name(mesh, domain)).await?;
-    let kept = kept.map(|kept| serde_json::from_slice(kept.expose())).transpose()?;
-    Ok(kept.unwrap_or_default())
+impl Earlier {
+    fn name(mesh: &MeshName, domain: &TrustDomain) -> String {
+        format!("earlier-bundles/{mesh}/{domain}")
+    }
+
+    async fn load(store: &dyn Store, mesh: &MeshName, domain: &TrustDomain) -> anyhow::Result<Self> {
+        let kept = store.secret_get(&Self::name(mesh, domain)).await?;
+        let kept = kept.map(|kept| serde_json::from_slice(kept.expose())).transpose()?;
+        Ok(kept.unwrap_or_default())
+    }
 }
 
 impl Authority {
@@ -122,11 +164,11 @@ impl Authority {
         SecretBytes::from(format!("{incarnation} {n}\n{}", *self.ca.to_pem()).into_bytes())
     }
 
-    fn read(sealed: &SecretBytes, earlier: Vec<String>) -> anyhow::Result<Self> {
+    fn read(sealed: &SecretBytes) -> anyhow::Result<Self> {
         let text = std::str::from_utf8(sealed.expose())?;
         let (number, pem) = text.split_once('\n').context("it has no number")?;
         let (incarnation, n) = number.split_once(' ').context("its number is not two numbers")?;
         let number = BundleNumber { incarnation: incarnation.parse()?, n: n.parse()? };
-        Ok(Self { ca: ZoneCa::from_pem(pem)?, number, earlier })
+        Ok(Self { ca: ZoneCa::from_pem(pem)?, number })
     }
 }

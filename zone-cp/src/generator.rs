@@ -36,6 +36,7 @@ impl Generator {
     /// Follows the store and the ingresses until `stop`.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut ingresses = self.ingresses.watch();
+        let mut authorities = self.authorities.watch();
         let listing = self.store.list(Filter::all()).await?;
         let mut watch = self.store.watch(listing.sequence);
         let mut view = View::default();
@@ -54,6 +55,7 @@ impl Generator {
                 () = time::sleep(AGAIN), if generated.is_err() => {}
                 () = reached(orphans.next()), if generated.is_ok() => {}
                 changed = ingresses.changed() => changed?,
+                changed = authorities.changed() => changed?,
                 commit = watch.next() => match commit {
                     Ok(commit) => commit.changes.iter().for_each(|change| match change {
                         Change::Put(record) => put(&mut view, record),

@@ -7,6 +7,7 @@ use anyhow::Context;
 use api::shapes::ProxyCounts;
 use api::{ApiConfig, Authority, routes, status};
 use bytes::Bytes;
+use control::line::OwnLine;
 use control::presence::Ages;
 use control::{
     Clock, Enroller, Holds, Home, Listeners, Running, ServerTls, TokenOffice, defaults, questions, serve,
@@ -103,12 +104,13 @@ impl ZoneCp {
                     fence: Mutex::default(),
                     reporter: reporter.clone(),
                     ages: ages.clone(),
-                    take_up: TakeUp {
-                        zone: zone.clone(),
-                        upstream: handle.clone(),
-                        authorities: authorities.clone(),
-                        ingresses: ingresses.clone(),
-                    },
+                    take_up: TakeUp::new(
+                        zone.clone(),
+                        handle.clone(),
+                        authorities.clone(),
+                        ingresses.clone(),
+                    ),
+                    line: OwnLine::default(),
                 });
                 let joining = Joining {
                     peer: Peer::Zone(zone.clone()),

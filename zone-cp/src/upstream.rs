@@ -7,7 +7,7 @@ use std::time::Duration;
 use api::shapes::MOST_LATE;
 use bytes::Bytes;
 use control::Holds;
-use control::line::{self, Heard};
+use control::line::{self, Heard, OwnLine};
 use control::presence::Ages;
 use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion, exported};
 use model::{Origin, World, ZoneName};
@@ -35,6 +35,7 @@ pub struct Upstream {
     /// How the global says that it hears the others.
     pub ages: Arc<Mutex<Ages>>,
     pub take_up: TakeUp,
+    pub line: OwnLine,
     /// The right to store what the global sends, from a session's first look at what is held of it.
     pub fence: Mutex<Option<Fence>>,
 }
@@ -52,10 +53,13 @@ impl Host for Upstream {
 
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
         self.take_up.look(&*self.store, &base).await?;
-        let standing = line::find(&*self.store, &base).await?;
+        let standing = self.line.find(&*self.store, &base).await?;
         let changes = self.store.since(base.world().clone(), replica::originated(&self.zone)).await?;
         let hash = line::hash_at(&*self.store, &changes.world).await?;
         let batch = replica::batch(&self.zone, base.world(), changes);
+        // With the first word the global hears our hash again, whatever it remembers.
+        let batch = batch
+            .or_else(|| base.is_opened().then(|| Batch { world: base.world().clone(), ..Batch::default() }));
         Ok(batch.map(|batch| Batch { hash, continues: standing.continues, ..batch }))
     }
 
@@ -71,6 +75,8 @@ impl Host for Upstream {
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
         let fence = self.fence.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let fence = fence.ok_or("nothing was looked up yet")?;
+        // What the zone makes of policy is made after what it made before is taken up again.
+        self.take_up.looked().await;
         if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch).await? {
             return Ok(Applied::Held { reason });
         }
@@ -84,10 +90,8 @@ impl Host for Upstream {
         let known = self.store.head().await?.world;
         let (mut writes, refused) = replica::writes(&self.zone, &known, &held, batch);
         writes.insert(0, Write::Fence(fence));
+        writes.extend(heard.map(|heard| heard.write(&Origin::Global)));
         let receipt = self.store.apply(writes).await?;
-        if let Some(heard) = heard {
-            heard.save(&*self.store, &Origin::Global).await?;
-        }
         self.holds.taken_over(&Origin::Global);
         Ok(Applied::Stored { world: self.copied(&receipt.world), refused })
     }

@@ -5,6 +5,7 @@
 //! somebody who saw what would be lost accepts it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::Problem;
@@ -13,8 +14,9 @@ use bytes::Bytes;
 use model::kinds::{Mesh, MeshIdentity, MeshTrafficPermission, ResourceSpec};
 use model::{Origin, Point, Version, World};
 use serde::{Deserialize, Serialize};
-use store::{Filter, Store};
+use store::{Filter, Store, Write};
 use sync::line::{self, Found, Judged};
+use sync::link::HostError;
 use sync::{Base, Batch, Entry};
 use tracing::{error, info, warn};
 
@@ -32,26 +34,39 @@ pub struct Standing {
     pub continues: Bytes,
 }
 
-/// Finds where a copy of what `store` writes stands. If it was told more than is written here, the line goes on in
-/// a new epoch first.
-pub async fn find(store: &dyn Store, base: &Base) -> Result<Standing, store::Error> {
-    let theirs = base.world().point(store.origin()).unwrap_or_default();
-    let own = store.head().await?.point;
-    let ours = store.hash_at(theirs).await?;
-    let found = line::find(theirs, base.hash(), own, ours.as_ref().map(|hash| hash.0.as_slice()));
-    if found == Found::PutBack {
-        let begun = store.begin_epoch(theirs, None).await?;
-        error!(
-            origin = %store.origin(), told = ?theirs, written = ?own, ?begun,
-            "this store was put back: a peer was told what is not written here. A new epoch begins"
-        );
+/// One's own line, as its owner knows it.
+#[derive(Default)]
+pub struct OwnLine {
+    /// A store cannot be put back while it is open: one epoch for each start is enough, however many say that they
+    /// were told more.
+    has_begun: AtomicBool,
+}
+
+impl OwnLine {
+    /// Finds where a copy of what `store` writes stands. If it was told more than is written here, the line goes on
+    /// in a new epoch first.
+    pub async fn find(&self, store: &dyn Store, base: &Base) -> Result<Standing, HostError> {
+        let theirs = base.world().point(store.origin()).unwrap_or_default();
+        let own = store.head().await?.point;
+        let ours = store.hash_at(theirs).await?;
+        let found = line::find(theirs, base.hash(), own, ours.as_ref().map(|hash| hash.0.as_slice()));
+        let is_on_line = found == Found::OnLine;
+        if !is_on_line && !base.is_opened() {
+            return Err("it acknowledged what it was never sent".into());
+        }
+        if found == Found::PutBack && !self.has_begun.swap(true, Ordering::Relaxed) {
+            let begun = store.begin_epoch(theirs, None).await?;
+            error!(
+                origin = %store.origin(), told = ?theirs, written = ?own, ?begun,
+                "this store was put back: a peer was told what is not written here. A new epoch begins"
+            );
+        }
+        let hash = ours.filter(|_| is_on_line);
+        Ok(Standing {
+            is_on_line,
+            continues: hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0)),
+        })
     }
-    let is_on_line = found == Found::OnLine;
-    let hash = ours.filter(|_| is_on_line);
-    Ok(Standing {
-        is_on_line,
-        continues: hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0)),
-    })
 }
 
 /// The hash of the own line where a batch leads: [`Batch::hash`].
@@ -61,8 +76,7 @@ pub async fn hash_at(store: &dyn Store, world: &World) -> Result<Bytes, store::E
     Ok(hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0)))
 }
 
-/// Up to where an origin was heard, and the hash that came with that. The hash is kept beside the documents: where it
-/// is missing, or of another point, less is noticed.
+/// Up to where an origin was heard, and the hash that came with that. Where the hash is missing less is noticed.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Heard {
     pub point: Point,
@@ -79,9 +93,10 @@ impl Heard {
         Ok(Some(Self { point, hash }))
     }
 
-    pub async fn save(&self, store: &dyn Store, origin: &Origin) -> Result<(), store::Error> {
+    /// Keeps it, as part of the transaction that takes over what it speaks of.
+    pub fn write(&self, origin: &Origin) -> Write {
         let bytes = serde_json::to_vec(self).expect("numbers and bytes are JSON");
-        store.secret_put(&secret_name(origin), bytes.into()).await
+        Write::Private { name: secret_name(origin), value: bytes.into() }
     }
 }
 
@@ -101,22 +116,28 @@ struct Held {
 }
 
 impl Holds {
-    /// Whether a batch of `origin` is to be taken over; if not, why. Then it is held from now on.
+    /// Whether a batch of `origin` is to be taken over; if not, why. Then it is held from now on. An error is for
+    /// numbers that nobody comes to by writing.
     pub async fn judge(
         &self,
         store: &dyn Store,
         origin: &Origin,
         batch: &Batch,
-    ) -> Result<Result<(), String>, store::Error> {
-        let Some(heard) = Heard::load(store, origin).await? else { return Ok(Ok(())) };
+    ) -> Result<Result<(), String>, HostError> {
+        let heard = Heard::load(store, origin).await?;
         let offered = batch.world.point(origin).unwrap_or_default();
-        let judged = line::judge(Some((heard.point, &heard.hash)), offered, &batch.continues);
-        if judged == Judged::Follows || self.is_accepted(origin, offered.epoch) {
-            return Ok(Ok(()));
+        let place = heard.as_ref().map(|heard| (heard.point, &*heard.hash));
+        let judged = line::judge(place, offered, &batch.continues);
+        if let Judged::Absurd(reason) = judged {
+            return Err(reason.into());
         }
+        let Some(heard) = heard.filter(|_| judged != Judged::Follows) else { return Ok(Ok(())) };
         let held = store.list(Filter::all().written_by(origin.clone())).await?.records;
         let held = held.into_iter().map(|record| (record.key.to_string(), record.bytes)).collect();
         let comparison = compare(origin, &held, batch);
+        if self.is_accepted(origin, offered.epoch, &comparison) {
+            return Ok(Ok(()));
+        }
         let reason = match judged {
             Judged::Diverges(reason) => reason,
             _ if comparison.opens => {
@@ -175,9 +196,13 @@ impl Holds {
         Ok(hold)
     }
 
-    fn is_accepted(&self, origin: &Origin, epoch: u64) -> bool {
-        let held = self.held();
-        held.get(origin).is_some_and(|held| held.is_accepted && held.hold.offered.point.epoch == epoch)
+    /// Whether somebody accepted this, or worse: what would be lost is no more than what was shown.
+    fn is_accepted(&self, origin: &Origin, epoch: u64, comparison: &Comparison) -> bool {
+        let is_shown = |hold: &Hold| {
+            let Comparison { changed, lost, .. } = comparison;
+            hold.offered.point.epoch == epoch && *changed <= hold.changed && *lost <= hold.lost
+        };
+        self.held().get(origin).is_some_and(|held| held.is_accepted && is_shown(&held.hold))
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<Origin, Held>> {
@@ -228,7 +253,7 @@ fn compare(origin: &Origin, held: &BTreeMap<String, Bytes>, batch: &Batch) -> Co
 #[cfg(test)]
 mod tests {
     use model::{DocumentKey, Record};
-    use store::{MemoryStore, Write};
+    use store::MemoryStore;
 
     use super::*;
 
@@ -255,14 +280,14 @@ mod tests {
     /// A store that holds a mesh and a service of the global's, as of revision 7 with hash `a`.
     async fn holder(hash: &'static [u8]) -> std::sync::Arc<dyn Store> {
         let store = MemoryStore::new(east());
+        let heard = Heard { point: Point { epoch: 1, revision: 7 }, hash: hash.into() };
         let writes = vec![
+            heard.write(&Origin::Global),
             Write::Copy(record("Mesh//global//default", "global-1-3", "{}")),
             Write::Copy(record("MeshService/default/global//web", "global-1-7", "1")),
             Write::Advance(world("global-1-7")),
         ];
         store.apply(writes).await.unwrap();
-        let heard = Heard { point: Point { epoch: 1, revision: 7 }, hash: hash.into() };
-        heard.save(&*store, &Origin::Global).await.unwrap();
         store
     }
 
@@ -298,6 +323,11 @@ mod tests {
         assert!(judged().await.is_err());
         assert_eq!(holds.accept(&Origin::Global, 2).unwrap(), hold);
         assert_eq!(judged().await, Ok(()));
+        // More would go by now than what was shown: that was accepted by nobody.
+        let worse = Batch { entries: vec![], ..offered.clone() };
+        assert!(holds.judge(&*store, &Origin::Global, &worse).await.unwrap().is_err());
+        assert!(judged().await.is_err(), "it is to be looked at anew");
+        holds.accept(&Origin::Global, 2).unwrap();
         holds.taken_over(&Origin::Global);
         assert_eq!(holds.list(), []);
     }
@@ -336,15 +366,19 @@ mod tests {
         let opened = |at: &str, hash: &'static [u8]| {
             Base::Opened(sync::Place { have: world(at), hash: hash.into(), ..Default::default() })
         };
-        let ahead = find(&*store, &opened("global-1-9", b"lost")).await.unwrap();
+        let line = OwnLine::default();
+        let ahead = line.find(&*store, &opened("global-1-9", b"lost")).await.unwrap();
         assert!(!ahead.is_on_line && ahead.continues.is_empty(), "{ahead:?}");
         assert_eq!(store.head().await.unwrap().point, Point { epoch: 2, revision: 9 });
 
         let hash = hash_at(&*store, &world("global-1-1")).await.unwrap();
-        let behind = find(&*store, &Base::Acknowledged(world("global-1-1"))).await.unwrap();
+        let behind = line.find(&*store, &Base::Acknowledged(world("global-1-1"))).await.unwrap();
         assert_eq!((behind.is_on_line, behind.continues), (true, hash));
-        let again = find(&*store, &opened("global-1-9", b"lost")).await.unwrap();
-        assert!(!again.is_on_line);
+        for told in ["global-1-9", "global-2-10", "global-7-1"] {
+            let again = line.find(&*store, &opened(told, b"lost")).await.unwrap();
+            assert!(!again.is_on_line, "{told}");
+        }
         assert_eq!(store.head().await.unwrap().point.epoch, 2, "one epoch is enough");
+        assert!(line.find(&*store, &Base::Acknowledged(world("global-2-10"))).await.is_err(), "a lie");
     }
 }

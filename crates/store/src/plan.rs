@@ -165,7 +165,7 @@ pub(crate) fn plan(
             }
             Write::Advance(world) => planning.advance(&world),
             // Checked before anything is planned.
-            Write::Fence(_) => {}
+            Write::Fence(_) | Write::Private { .. } => {}
         }
     }
     let Planning { mut line, changes, hashes, .. } = planning;
@@ -199,7 +199,7 @@ impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
             Some(record) if draft.says_the_same_as(record) => Ok(unchanged(record.version.clone())),
             document => {
                 let created = document.is_none();
-                let version = self.next_version(&draft.key, &draft.bytes);
+                let version = self.next_version(&draft.key, &draft.bytes)?;
                 Ok(self.keep(draft.at(version), created))
             }
         }
@@ -212,7 +212,7 @@ impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
         if held.document().is_none() {
             return Err(Error::Absent { key });
         }
-        let version = self.next_version(&key, b"");
+        let version = self.next_version(&key, b"")?;
         Ok(self.remove(key, version))
     }
 
@@ -262,12 +262,13 @@ impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
         self.touched.get(key).map_or_else(|| (self.held)(key), |held| Ok(held.clone()))
     }
 
-    fn next_version(&mut self, key: &DocumentKey, bytes: &[u8]) -> Version {
+    fn next_version(&mut self, key: &DocumentKey, bytes: &[u8]) -> Result<Version, Error> {
         let line = &mut self.line;
-        line.point.revision += 1;
+        let next = line.point.revision.checked_add(1);
+        line.point.revision = next.ok_or_else(|| Error::unavailable("there are no more revisions"))?;
         line.hash = self.keys.chain(&line.hash, line.point.revision, key, bytes);
         self.hashes.push((line.point.revision, line.hash));
-        Version { origin: self.origin.clone(), point: line.point }
+        Ok(Version { origin: self.origin.clone(), point: line.point })
     }
 
     fn keep(&mut self, record: Record, created: bool) -> Written {

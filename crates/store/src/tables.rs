@@ -299,6 +299,13 @@ fn execute_writes(
             return Err(Error::Fenced { lane: lane.clone() });
         }
     }
+    let private: Vec<(String, Vec<u8>)> = writes
+        .iter()
+        .filter_map(|write| match write {
+            Write::Private { name, value } => Some((name.clone(), identity.keys.seal_private(name, value))),
+            _ => None,
+        })
+        .collect();
     let reader = Reader::new(&*tables, identity);
     let planned = plan(&identity.origin, &identity.keys, meta.line.clone(), writes, |key| reader.held(key))?;
     let Planned { receipt, line, commit, hashes } = planned;
@@ -318,7 +325,11 @@ fn execute_writes(
         prune(tables, &mut meta, identity)?;
         tables.set_meta(&meta)?;
     }
-    Ok(Done { receipt, changed: commit.is_some(), commit })
+    let changed = commit.is_some() || !private.is_empty();
+    for (name, sealed) in private {
+        tables.put_private(&name, sealed)?;
+    }
+    Ok(Done { receipt, changed, commit })
 }
 
 fn begin_epoch(

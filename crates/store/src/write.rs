@@ -5,6 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use model::{BundleNumber, DocumentKey, Origin, Record, Version, World};
 
+use crate::seal::SecretBytes;
+
 /// The largest document, in bytes.
 pub const MAX_DOCUMENT: usize = 512 * 1024;
 
@@ -31,6 +33,8 @@ pub enum Write {
     /// What is held of another origin is of a history that no longer counts: the writes that follow decide
     /// about its documents whatever the numbers of those that are held. What they do not name stays.
     Reset(Origin),
+    /// Replaces a private value together with the rest of the transaction.
+    Private { name: String, value: SecretBytes },
     /// Everything of other origins up to here has arrived. The own component is the store's business
     /// and is passed over; a component never goes back.
     Advance(World),
@@ -121,6 +125,6 @@ pub struct Receipt {
     pub sequence: u64,
     /// What the store knows afterwards.
     pub world: World,
-    /// One for each write in order; [`Write::Fence`], [`Write::Reset`] and [`Write::Advance`] have none.
+    /// One for each write in order; fences, resets, private values and advances have none.
     pub written: Vec<Written>,
 }

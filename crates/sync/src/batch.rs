@@ -67,6 +67,10 @@ impl Base {
         }
     }
 
+    pub fn is_opened(&self) -> bool {
+        matches!(self, Self::Opened(_))
+    }
+
     /// The hash that the peer has of it, as far as it said so.
     pub fn hash(&self) -> &[u8] {
         match self {

@@ -31,8 +31,10 @@ pub fn find(theirs: Point, hash: &[u8], own: Point, ours: Option<&[u8]>) -> Foun
     }
 }
 
-fn is_absurd(theirs: Point, own: Point) -> bool {
-    theirs.epoch - own.epoch > MOST_AHEAD || theirs.revision.saturating_sub(own.revision) > MOST_AHEAD
+/// Whether nobody can have come from one point to another by writing.
+pub fn is_absurd(point: Point, from: Point) -> bool {
+    let ahead = |point: u64, from: u64| point.saturating_sub(from) > MOST_AHEAD;
+    ahead(point.epoch, from.epoch) || ahead(point.revision, from.revision)
 }
 
 /// What the holder of a copy makes of what its owner sends.
@@ -43,11 +45,21 @@ pub enum Judged {
     Unproven,
     /// Another history. What is held stays until somebody decides.
     Diverges(String),
+    /// Numbers that nobody comes to by writing. To take them over would leave none for what follows.
+    Absurd(String),
 }
 
 /// Judges a batch that leads to `offered` and says of itself that it goes on from a point with the hash
 /// `continues`. `held` is up to where the copy was told, and the hash that came with it.
 pub fn judge(held: Option<(Point, &[u8])>, offered: Point, continues: &[u8]) -> Judged {
+    let from = held.map_or(Point { epoch: 1, revision: 0 }, |(held, _)| held);
+    if is_absurd(offered, from) {
+        return Judged::Absurd(format!(
+            "it claims to be at {} and was heard up to {}",
+            text(offered),
+            text(from)
+        ));
+    }
     let Some((held, hash)) = held.filter(|(held, _)| held.revision > 0) else { return Judged::Follows };
     if offered < held {
         return Judged::Diverges(format!(
@@ -127,11 +139,22 @@ mod tests {
         for (why, held, offered, continues, follows) in cases {
             let judged = judge(held, offered, continues);
             let found = match judged {
+                Judged::Absurd(_) => panic!("{why}: {judged:?}"),
                 Judged::Follows => Some(true),
                 Judged::Unproven => None,
                 Judged::Diverges(_) => Some(false),
             };
             assert_eq!(found, follows, "{why}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_nobody_comes_to_are_not_taken_over() {
+        for held in [None, Some((point(1, 7), &b"a"[..]))] {
+            for offered in [point(u64::MAX, u64::MAX), point(1, u64::MAX), point(u64::MAX, 8)] {
+                let judged = judge(held, offered, b"a");
+                assert!(matches!(judged, Judged::Absurd(_)), "{held:?} {offered:?}: {judged:?}");
+            }
         }
     }
 }

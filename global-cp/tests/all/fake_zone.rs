@@ -11,7 +11,7 @@ use api::shapes::{Hold, LateProxy, LateReason, LateState, ProxyCounts, ZoneProgr
 use api::status::ZoneReport;
 use bytes::Bytes;
 use control::Holds;
-use control::line::{self, Heard};
+use control::line::{self, Heard, OwnLine};
 use control::questions::{INSPECT, REVISION, RevisionAnswer, RevisionQuestion, STATUS};
 use identity::{Credential, Pin, PrivateKey, ServerRole, ca_of_token};
 use model::{DocumentKey, Origin, Record, Version, World, ZoneName};
@@ -47,6 +47,7 @@ pub(crate) struct Site {
     /// Beside what it wrote, and sent once.
     lies: Mutex<Vec<Entry>>,
     pub holds: Holds,
+    line: OwnLine,
     /// A document that it does not take.
     pub poison: Mutex<Option<String>>,
     /// Whether its proxies are late.
@@ -96,6 +97,7 @@ impl FakeZone {
             seen: watch::Sender::default(),
             lies: Mutex::default(),
             holds: Holds::default(),
+            line: OwnLine::default(),
             poison: Mutex::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
@@ -137,6 +139,7 @@ impl FakeZone {
             seen: watch::Sender::default(),
             lies: Mutex::default(),
             holds: Holds::default(),
+            line: OwnLine::default(),
             poison: Mutex::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
@@ -271,7 +274,8 @@ impl Site {
         writes.push(Write::Advance(batch.world.clone()));
         self.store.apply(writes).await?;
         let point = batch.world.point(&Origin::Global).unwrap_or_default();
-        Heard { point, hash: batch.hash }.save(&*self.store, &Origin::Global).await?;
+        let heard = Heard { point, hash: batch.hash }.write(&Origin::Global);
+        self.store.apply(vec![heard]).await?;
         self.holds.taken_over(&Origin::Global);
         let keys = batch.entries.into_iter().map(|entry| entry.key).collect();
         self.see(|seen| seen.batches.push((batch.whole, keys)));
@@ -312,7 +316,7 @@ impl Host for Site {
     }
 
     async fn collect(&self, _topic: Topic, base: Base) -> Result<Option<Batch>, HostError> {
-        let standing = line::find(&*self.store, &base).await?;
+        let standing = self.line.find(&*self.store, &base).await?;
         let own = Filter::all().written_by(self.origin.clone());
         let changes = self.store.since(base.world().clone(), own).await?;
         let mut entries: Vec<Entry> = changes.records.into_iter().map(Entry::from).collect();

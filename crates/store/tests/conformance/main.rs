@@ -95,6 +95,7 @@ every_backend! {
         a_history_that_no_longer_counts_gives_way_to_older_numbers;
     secrets:
         private_values_are_kept,
+        a_private_value_is_kept_with_its_transaction_or_not_at_all,
         private_values_are_no_documents,
         a_private_value_that_was_deleted_is_gone,
         secret_documents_read_back_as_they_were;

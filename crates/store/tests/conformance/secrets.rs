@@ -51,3 +51,19 @@ pub(crate) async fn secret_documents_read_back_as_they_were(kit: &Kit) {
     assert_eq!(store.since(world(&["global-1-1"]), Filter::all()).await.unwrap().records[0], got);
     assert_eq!(store.watch(1).next().await.unwrap().changes, [Change::Put(got)]);
 }
+
+pub(crate) async fn a_private_value_is_kept_with_its_transaction_or_not_at_all(kit: &Kit) {
+    let store = kit.store("east");
+    let private = |value: &str| Write::Private {
+        name: "place".to_owned(),
+        value: SecretBytes::from(value.as_bytes().to_vec()),
+    };
+    let kept = async || store.secret_get("place").await.unwrap().map(|value| value.expose().to_vec());
+    store.apply(vec![copy("global/a", "global-1-5", "1"), private("five")]).await.unwrap();
+    assert_eq!(kept().await.as_deref(), Some(&b"five"[..]));
+    // The copy is no copy: nothing of it happens.
+    assert!(store.apply(vec![private("lost"), copy("east/a", "east-1-5", "1")]).await.is_err());
+    assert_eq!(kept().await.as_deref(), Some(&b"five"[..]));
+    store.apply(vec![private("alone")]).await.unwrap();
+    assert_eq!(kept().await.as_deref(), Some(&b"alone"[..]));
+}
