@@ -13,7 +13,7 @@ mod tests;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +41,7 @@ pub struct EmbeddedStore;
 impl EmbeddedStore {
     /// Opens the store in `folder`, or begins one. The folder then has `store.redb` and `store.key`
     /// (both 0600), which belong together. It blocks, and the store must be used on a tokio runtime.
-    /// Dropping the last handle waits for the writes under way and frees the file.
+    /// Dropping the last handle waits for the writes and reads under way and frees the file.
     pub fn open(folder: &Path, origin: Origin) -> Result<Arc<dyn Store>, OpenError> {
         Self::open_with(folder, origin, Retention::default(), Arc::new(SystemTime::now))
     }
@@ -66,7 +66,8 @@ fn start(file: StoreFile, identity: Identity, rest: Duration) -> std::io::Result
         let shared = shared.clone();
         move || writer::run(&shared, waiting, rest)
     })?;
-    Ok(Arc::new(Backed(Arc::new(Embedded { shared, jobs: Some(jobs), writer: Some(writer) }))))
+    let readers = Arc::default();
+    Ok(Arc::new(Backed(Arc::new(Embedded { shared, readers, jobs: Some(jobs), writer: Some(writer) }))))
 }
 
 struct Shared {
@@ -79,6 +80,7 @@ struct Shared {
 
 struct Embedded {
     shared: Arc<Shared>,
+    readers: Arc<Readers>,
     /// None only while it is being dropped.
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<thread::JoinHandle<()>>,
@@ -92,6 +94,48 @@ impl Drop for Embedded {
             // A panic of the writer was answered as `Closed` to those who waited.
             let _ = writer.join();
         }
+        self.readers.wait();
+    }
+}
+
+/// The reads under way: who asked may be gone while they go on.
+#[derive(Default)]
+struct Readers {
+    count: Mutex<usize>,
+    fewer: Condvar,
+}
+
+/// One of them; what it reads from is let go first.
+struct Reading {
+    shared: Arc<Shared>,
+    _counted: Counted,
+}
+
+struct Counted(Arc<Readers>);
+
+impl Readers {
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self) {
+        // A read takes milliseconds. Whoever waited this long finds the file taken, which says so.
+        let limit = Duration::from_secs(5);
+        let _ = self.fewer.wait_timeout_while(self.count(), limit, |count| *count > 0);
+    }
+}
+
+impl Counted {
+    fn new(readers: &Arc<Readers>) -> Self {
+        *readers.count() += 1;
+        Self(readers.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        *self.0.count() -= 1;
+        self.0.fewer.notify_all();
     }
 }
 
@@ -112,10 +156,13 @@ impl Backend for Embedded {
         self: &Arc<Self>,
         read: impl Fn(&Reader<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<'static, T> {
-        let shared = self.shared.clone();
+        let reading = Reading { shared: self.shared.clone(), _counted: Counted::new(&self.readers) };
         Box::pin(async move {
             let reading = tokio::task::spawn_blocking(move || {
-                shared.file.read(|rows| read(&Reader::new(rows, &shared.identity)))
+                let shared = &reading.shared;
+                let answer = shared.file.read(|rows| read(&Reader::new(rows, &shared.identity)));
+                drop(reading);
+                answer
             });
             reading.await.map_err(Error::unavailable)?
         })

@@ -180,3 +180,21 @@ async fn a_key_that_was_brought_is_used() {
     assert_eq!(fs::read(folder.path().join("store.key")).unwrap(), [7; 32]);
     EmbeddedStore::open(folder.path(), origin("east")).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_that_nobody_waits_for_any_more_do_not_keep_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let store = EmbeddedStore::open(folder.path(), origin("east")).unwrap();
+        let puts = (0..50).map(|n| put(&format!("east/{n}"), &format!("{round} {}", "x".repeat(10_000))));
+        store.transact(puts.collect()).await.unwrap();
+        for _ in 0..8 {
+            let reading = store.clone();
+            let reading = tokio::spawn(async move { reading.list(Filter::all()).await });
+            tokio::task::yield_now().await;
+            reading.abort();
+            // The handle goes with the task; what it began to read goes on.
+            let _ = reading.await;
+        }
+    }
+}

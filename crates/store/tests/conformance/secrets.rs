@@ -1,8 +1,8 @@
 //! What nobody else may read.
 
-use store::{Change, Draft, Expect, Filter, SecretBytes};
+use store::{Change, Draft, Expect, Filter, SecretBytes, Write};
 
-use crate::kit::{Kit, draft, key, put, world};
+use crate::kit::{Kit, copy, draft, key, put, world};
 
 pub(crate) async fn private_values_are_kept(kit: &Kit) {
     let store = kit.store("east");
