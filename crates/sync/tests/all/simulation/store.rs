@@ -115,6 +115,7 @@ impl Copied {
         match line::judge(held.map(|held| (held, &hash[..])), offered, &batch.continues) {
             Judged::Follows => Verdict::Follows,
             Judged::Unproven => panic!("a hash is missing"),
+            Judged::Absurd(reason) => panic!("{reason}"),
             Judged::Diverges(_) if accepted == Some(offered.epoch) => Verdict::Accepted,
             Judged::Diverges(_) if bug == Bug::AcceptsEveryEpoch => Verdict::Follows,
             Judged::Diverges(_)
