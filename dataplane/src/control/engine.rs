@@ -2,10 +2,10 @@
 //! puts it in force.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{io, mem};
 
 use identity::{Svid, TrustStore};
 use joining::Drain;
@@ -86,9 +86,8 @@ pub(crate) struct Engine {
     /// What the proxy was last given.
     in_force: Option<Routes>,
     problems: Vec<ListenProblem<Purpose>>,
-    /// What routes wait for, and until when.
-    awaited: BTreeSet<Awaited>,
-    awaited_until: Option<Instant>,
+    /// What the routes of each destination wait for, if they do.
+    awaited: BTreeMap<DestinationId, Waiting>,
     retry: Option<Instant>,
     endpoints_changed: Option<Instant>,
     endpoints_written: Option<Instant>,
@@ -98,6 +97,11 @@ pub(crate) struct Engine {
     identity: watch::Sender<Option<SpiffeId>>,
     readiness: Readiness,
     guards: BTreeMap<Missing, ReadyGuard>,
+}
+
+struct Waiting {
+    what: BTreeSet<Awaited>,
+    until: Instant,
 }
 
 /// The last word about a destination.
@@ -164,8 +168,7 @@ impl Engine {
             credentials: None,
             in_force: None,
             problems: Vec::new(),
-            awaited: BTreeSet::new(),
-            awaited_until: None,
+            awaited: BTreeMap::new(),
             retry: None,
             endpoints_changed: None,
             endpoints_written: None,
@@ -301,7 +304,7 @@ impl Engine {
     /// Acknowledges the last batch, when all of it is in force or its time is over. For a part that routes wait
     /// for, the zone counts from the subscription, and the next batch brings it: that must not wait for this one.
     fn answer(&mut self) {
-        let only_endpoints = self.awaited.iter().eq([&Awaited::Endpoints]);
+        let only_endpoints = self.awaits(Awaited::Endpoints) && !self.awaits(Awaited::Part);
         let waits = only_endpoints || matches!(self.lacking(), Some(Lacking::Certificate));
         let is_due = |unanswered: &mut Unanswered| !waits || unanswered.until <= Instant::now();
         let Some(Unanswered { world, reply, .. }) = self.unanswered.take_if(is_due) else { return };
@@ -373,7 +376,7 @@ impl Engine {
                 Err(error) => warn!(name, %error, "endpoints that cannot be read"),
             }
         }
-        if is_first && self.awaited.contains(&Awaited::Endpoints) {
+        if is_first && self.awaits(Awaited::Endpoints) {
             self.put_in_force().await?;
         }
         Ok(())
@@ -393,11 +396,13 @@ impl Engine {
     /// Makes the proxy do what is known now.
     async fn put_in_force(&mut self) -> Result<(), Stopped> {
         let plan = self.plan();
-        self.awaited.clone_from(&plan.awaited);
-        self.awaited_until = match self.awaited.is_empty() {
-            true => None,
-            false => Some(self.awaited_until.unwrap_or_else(|| Instant::now() + CLOSED_WITHIN)),
-        };
+        let before = mem::take(&mut self.awaited);
+        let new = Instant::now() + CLOSED_WITHIN;
+        let waiting = plan.awaited.iter().map(|(id, what)| {
+            let until = before.get(id).map_or(new, |waiting| waiting.until);
+            (id.clone(), Waiting { what: what.clone(), until })
+        });
+        self.awaited = waiting.collect();
         self.ask_for(&plan);
         let credentials = if plan.is_someone() { self.credentials() } else { self.as_nobody() };
         if let Some(credentials) = credentials {
@@ -422,18 +427,26 @@ impl Engine {
     }
 
     fn plan(&self) -> Plan {
+        let now = Instant::now();
+        let overdue = self.awaited.iter().filter(|(_, waiting)| waiting.until <= now);
+        let overdue = overdue.map(|(id, _)| id.clone()).collect();
         plan(Known {
             ports: &self.ports,
             parts: &self.parts,
             certified: self.svid.is_some(),
             in_force: self.in_force.as_ref(),
             heard: &self.heard,
-            overdue: self.is_overdue(),
+            overdue: &overdue,
         })
     }
 
-    fn is_overdue(&self) -> bool {
-        self.awaited_until.is_some_and(|at| at <= Instant::now())
+    fn awaits(&self, what: Awaited) -> bool {
+        self.awaited.values().any(|waiting| waiting.what.contains(&what))
+    }
+
+    /// When the next routes will have waited for long enough.
+    fn awaited_until(&self) -> Option<Instant> {
+        self.awaited.values().map(|waiting| waiting.until).min()
     }
 
     /// Tells the zone what is wanted from now on.
@@ -497,7 +510,7 @@ impl Engine {
             Instant::now() + (left + Duration::from_millis(1)).min(PIECE)
         });
         let answers = self.unanswered.as_ref().map(|unanswered| unanswered.until);
-        let wakeups = [self.resumes, self.retry, self.awaited_until, self.endpoints_due(), answers, ends];
+        let wakeups = [self.resumes, self.retry, self.awaited_until(), self.endpoints_due(), answers, ends];
         wakeups.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + PIECE)
     }
 
@@ -518,7 +531,7 @@ impl Engine {
             self.svid = None;
             self.put_in_force().await?;
         }
-        if self.retry.is_some_and(|at| at <= now) || self.is_overdue() {
+        if [self.retry, self.awaited_until()].into_iter().flatten().any(|at| at <= now) {
             self.put_in_force().await?;
         }
         self.answer();

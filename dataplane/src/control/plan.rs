@@ -20,8 +20,8 @@ pub struct Known<'a> {
     pub in_force: Option<&'a Routes>,
     /// Of which destinations the first word about their endpoints came.
     pub heard: &'a BTreeSet<DestinationId>,
-    /// Backends were waited for long enough.
-    pub overdue: bool,
+    /// The destinations whose routes waited for long enough.
+    pub overdue: &'a BTreeSet<DestinationId>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,8 +34,8 @@ pub struct Plan {
     pub routes: Routes,
     /// What keeps the proxy from being ready.
     pub missing: BTreeSet<Missing>,
-    /// What routes wait for that are to replace others; those stay in force meanwhile.
-    pub awaited: BTreeSet<Awaited>,
+    /// What the routes of destinations wait for that are to replace others; those stay in force meanwhile.
+    pub awaited: BTreeMap<DestinationId, BTreeSet<Awaited>>,
 }
 
 /// What is still to come of a backend.
@@ -100,7 +100,7 @@ pub fn plan(known: Known<'_>) -> Plan {
     let Known { ports, parts, certified, .. } = known;
     let listeners = parts.listeners.as_ref().map_or(&[][..], |listeners| &listeners.outbound);
     let listened: BTreeSet<&DestinationId> = listeners.iter().map(|listener| &listener.destination).collect();
-    let mut awaited = BTreeSet::new();
+    let mut awaited = BTreeMap::new();
     let fronts: BTreeMap<&DestinationId, Arc<Destination>> =
         listened.iter().filter_map(|id| Some((*id, front(known, id, &mut awaited)?))).collect();
 
@@ -138,12 +138,16 @@ pub fn plan(known: Known<'_>) -> Plan {
 /// The part of a destination that a listener leads to, as it can be in force. New routes wait until all that they
 /// name is there: until then those of before go on, and where there were none, so does the whole. Everything else
 /// that the part says waits for nothing.
-fn front(known: Known<'_>, id: &DestinationId, awaited: &mut BTreeSet<Awaited>) -> Option<Arc<Destination>> {
+fn front(
+    known: Known<'_>,
+    id: &DestinationId,
+    awaited: &mut BTreeMap<DestinationId, BTreeSet<Awaited>>,
+) -> Option<Arc<Destination>> {
     let part = known.parts.destinations.get(id)?;
     // As a backend of another it was in force without its own routes.
     let was_front = |routes: &&Routes| routes.outbound.iter().any(|listener| listener.destination == *id);
     let before = known.in_force.filter(was_front).and_then(|routes| routes.destinations.get(id));
-    if known.overdue || before.is_some_and(|before| before.routes == part.routes) {
+    if known.overdue.contains(id) || before.is_some_and(|before| before.routes == part.routes) {
         return Some(part.clone());
     }
     let lacks = part.backends().filter_map(|id| match known.parts.destinations.contains_key(id) {
@@ -154,7 +158,7 @@ fn front(known: Known<'_>, id: &DestinationId, awaited: &mut BTreeSet<Awaited>) 
     if lacks.is_empty() {
         return Some(part.clone());
     }
-    awaited.extend(lacks);
+    awaited.insert(id.clone(), lacks);
     Some(Arc::new(Destination { routes: before?.routes.clone(), ..(**part).clone() }))
 }
 
@@ -210,8 +214,8 @@ mod tests {
             parts.put(name, Bytes::from_static(body.as_bytes())).unwrap();
         }
         let ports = BTreeSet::from([8080]);
-        let heard = BTreeSet::new();
-        plan(Known { ports: &ports, parts: &parts, certified, in_force: None, heard: &heard, overdue: false })
+        let none = BTreeSet::new();
+        plan(Known { ports: &ports, parts: &parts, certified, in_force: None, heard: &none, overdue: &none })
     }
 
     #[test]
@@ -284,13 +288,14 @@ mod tests {
         let planned = |held: &[(&str, &'static str)],
                        in_force: Option<&Routes>,
                        heard: &[&DestinationId],
-                       overdue| {
+                       overdue: &[&DestinationId]| {
             let mut parts = Parts::default();
             for (name, body) in base.iter().chain(held) {
                 parts.put(name, Bytes::from_static(body.as_bytes())).unwrap();
             }
-            let heard = heard.iter().map(|id| (*id).clone()).collect();
-            plan(Known { ports: &ports, parts: &parts, certified: true, in_force, heard: &heard, overdue })
+            let [heard, overdue] = [heard, overdue].map(|ids| ids.iter().map(|id| (*id).clone()).collect());
+            let (heard, overdue) = (&heard, &overdue);
+            plan(Known { ports: &ports, parts: &parts, certified: true, in_force, heard, overdue })
         };
         // How many listeners, and whether to the cart; and what is known of the catalog that is newer than routes.
         let is = |plan: &Plan| {
@@ -298,41 +303,47 @@ mod tests {
             let routed = front.is_some_and(|front| !front.routes.is_empty());
             (plan.routes.outbound.len(), routed, plan.routes.destinations.len())
         };
-        let before = planned(&[DESTINATION], None, &[], false).routes;
+        let before = planned(&[DESTINATION], None, &[], &[]).routes;
         type Case<'a> = (&'a str, Plan, (usize, bool, usize), &'a [Awaited]);
-        let cases: [Case<'_>; 8] = [
+        let cases: [Case<'_>; 9] = [
             (
                 "the backend is to come",
-                planned(&[TO_CART], Some(&before), &[], false),
+                planned(&[TO_CART], Some(&before), &[], &[]),
                 (1, false, 1),
                 &[Awaited::Part],
             ),
             (
                 "its endpoints are to come",
-                planned(&[TO_CART, CART], Some(&before), &[], false),
+                planned(&[TO_CART, CART], Some(&before), &[], &[]),
                 (1, false, 1),
                 &[Awaited::Endpoints],
             ),
-            ("all is there", planned(&[TO_CART, CART], Some(&before), &[&cart], false), (1, true, 2), &[]),
-            ("long enough", planned(&[TO_CART], Some(&before), &[], true), (1, true, 1), &[]),
+            ("all is there", planned(&[TO_CART, CART], Some(&before), &[&cart], &[]), (1, true, 2), &[]),
+            (
+                "another waited for long enough",
+                planned(&[TO_CART], Some(&before), &[], &[&cart]),
+                (1, false, 1),
+                &[Awaited::Part],
+            ),
+            ("long enough", planned(&[TO_CART], Some(&before), &[], &[&catalog]), (1, true, 1), &[]),
             (
                 "a new listener waits",
-                planned(&[TO_CART, CART], None, &[], false),
+                planned(&[TO_CART, CART], None, &[], &[]),
                 (0, false, 0),
                 &[Awaited::Endpoints],
             ),
-            ("and opens", planned(&[TO_CART, CART], None, &[&cart], false), (1, true, 2), &[]),
-            ("or opens late", planned(&[TO_CART], None, &[], true), (1, true, 1), &[]),
+            ("and opens", planned(&[TO_CART, CART], None, &[&cart], &[]), (1, true, 2), &[]),
+            ("or opens late", planned(&[TO_CART], None, &[], &[&catalog]), (1, true, 1), &[]),
             (
                 "without a backend nothing is waited for",
-                planned(&[DESTINATION], None, &[], false),
+                planned(&[DESTINATION], None, &[], &[]),
                 (1, false, 1),
                 &[],
             ),
         ];
         for (why, plan, want, awaited) in &cases {
             assert_eq!(
-                (is(plan), plan.awaited.iter().copied().collect::<Vec<_>>()),
+                (is(plan), plan.awaited.values().flatten().copied().collect::<Vec<_>>()),
                 (*want, awaited.to_vec()),
                 "{why}"
             );
@@ -352,16 +363,16 @@ mod tests {
             r#"{"protocol":"http","identities":[],"connectionTimeout":5000,
                 "routes":[{"backends":[{"destination":"ms_default_west__other_80"}]}]}"#,
         );
-        let plan = planned(&[elsewhere], Some(&routed), &[&cart], false);
+        let plan = planned(&[elsewhere], Some(&routed), &[&cart], &[]);
         assert!(plan.routes.destinations.contains_key(&cart));
         assert_eq!(plan.routes.destinations[&catalog].routes, routed.destinations[&catalog].routes);
         for name in ["destination/ms_default_west__cart_80", "destination/ms_default_west__other_80"] {
             assert!(plan.subscriptions.contains(name), "{name}");
         }
-        let mut only_backend = cases[5].1.routes.clone();
+        let mut only_backend = cases[6].1.routes.clone();
         only_backend.outbound.clear();
-        assert_eq!(is(&planned(&[TO_CART, CART], Some(&only_backend), &[], false)), (0, false, 0));
-        let plan = planned(&[DESTINATION], Some(&routed), &[], false);
+        assert_eq!(is(&planned(&[TO_CART, CART], Some(&only_backend), &[], &[])), (0, false, 0));
+        let plan = planned(&[DESTINATION], Some(&routed), &[], &[]);
         assert_eq!(is(&plan), (1, false, 1));
         assert!(!plan.subscriptions.contains("endpoints/ms_default_west__cart_80"));
     }

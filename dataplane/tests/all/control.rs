@@ -367,6 +367,50 @@ async fn what_routes_name_is_asked_for_used_and_left_again() {
 }
 
 #[tokio::test]
+async fn routes_wait_as_long_whatever_else_was_waited_for_before() {
+    let mesh = Mesh::start().await;
+    mesh.get_status(" 200 ").await;
+    let cart = bound(&mesh.cart, Purpose::Inbound(8080)).await;
+    let fronts = [NEXT_HTTP, CART_HTTP];
+    let listeners = fronts.map(|id| serde_json::json!({ "address": anywhere(), "destination": id }));
+    let listeners = serde_json::json!({ "outbound": listeners }).to_string();
+    let next = format!("destination/{NEXT_HTTP}");
+    mesh.zone.set(WEB, &[("listeners", Some(listeners)), (&next, Some(destination("http")))]);
+    mesh.zone
+        .until(WEB, "the next is asked for", |state| state.is_subscribed(&format!("endpoints/{NEXT_HTTP}")))
+        .await;
+    mesh.zone.signal(WEB, &format!("endpoints/{NEXT_HTTP}"), endpoint(cart));
+    let opened = async {
+        while mesh.web().bound().await.len() != 2 {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    time::timeout(PATIENCE, opened).await.expect("both ports");
+    let mut addresses = Vec::new();
+    for id in fronts {
+        addresses.push(outbound(mesh.web(), id).await);
+        get_until(addresses[addresses.len() - 1], " 200 ").await;
+    }
+
+    for (id, to) in [(NEXT_HTTP, "one"), (CART_HTTP, "two")] {
+        let routed = serde_json::json!({
+            "protocol": "http", "identities": [CART_ID], "connectionTimeout": 5000,
+            "routes": [{ "backends": [{ "destination": format!("ms_default_east__{to}_http") }] }],
+        });
+        let changed = mesh.zone.set(WEB, &[(&format!("destination/{id}"), Some(routed.to_string()))]);
+        mesh.zone.acknowledged(WEB, changed).await;
+        if id == NEXT_HTTP {
+            time::sleep(Duration::from_secs(3)).await;
+        }
+    }
+    // What never comes is waited for no longer than that.
+    get_until(addresses[0], " 500 ").await;
+    let (line, _) = get(addresses[1]).await;
+    assert!(line.contains(" 200 "), "it began to wait three seconds later: {line}");
+    get_until(addresses[1], " 500 ").await;
+}
+
+#[tokio::test]
 async fn sidecars_serve_without_their_zone_and_hear_it_when_it_is_back() {
     let mut mesh = Mesh::start().await;
     mesh.get_status(" 200 ").await;
