@@ -292,11 +292,8 @@ impl Few {
     /// Connects beside what goes on.
     fn more(&self, address: SocketAddr) {
         if self.connecting.borrow().is_none() {
-            let attempt = self.attempt(address);
-            tokio::task::spawn_local(async move {
-                // Whoever needs it finds out.
-                let _ = attempt.await;
-            });
+            // Whoever needs it finds out.
+            drop(self.attempt(address));
         }
     }
 
@@ -318,6 +315,8 @@ impl Few {
         });
         let attempt = attempt.shared();
         self.connecting.replace(Some(attempt.clone()));
+        // It goes on when those who wait for it leave: who comes next waits for the same one.
+        tokio::task::spawn_local(attempt.clone().map(drop));
         attempt
     }
 
@@ -419,5 +418,31 @@ impl Drop for Stream {
         let connection = &self.0;
         connection.streams.set(connection.streams.get() - 1);
         connection.since.set(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_attempt_to_connect_goes_on_when_whoever_waited_for_it_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let limits = Limits::from(&Timeouts::default());
+        let application = Application::new(listener.local_addr().unwrap(), Protocol::Http2, limits);
+        let Speaks::Http2(few) = &application.speaks else { unreachable!() };
+        let connected = async {
+            assert!(few.connect(application.address).now_or_never().is_none());
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let preface = time::timeout(Duration::from_secs(10), stream.read_exact(&mut [0; 24])).await;
+            preface.expect("somebody has to go on").unwrap();
+            assert!(few.connecting.borrow().is_none(), "nobody waits for it any more");
+            assert_eq!(few.open.borrow().len(), 1);
+        };
+        LocalSet::new().run_until(connected).await;
     }
 }
