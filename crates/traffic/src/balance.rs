@@ -91,6 +91,14 @@ impl Record {
         self.failures == 0
     }
 
+    /// Ends an ejection, and forgets what led to it. Who showed a wrong identity stays out: what succeeded then began
+    /// before.
+    pub fn succeeded(&mut self, now: Instant) {
+        if self.fitness(now) != Fitness::Out {
+            *self = Self::default();
+        }
+    }
+
     /// Ejects for 250 ms, and for twice as long each time until it succeeds. Whatever fails while it is ejected
     /// was on its way before, or is tried for want of anybody else: it ejects no further, or many at once would
     /// make half a minute of a moment. A wrong identity does. Says whether it ejected.

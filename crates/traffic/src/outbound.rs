@@ -331,8 +331,10 @@ impl Endpoint {
 
     /// A request was answered.
     pub(crate) fn answered(&self) {
-        if !self.record.get().is_spotless() {
-            self.record.set(Record::default());
+        let mut record = self.record.get();
+        if !record.is_spotless() {
+            record.succeeded(Instant::now());
+            self.record.set(record);
         }
     }
 
@@ -370,9 +372,32 @@ mod tests {
     use std::time::Duration;
 
     use model::Protocol;
+    use tokio::time::advance;
 
     use super::*;
+    use crate::connect::ConnectError;
     use crate::fixture::{CART, CATALOG, WEB, World, destination, endpoint, nowhere};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_ends_an_ejection_but_not_one_for_a_wrong_identity() {
+        let (endpoint, shared) = (Endpoint::new(endpoint(nowhere(), CATALOG)), Shared::default());
+        let is_good = || endpoint.record.get().fitness(Instant::now()) == Fitness::Good;
+        endpoint.refused(&shared);
+        assert!(!is_good());
+        endpoint.answered();
+        assert!(is_good());
+
+        let [found, wanted] = [CART, CATALOG].map(|id| id.parse().unwrap());
+        let wrong = Err(ConnectError::WrongIdentity { endpoint: nowhere(), found, wanted });
+        endpoint.record::<()>(&wrong, &shared);
+        // On a connection of before, or another attempt that was on its way.
+        endpoint.answered();
+        endpoint.record(&Ok(()), &shared);
+        assert_eq!(endpoint.record.get().fitness(Instant::now()), Fitness::Out);
+        advance(Duration::from_secs(1)).await;
+        endpoint.answered();
+        assert!(is_good() && endpoint.record.get().is_spotless());
+    }
 
     #[test]
     fn an_endpoint_is_picked_only_while_the_destination_lists_whom_it_names() {
