@@ -32,8 +32,9 @@ impl Words {
     /// As who sends these headers understands.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let is_grpc = |value: &HeaderValue| {
-            let value = value.as_bytes();
-            value.get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
+            let (start, rest) = value.as_bytes().split_at(value.len().min(16));
+            // That of gRPC-Web is another protocol.
+            start.eq_ignore_ascii_case(b"application/grpc") && matches!(rest, [] | [b'+' | b';', ..])
         };
         if headers.get(CONTENT_TYPE).is_some_and(is_grpc) { Self::Grpc } else { Self::Problem }
     }
@@ -127,6 +128,8 @@ mod tests {
             ("application/grpc", Words::Grpc),
             ("Application/gRPC+proto", Words::Grpc),
             ("application/grpc; charset=x", Words::Grpc),
+            ("application/grpc-web+proto", Words::Problem),
+            ("application/grpcish", Words::Problem),
             ("application/json", Words::Problem),
             ("application/grp", Words::Problem),
         ];
