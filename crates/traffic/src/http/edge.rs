@@ -26,7 +26,8 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 pub(crate) fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.max_header_size(HEADER_LIST as usize);
+    // The time of a head is kept elsewhere.
+    builder.max_header_size(HEADER_LIST as usize).header_read_timeout(None);
     builder
 }
 

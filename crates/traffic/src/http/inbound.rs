@@ -12,7 +12,7 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::Parts;
 use hyper::server::conn::http2::Connection;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use identity::Alpn;
 use telemetry::{About, Flag, Record};
 use tokio::net::TcpStream;
@@ -81,9 +81,7 @@ pub(crate) async fn serve<T: Transport + 'static>(
             })
         });
         let stream = TokioIo::new(Strict::new(stream, switching, requests));
-        let mut builder = edge::http1();
-        builder.timer(TokioTimer::new());
-        upgrade::run(builder.serve_connection(stream, service), &closing, requests).await
+        upgrade::run(edge::http1().serve_connection(stream, service), &closing, requests).await
     };
     if requests.heard_half() {
         inbound.shared().recorder.begin(&peer.series, About::default).failed(Flag::RequestHeadersTimeout);

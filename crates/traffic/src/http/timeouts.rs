@@ -31,9 +31,10 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
 
 use crate::ProxyConfig;
-use crate::fixture::{CATALOG, Pipe, WEB, World, destination, endpoint, nowhere, told};
+use crate::fixture::{CATALOG, HANDLE, Pipe, WEB, World, destination, endpoint, nowhere, told};
 use crate::inbound::Inbounds;
 use crate::outbound::{Destination, Outbound};
 use crate::standing::Standing;
@@ -625,6 +626,23 @@ async fn until_last_chunk(stream: &mut Pipe) {
     while !answer.ends_with(b"0\r\n\r\n") {
         assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
     }
+}
+
+#[test]
+fn between_proxies_a_head_may_take_as_long_as_the_policies_say() {
+    on_a_worker(async {
+        let mesh = Mesh::new(Protocol::Http, NONE, NONE).await;
+        let (near, far) = Pipe::pair(64 * 1024);
+        tokio::task::spawn_local(mesh.inbounds.inbound(8080).unwrap().serve(far));
+        let connector = TlsConnector::from(mesh.config.credentials.client_http1.clone());
+        let mut stream = connector.connect(HANDLE.try_into().unwrap(), near).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        sleep(100 * SECOND).await;
+        stream.write_all(b"host: catalog\r\n\r\n").await.unwrap();
+        let mut answer = [0; 1024];
+        let read = stream.read(&mut answer).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK\r\n"));
+    });
 }
 
 #[test]
