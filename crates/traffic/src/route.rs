@@ -86,7 +86,11 @@ fn backend<'a>(
     request: &request::Parts,
     roll: impl FnOnce(u64) -> u64,
 ) -> Result<&'a DestinationId, Refusal> {
-    let path = path::plain(request.uri.path()).map_err(|_| Refusal::AmbiguousPath)?;
+    let path = match request.uri.path() {
+        // The whole server: rules that ask for a path do not cover it.
+        "*" => "*".into(),
+        path => path::plain(path).map_err(|_| Refusal::AmbiguousPath)?,
+    };
     let header = |name: &str| request.headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let asked = Asked { path: &path, method: request.method.as_str(), header };
     let rule = deciding(&destination.routes, &asked).ok_or(Refusal::NoRoute)?;
@@ -257,6 +261,7 @@ mod tests {
             {"matches": [{"headers": {"x-version": "2"}}], "backends": to("next")},
             {"matches": [{"path": {"prefix": "/items"}}], "backends": weighted},
             {"matches": [{"path": {"prefix": "/gone"}}], "backends": []},
+            {"matches": [{"path": {"prefix": "/"}, "method": "OPTIONS"}], "backends": to("options")},
         ]);
         let cases = [
             ("POST", "/items?all=1", None, Ok("writer")),
@@ -266,6 +271,9 @@ mod tests {
             ("GET", "/else", Some("3"), Err(Refusal::NoRoute)),
             ("GET", "/itemsize", None, Err(Refusal::NoRoute)),
             ("GET", "/gone", None, Err(Refusal::NoBackend)),
+            ("OPTIONS", "/else", None, Ok("options")),
+            ("OPTIONS", "*", None, Err(Refusal::NoRoute)),
+            ("OPTIONS", "*", Some("2"), Ok("next")),
             ("GET", "/items/../gone", None, Err(Refusal::AmbiguousPath)),
             ("GET", "/else//items", Some("2"), Err(Refusal::AmbiguousPath)),
         ];
