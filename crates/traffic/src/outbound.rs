@@ -168,7 +168,11 @@ impl Destination {
 
     fn find_backends(&self, destinations: &HashMap<DestinationId, Rc<Self>>) {
         let part = self.part.borrow();
-        let found = part.backends().filter_map(|id| Some((id.clone(), Rc::downgrade(destinations.get(id)?))));
+        let found = part.backends().filter_map(|id| {
+            // Endpoints of what is no HTTP understand no request.
+            let backend = destinations.get(id).filter(|backend| backend.part().protocol.is_http())?;
+            Some((id.clone(), Rc::downgrade(backend)))
+        });
         self.backends.replace(found.collect());
     }
 
@@ -371,7 +375,9 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
+    use http::Request;
     use model::Protocol;
+    use serde_json::json;
     use tokio::time::advance;
 
     use super::*;
@@ -397,6 +403,33 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         endpoint.answered();
         assert!(is_good() && endpoint.record.get().is_spotless());
+    }
+
+    #[test]
+    fn a_route_leads_to_no_backend_that_does_not_speak_http() {
+        let world = World::new();
+        let [front, back] = ["ms_default_west__shop_http", "ms_default_west__catalog_http"];
+        let routes = json!([{ "backends": [{ "destination": back }] }]);
+        let outbound = Outbound::new(Rc::default());
+        let request = Request::get("http://shop/").body(()).unwrap().into_parts().0;
+        for protocol in [Protocol::Http, Protocol::Tcp, Protocol::Grpc, Protocol::Http2] {
+            let part = |protocol| destination(protocol, &[CATALOG], Duration::from_secs(5));
+            let routed = parts::Destination {
+                routes: serde_json::from_value(routes.clone()).unwrap(),
+                ..part(Protocol::Http)
+            };
+            let parts = [(front, routed), (back, part(protocol))];
+            outbound.apply(&ProxyConfig {
+                outbound: Vec::new(),
+                inbounds: BTreeMap::new(),
+                destinations: parts.map(|(id, part)| (id.parse().unwrap(), Arc::new(part))).into(),
+                credentials: world.credentials(&world.east, WEB),
+            });
+            let routed = outbound.destination(&front.parse().unwrap()).unwrap().route(&request);
+            let led = routed.map(|(_, to)| to.unwrap().id.to_string());
+            let want = if protocol == Protocol::Tcp { Err(Refusal::NoBackend) } else { Ok(back.to_owned()) };
+            assert_eq!(led, want, "{protocol:?}");
+        }
     }
 
     #[test]
