@@ -52,7 +52,8 @@ pub struct Options {
     #[arg(long, env = "TOMBOLO_WORKERS", default_value_t = 1)]
     pub workers: usize,
 
-    /// Seconds that open requests and connections get to finish when the proxy is asked to stop
+    /// Seconds that open requests and connections get to finish when the proxy is asked to stop. The last quarter
+    /// is for those of the own application
     #[arg(long, env = "TOMBOLO_DRAIN_TIME", value_name = "SECONDS", default_value_t = 30)]
     pub drain_time: u64,
 
