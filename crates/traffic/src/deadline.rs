@@ -269,11 +269,12 @@ impl Drop for Deadline {
         let place = &mut places.all[self.0.number];
         place.taken += 1;
         place.clocks.iter_mut().for_each(|clock| clock.since = None);
-        let waiting = std::mem::take(&mut place.waiting);
+        let [carrier, upload] = std::mem::take(&mut place.waiting);
         places.free.push(self.0.number);
         drop(places);
         // After the borrow: what is dropped with a waker may have a place itself.
-        drop(waiting);
+        drop(carrier);
+        upload.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -342,6 +343,10 @@ impl Ticket {
     /// All that moved.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         self.with(|place| (place.sent, place.received)).unwrap_or_default()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.with(|_| ()).is_none()
     }
 
     pub(crate) fn has_passed(&self) -> Option<Limit> {

@@ -4,7 +4,7 @@
 //! a request finds its series by a pointer.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak as WeakRc};
 use std::sync::{Arc, Weak};
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
@@ -117,6 +117,9 @@ fn zone_of(credentials: &Credentials, id: &SpiffeId) -> Option<ZoneName> {
     credentials.trust.zone_of(&id.trust_domain()).cloned()
 }
 
+/// Where an exchange goes on whose answer is over before its upload.
+pub(crate) type Rest = Rc<RefCell<Option<Exchange>>>;
+
 /// A request or connection under way: what will be told of it, and how long it may take.
 pub(crate) struct Exchange {
     pub(crate) record: Record,
@@ -125,6 +128,8 @@ pub(crate) struct Exchange {
     _open: Option<Request>,
     /// What it was let through by; none where nobody judges it, and after its end.
     standing: Option<Rc<Standing>>,
+    /// Of its upload, if it has one.
+    rest: WeakRc<RefCell<Option<Exchange>>>,
 }
 
 impl Exchange {
@@ -134,11 +139,11 @@ impl Exchange {
         open: Request,
         standing: Option<Rc<Standing>>,
     ) -> Self {
-        Self { record, deadline, _open: Some(open), standing }
+        Self { record, deadline, _open: Some(open), standing, rest: WeakRc::new() }
     }
 
     pub(crate) fn of_flow(record: Record, deadline: Deadline) -> Self {
-        Self { record, deadline, _open: None, standing: None }
+        Self { record, deadline, _open: None, standing: None, rest: WeakRc::new() }
     }
 
     /// For what carries it, and has to be gone before it counts as revoked.
@@ -146,10 +151,25 @@ impl Exchange {
         self.standing.as_ref().map(Standing::watch)
     }
 
-    pub(crate) fn ended(&mut self) {
-        self.deadline.stop_all();
-        self.standing = None;
+    /// It has an upload, which is over when the returned is dropped.
+    pub(crate) fn uploads(&mut self) -> Rest {
+        let rest = Rest::default();
+        self.rest = Rc::downgrade(&rest);
+        rest
+    }
+
+    /// Its answer came to its end, and all of it, unless its upload goes on.
+    pub(crate) fn ended(mut self) {
         self.record.ended();
+        match self.rest.upgrade() {
+            Some(rest) => {
+                rest.replace(Some(self));
+            }
+            None => {
+                self.deadline.stop_all();
+                self.standing = None;
+            }
+        }
     }
 
     /// Why it failed, unless it was cut before.

@@ -11,6 +11,8 @@ use hyper::body::Incoming;
 
 use super::headers::strip_trailers;
 use crate::deadline::{Limit, Seat, Ticket};
+use crate::record::{Exchange, Rest};
+use crate::standing::Watch;
 
 /// What a stream holds on to.
 pub trait Keeper: Unpin {
@@ -18,7 +20,7 @@ pub trait Keeper: Unpin {
     fn moved(&mut self, bytes: usize);
 
     /// The stream came to its end.
-    fn completed(&mut self);
+    fn completed(self);
 
     /// Whoever sends the stream broke it off.
     fn broken(&mut self);
@@ -29,12 +31,20 @@ pub type BodyError = Box<dyn Error + Send + Sync>;
 /// The body of an answer.
 pub enum Answer<K: Keeper> {
     Ours(Option<Bytes>),
-    Theirs { stream: Incoming, keeper: K },
+    Theirs {
+        stream: Incoming,
+        /// None after the end of the stream.
+        keeper: Option<K>,
+    },
 }
 
 impl<K: Keeper> Answer<K> {
     pub fn ours(bytes: Bytes) -> Self {
         Self::Ours(if bytes.is_empty() { None } else { Some(bytes) })
+    }
+
+    pub fn theirs(stream: Incoming, keeper: K) -> Self {
+        Self::Theirs { stream, keeper: Some(keeper) }
     }
 }
 
@@ -50,10 +60,11 @@ impl<K: Keeper> Body for Answer<K> {
             Self::Ours(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Theirs { stream, keeper } => {
                 let frame = ready!(Pin::new(stream).poll_frame(cx));
-                match &frame {
-                    None => keeper.completed(),
-                    Some(Err(_)) => keeper.broken(),
-                    Some(Ok(frame)) => keeper.moved(frame.data_ref().map_or(0, Bytes::len)),
+                match (&frame, &mut *keeper) {
+                    (None, keeper) => keeper.take().into_iter().for_each(K::completed),
+                    (Some(Err(_)), Some(keeper)) => keeper.broken(),
+                    (Some(Ok(frame)), Some(keeper)) => keeper.moved(frame.data_ref().map_or(0, Bytes::len)),
+                    (Some(_), None) => {}
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }
@@ -75,17 +86,46 @@ impl<K: Keeper> Body for Answer<K> {
     }
 }
 
-/// The body of a request, as it comes, but for trailers that would be more than trailers.
+/// The body of a request, as it comes, but for trailers that would be more than trailers. It goes on only as
+/// long as its exchange does, which outlives its answer where that comes early.
 pub(crate) struct Asked {
     stream: Incoming,
     /// None where there is no body.
-    deadline: Option<Ticket>,
+    going: Option<Going>,
+}
+
+/// A body under way.
+struct Going {
+    deadline: Ticket,
+    /// None where nobody judges the request.
+    watch: Option<Watch>,
+    /// The exchange, once its answer is over.
+    _rest: Rest,
 }
 
 impl Asked {
-    pub(crate) fn new(stream: Incoming, deadline: &Ticket) -> Self {
-        let deadline = if stream.is_end_stream() { None } else { Some(deadline.clone()) };
-        Self { stream, deadline }
+    pub(crate) fn new(stream: Incoming, exchange: &mut Exchange) -> Self {
+        let going = (!stream.is_end_stream()).then(|| Going {
+            deadline: (*exchange.deadline).clone(),
+            watch: exchange.watch(),
+            _rest: exchange.uploads(),
+        });
+        Self { stream, going }
+    }
+}
+
+impl Going {
+    /// Whoever sends it on is not told otherwise that nobody waits for it any more.
+    fn poll_over(&self, cx: &mut Context<'_>) -> Poll<&'static str> {
+        if let Some(watch) = &self.watch
+            && watch.poll_revoked(cx).is_ready()
+        {
+            return Poll::Ready("the request is not allowed any more");
+        }
+        if self.deadline.is_over() {
+            return Poll::Ready("the request is over");
+        }
+        self.deadline.poll_passed(cx, Seat::Upload).map(|_| "the request took too long")
     }
 }
 
@@ -98,20 +138,20 @@ impl Body for Asked {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let Some(deadline) = &this.deadline else { return Poll::Ready(None) };
-        let Poll::Ready(mut frame) = Pin::new(&mut this.stream).poll_frame(cx) else {
-            // Whoever sends it on is not told otherwise that its answer is not waited for any more.
-            let overdue = |_| Some(Err("the request took too long".into()));
-            return deadline.poll_passed(cx, Seat::Upload).map(overdue);
-        };
+        let Some(going) = &this.going else { return Poll::Ready(None) };
+        if let Poll::Ready(why) = going.poll_over(cx) {
+            return Poll::Ready(Some(Err(why.into())));
+        }
+        let mut frame = ready!(Pin::new(&mut this.stream).poll_frame(cx));
         if let Some(Ok(frame)) = &mut frame {
-            deadline.moved(frame.data_ref().map_or(0, Bytes::len) as u64, 0);
+            going.deadline.moved(frame.data_ref().map_or(0, Bytes::len) as u64, 0);
             if let Some(trailers) = frame.trailers_mut() {
                 strip_trailers(trailers);
             }
         }
         if frame.is_none() || this.stream.is_end_stream() {
-            deadline.start(Limit::Request);
+            going.deadline.start(Limit::Request);
+            this.going = None;
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }
@@ -131,7 +171,7 @@ impl<K: Keeper> Drop for Answer<K> {
         if let Self::Theirs { stream, keeper } = self
             && stream.is_end_stream()
         {
-            keeper.completed();
+            keeper.take().into_iter().for_each(K::completed);
         }
     }
 }

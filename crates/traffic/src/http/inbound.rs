@@ -116,7 +116,7 @@ impl Keeper for Held {
         self.exchange.deadline.moved(0, bytes as u64);
     }
 
-    fn completed(&mut self) {
+    fn completed(mut self) {
         self.lease.completed();
         self.exchange.ended();
     }
@@ -177,7 +177,7 @@ async fn answer(
         }
         _ => None,
     };
-    let request = Request::from_parts(head, Asked::new(body, &exchange.deadline));
+    let request = Request::from_parts(head, Asked::new(body, &mut exchange));
     let request = to_application(request, target, client, application.speaks_http2());
     let (protocol, switched) = upgrade.unzip();
     let answered = |response: Response<Incoming>, lease| {
@@ -220,7 +220,7 @@ async fn answer(
             *response.version_mut() = if is_h2 { Version::HTTP_2 } else { Version::HTTP_11 };
             exchange.record.answered(response.status().as_u16());
             let keeper = Held { lease, exchange };
-            Ok(response.map(|stream| Answer::Theirs { stream, keeper }))
+            Ok(response.map(|stream| Answer::theirs(stream, keeper)))
         }
         Err(error) => {
             metrics.application_failures.add();

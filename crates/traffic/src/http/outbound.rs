@@ -113,7 +113,7 @@ impl Keeper for Held {
         self.exchange.deadline.moved(0, bytes as u64);
     }
 
-    fn completed(&mut self) {
+    fn completed(self) {
         self.exchange.ended();
     }
 
@@ -162,10 +162,11 @@ async fn answer(
     propagate(&exchange.record, &mut head.headers);
 
     let deadline = (*exchange.deadline).clone();
+    let body = Asked::new(body, &mut exchange);
     let sent = async {
         match upgrade {
             Some(protocol) => switch(head, protocol, destination, &mut exchange.record).await,
-            None => send(head, Asked::new(body, &deadline), destination, &mut exchange.record).await,
+            None => send(head, body, destination, &mut exchange.record).await,
         }
     };
     let sent = tokio::select! {
@@ -222,7 +223,7 @@ fn answered(sent: Sent, mut exchange: Exchange, switched: Option<&Switched>) -> 
     match sent {
         Sent::Answered(response, on) => {
             exchange.record.answered(response.status().as_u16());
-            response.map(|stream| Answer::Theirs { stream, keeper: Held { _on: on, exchange } })
+            response.map(|stream| Answer::theirs(stream, Held { _on: on, exchange }))
         }
         Sent::Switched(response, parts, held) => {
             exchange.record.answered(response.status().as_u16());

@@ -1,10 +1,11 @@
 //! What is not allowed any more: it is gone before anybody says so.
 
+use futures::{StreamExt, stream};
 use http::StatusCode;
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
 
-use super::timeouts::{EDGES, Mesh, NONE, SECOND, ends, on_a_worker};
+use super::timeouts::{EDGES, Mesh, NONE, SECOND, drip, ends, on_a_worker, stream_of};
 
 #[test]
 fn an_answer_that_is_not_taken_is_cut_when_its_caller_is_denied() {
@@ -40,6 +41,24 @@ fn a_request_that_is_not_answered_yet_is_cut_when_its_caller_is_denied() {
             });
             assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
             assert_eq!(ends(&mesh.catalog, "revoked").len(), 1);
+        });
+    }
+}
+
+#[test]
+fn an_upload_that_goes_on_after_its_answer_is_cut_when_its_caller_is_denied() {
+    for edge in EDGES {
+        on_a_worker(async {
+            let mut mesh = Mesh::new(edge, NONE, NONE).await;
+            let mut client = mesh.client().await;
+            let response = client.send("/early", stream_of(drip(1).chain(stream::pending()))).await;
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "enough");
+            sleep(2 * SECOND).await;
+            assert!(ends(&mesh.catalog, "revoked").is_empty());
+            for standing in mesh.revoke() {
+                timeout(SECOND, standing.unwatched()).await.expect("it goes on");
+            }
+            assert_eq!(ends(&mesh.catalog, "revoked"), ["result=\"2xx\",flag=\"revoked\"} 1"]);
         });
     }
 }

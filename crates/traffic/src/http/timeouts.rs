@@ -259,6 +259,10 @@ async fn behave(request: Request<Incoming>) -> Response<Body> {
             switching.header(CONNECTION, "upgrade").header(UPGRADE, "echo").body(whole("")).unwrap()
         }
         "/silent" => pending().await,
+        "/early" => {
+            tokio::task::spawn_local(request.into_body().collect());
+            Response::new(whole("enough"))
+        }
         "/half" => Response::new(stream_of(drip(1).chain(stream::pending()))),
         "/drip" => Response::new(stream_of(drip(100))),
         "/big" => Response::new(whole(&"big".repeat(BIG / 3))),
@@ -409,6 +413,33 @@ fn a_request_that_ends_at_once_takes_no_limits_from_another_on_its_connection() 
         assert!(long.into_body().collect().await.is_err());
         assert_eq!(seconds(start), 4);
     });
+}
+
+#[test]
+fn an_upload_that_goes_on_after_its_answer_keeps_its_limits_and_is_told_in_full() {
+    let idle = Timeouts { stream_idle: Millis(3_000), ..NONE };
+    for edge in EDGES {
+        for (to, rules) in [(idle, NONE), (NONE, idle)] {
+            on_a_worker(async {
+                let mesh = Mesh::new(edge, to, rules).await;
+                let mut client = mesh.client().await;
+                let response = client.send("/early", stream_of(drip(5).chain(stream::pending()))).await;
+                assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "enough");
+                sleep(7 * SECOND).await;
+                assert!(told(&mesh.web, &["requests_total{"]).is_empty(), "it goes on");
+                sleep(2 * SECOND).await;
+                let by = if rules == NONE { &mesh.web } else { &mesh.catalog };
+                assert_eq!(
+                    ends(by, "stream-idle-timeout"),
+                    ["result=\"2xx\",flag=\"stream-idle-timeout\"} 1"]
+                );
+                for side in [&mesh.web, &mesh.catalog] {
+                    let sent = told(side, &["tombolo_sent_bytes_total{"]);
+                    assert!(sent[0].ends_with(" 50"), "{sent:?}");
+                }
+            });
+        }
+    }
 }
 
 #[test]
