@@ -29,16 +29,20 @@ pub(crate) struct Requests(Rc<Connection>);
 struct Connection {
     /// The one that began last, until what serves it knows.
     begun: RefCell<Option<Bounds>>,
+    /// Nothing was asked on it yet.
+    is_fresh: Cell<bool>,
     open: Open,
 }
 
 impl Requests {
     pub(crate) fn new(deadlines: &Deadlines, timeouts: &Timeouts) -> Self {
-        Self(Rc::new(Connection { begun: RefCell::default(), open: Open::new(deadlines, timeouts) }))
+        let open = Open::new(deadlines, timeouts);
+        Self(Rc::new(Connection { begun: RefCell::default(), is_fresh: Cell::new(true), open }))
     }
 
     /// The head of a request was heard.
     pub(crate) fn enter(&self) -> Request {
+        self.0.is_fresh.set(false);
         self.0.open.enter();
         Request(self.0.clone())
     }
@@ -83,6 +87,10 @@ impl Requests {
             ended = connection => ended,
             _ = self.deadline().passed() => Ok(()),
         }
+    }
+
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.0.is_fresh.get()
     }
 
     /// Which limit passes from now on does not matter: the connection is dropped.

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
@@ -151,9 +151,14 @@ async fn answer(
     }
     let standing = peer.standing();
     // It was on its way when the goodbye was: another endpoint takes it. On HTTP/1.1 only an answer can say anything.
-    if is_h2 && inbound.closing.is_cancelled() {
-        record.failed(Flag::Draining);
-        return Err(h2::Reason::REFUSED_STREAM.into());
+    if inbound.closing.is_cancelled() {
+        if is_h2 {
+            record.failed(Flag::Draining);
+            return Err(h2::Reason::REFUSED_STREAM.into());
+        }
+        let (status, detail) = (StatusCode::SERVICE_UNAVAILABLE, "this instance is about to stop");
+        let response = refusal(&mut record, words, Flag::Draining, status, "draining", detail);
+        return Ok(unreached(response));
     }
     if request.method() == Method::CONNECT {
         let detail = "CONNECT is not carried";
@@ -234,10 +239,8 @@ async fn answer(
                 ApplicationError::Unreachable(_) => {
                     let status = StatusCode::SERVICE_UNAVAILABLE;
                     let (why, detail) = (Flag::ApplicationUnreachable, error.to_string());
-                    let mut response =
-                        refusal(&mut exchange.record, words, why, status, "application-unreachable", &detail);
-                    response.headers_mut().insert(UNREACHED, HeaderValue::from_static("1"));
-                    Ok(response)
+                    let record = &mut exchange.record;
+                    Ok(unreached(refusal(record, words, why, status, "application-unreachable", &detail)))
                 }
                 ApplicationError::Broken(_) | ApplicationError::Ambiguous(_) => {
                     let status = StatusCode::BAD_GATEWAY;
@@ -252,6 +255,13 @@ async fn answer(
             }
         }
     }
+}
+
+/// Says on HTTP/1.1 that another endpoint may be asked, over a connection that is of no more use.
+fn unreached(mut response: Response<Answer<Held>>) -> Response<Answer<Held>> {
+    response.headers_mut().insert(UNREACHED, HeaderValue::from_static("1"));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// What an application made of a request.
@@ -422,6 +432,36 @@ mod tests {
             assert_eq!(ids, [format!("tombolo-client-id: {WEB}")]);
             assert!(!seen.contains("forged") && !seen.contains("again"), "{seen}");
             assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_tells_the_first_request_of_a_connection_to_go_elsewhere_and_waits_for_no_other() {
+        for asks in [true, false] {
+            let drained = async {
+                let world = World::new();
+                let (shared, inbounds) = inbounds(&world, nowhere());
+                let (near, far) = Pipe::pair(64 * 1024);
+                let serving = tokio::task::spawn_local(inbounds.inbound(8080).unwrap().serve(far));
+                let config = world.credentials(&world.east, WEB).client_http1.clone();
+                let name = "catalog.west.tombolo.internal".try_into().unwrap();
+                let mut client = TlsConnector::from(config).connect(name, near).await.unwrap();
+                time::sleep(Duration::from_secs(1)).await;
+                shared.draining.cancel();
+                time::sleep(Duration::from_secs(1)).await;
+                let mut answer = String::new();
+                if asks {
+                    client.write_all(b"GET / HTTP/1.1\r\nHost: catalog\r\n\r\n").await.unwrap();
+                    client.read_to_string(&mut answer).await.unwrap();
+                    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+                    assert!(answer.contains("\r\ntombolo-unreached: 1\r\n"), "{answer}");
+                } else {
+                    // No goodbye, for there was nobody to take leave of.
+                    assert!(client.read_to_string(&mut answer).await.is_err());
+                }
+                time::timeout(Duration::from_secs(1), serving).await.expect("it goes on").unwrap();
+            };
+            LocalSet::new().run_until(Box::pin(drained)).await;
         }
     }
 

@@ -30,9 +30,9 @@ use super::bounded::{Requests, is_revoked, poll_over};
 use super::headers::UNREACHED;
 use super::outbound::{Failure, copy};
 use super::upload::Upload;
-use crate::connect::{ConnectError, Guarded, reach, secure, within};
+use crate::connect::{ConnectError, Guarded, Secured, reach, secure, within};
 use crate::deadline::{Limit, Seat};
-use crate::outbound::{ATTEMPTS, Destination, InFlight, OpenConnection};
+use crate::outbound::{ATTEMPTS, Destination, Endpoint, InFlight, OpenConnection};
 use crate::record::Exchange;
 use crate::standing::Entry;
 use crate::transport::{Scratch, Transport, copy_both};
@@ -130,16 +130,20 @@ where
     <S::ResBody as Body>::Error: Into<BodyError>,
 {
     let mut closing = pin!(closing.cancelled());
-    let (mut told, mut request) = (false, None);
+    let (mut ends, mut told, mut request) = (false, false, None);
     let ended = poll_fn(|cx| {
         let mut passed = requests.deadline().poll_passed(cx, Seat::Carrier);
-        if !told && passed != OF_A_HEAD && (passed.is_ready() || closing.as_mut().poll(cx).is_ready()) {
-            told = true;
-            Pin::new(&mut connection).graceful_shutdown();
+        if !ends && passed != OF_A_HEAD && (passed.is_ready() || closing.as_mut().poll(cx).is_ready()) {
+            ends = true;
             requests.asked_to_end();
             passed = requests.deadline().poll_passed(cx, Seat::Carrier);
         }
-        if told && passed.is_ready() || passed == OF_A_HEAD || is_revoked(&request) {
+        // The first request may be on its way, and hyper would not wait for it.
+        if ends && !told && !requests.is_fresh() {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        if ends && passed.is_ready() || passed == OF_A_HEAD || is_revoked(&request) {
             return Poll::Ready(None);
         }
         if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
@@ -203,6 +207,7 @@ pub(crate) async fn send(
     record: &mut Record,
 ) -> Result<(Outcome<Peer>, Between), Failure> {
     let failed = |error| Failure::Connect(Rc::new(error));
+    let shared = destination.shared();
     let credentials = destination.credentials().map_err(failed)?;
     let mut tried = Vec::new();
     let mut last = None;
@@ -216,33 +221,62 @@ pub(crate) async fn send(
             let stream = reach(&endpoint.part).await?;
             secure(stream, &endpoint.part, &part, &credentials.client_http1, &credentials.trust).await
         });
-        let connected = connected.await;
-        endpoint.record(&connected, destination.shared());
-        let secured = match connected {
-            Ok(secured) => secured,
+        let established = match connected.await {
+            Ok(secured) => {
+                destination.tell_endpoint(record, &endpoint);
+                establish(secured, copy(&head), &endpoint, destination).await?
+            }
+            Err(error) => Err(error),
+        };
+        if let Ok((Outcome::Declined(response, _), _)) = &established
+            && response.headers().contains_key(UNREACHED)
+        {
+            endpoint.refused(shared);
+            last = Some(Failure::Refused);
+            tried.push(endpoint);
+            continue;
+        }
+        endpoint.record(&established, shared);
+        match established {
+            Ok(answered) => return Ok(answered),
             Err(error) if error.may_retry() => {
                 last = Some(failed(error));
                 tried.push(endpoint);
-                continue;
             }
             Err(error) => return Err(failed(error)),
-        };
-        destination.tell_endpoint(record, &endpoint);
-        let in_flight = endpoint.occupy();
-        let (standing, entry) = destination.enter(secured.peer);
-        let stream = Guarded::new(secured.stream, standing.watch());
-        let request = Request::from_parts(copy(&head), Upload::none());
-        match over(stream, request).await.map_err(Failure::Broken)? {
-            Outcome::Declined(response, _) if response.headers().contains_key(UNREACHED) => {
-                endpoint.refused(destination.shared());
-                last = Some(Failure::Refused);
-                tried.push(endpoint);
-            }
-            outcome => return Ok((outcome, Between { _entry: entry, _in_flight: in_flight })),
         }
     }
     let none = || failed(ConnectError::NoEndpoint { destination: destination.id.clone() });
     Err(last.unwrap_or_else(none))
+}
+
+/// Asks, and waits for the peer's first word, which says that it lets us in.
+///
+/// Without one nobody knows whether the request was looked at: it goes to another endpoint where asking twice
+/// does what asking once does (RFC 9110 section 9.2.2).
+async fn establish(
+    secured: Secured<TcpStream>,
+    head: request::Parts,
+    endpoint: &Rc<Endpoint>,
+    destination: &Rc<Destination>,
+) -> Result<Result<(Outcome<Peer>, Between), ConnectError>, Failure> {
+    let in_flight = endpoint.occupy();
+    let (standing, entry) = destination.enter(secured.peer);
+    let (stream, mut first_byte) = Guarded::with_first_byte(secured.stream, standing.watch());
+    let may_repeat = head.method.is_idempotent();
+    let error = match over(stream, Request::from_parts(head, Upload::none())).await {
+        Ok(outcome) => return Ok(Ok((outcome, Between { _entry: entry, _in_flight: in_flight }))),
+        Err(error) => error,
+    };
+    if first_byte.try_recv().is_ok() {
+        return Err(Failure::Broken(error));
+    }
+    let silent = |source| ConnectError::NotEstablished { endpoint: endpoint.part.address, source };
+    if may_repeat {
+        return Ok(Err(silent(io::Error::other(error))));
+    }
+    endpoint.record::<()>(&Err(silent(io::ErrorKind::UnexpectedEof.into())), destination.shared());
+    Err(Failure::Broken(error))
 }
 
 /// The answer that lets a connection switch.

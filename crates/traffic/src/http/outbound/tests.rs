@@ -334,3 +334,46 @@ async fn a_request_without_a_host_goes_nowhere() {
     };
     LocalSet::new().run_until(Box::pin(rejected)).await;
 }
+
+/// A catalog that lets any request switch, of clients whose zones it believes.
+async fn switches(world: &World, believed: &[(&str, &identity::ZoneCa)]) -> SocketAddr {
+    let credentials = world.believing(believed, &world.west, CATALOG);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(accepted) = accept(stream, Protocol::Http, &credentials, LIMIT).await else { continue };
+            let mut stream = accepted.stream;
+            let _head = stream.read(&mut [0; 4096]).await.unwrap();
+            let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_request_that_asks_to_switch_goes_on_to_who_lets_us_in() {
+    let asked = async {
+        let world = World::new();
+        let distrustful = switches(&world, &[("west", &world.west)]).await;
+        let trustful = switches(&world, &[("east", &world.east), ("west", &world.west)]).await;
+        for (at, method, want) in [
+            (&[distrustful][..], "GET", StatusCode::SERVICE_UNAVAILABLE),
+            (&[distrustful], "POST", StatusCode::BAD_GATEWAY),
+            (&[distrustful, trustful], "GET", StatusCode::SWITCHING_PROTOCOLS),
+        ] {
+            let (shared, _outbound, mut requests) = web(&world, at).await;
+            let request = Request::builder().method(method).uri("/").header(HOST, "catalog");
+            let request = request.header("connection", "upgrade").header("upgrade", "echo");
+            let response = requests.send_request(request.body(Full::default()).unwrap()).await.unwrap();
+            assert_eq!(response.status(), want);
+            let counters = shared.metrics.read();
+            if at.len() == 1 {
+                assert_eq!((counters.connects, counters.connect_failures, counters.ejections), (0, 1, 1));
+            }
+        }
+    };
+    LocalSet::new().run_until(Box::pin(asked)).await;
+}
