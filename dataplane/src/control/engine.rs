@@ -225,6 +225,10 @@ impl Engine {
                 }
             }
         }
+        // What came last is not on the disk yet; who starts next may have nobody else to ask.
+        if self.endpoints_changed.is_some() {
+            self.save_endpoints().await;
+        }
         self.proxy.end().await;
         Ok(())
     }
@@ -536,14 +540,18 @@ impl Engine {
         }
         self.answer();
         if self.endpoints_due().is_some_and(|at| at <= now) {
-            let words = self.endpoints.iter().map(|(id, word)| (id.clone(), word.text.clone())).collect();
-            self.endpoints_changed = None;
-            self.endpoints_written = Some(now);
-            if let Err(error) = self.folder.save_endpoints(words).await {
-                warn!(%error, "the endpoints cannot be stored");
-            }
+            self.save_endpoints().await;
         }
         Ok(())
+    }
+
+    async fn save_endpoints(&mut self) {
+        let words = self.endpoints.iter().map(|(id, word)| (id.clone(), word.text.clone())).collect();
+        self.endpoints_changed = None;
+        self.endpoints_written = Some(Instant::now());
+        if let Err(error) = self.folder.save_endpoints(words).await {
+            warn!(%error, "the endpoints cannot be stored");
+        }
     }
 }
 

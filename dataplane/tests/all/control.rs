@@ -429,17 +429,25 @@ async fn sidecars_serve_without_their_zone_and_hear_it_when_it_is_back() {
 async fn a_sidecar_starts_from_its_folder_while_its_zone_is_away() {
     let mut mesh = Mesh::start().await;
     mesh.get_status(" 200 ").await;
-    // The last endpoints reach the folder within a second.
+    // Endpoints reach the folder once a second, and the last ones as it stops.
     let kept = mesh.web_folder.path("state").join("endpoints.json");
+    let [first, last] = ["127.0.0.1:1", "127.0.0.1:2"];
+    let say = |address: &str| {
+        mesh.zone.signal(WEB, &format!("endpoints/{CART_TCP}"), endpoint(address.parse().unwrap()));
+    };
+    say(first);
     let written = async {
         while !std::fs::read_to_string(&kept)
-            .is_ok_and(|text| text.contains(CART_HTTP) && text.contains(CART_TCP))
+            .is_ok_and(|text| text.contains(CART_HTTP) && text.contains(first))
         {
             time::sleep(Duration::from_millis(20)).await;
         }
     };
     time::timeout(PATIENCE, written).await.expect("endpoints are kept");
+    say(last);
+    mesh.zone.settled(WEB).await;
     mesh.web.take().unwrap().shutdown().await.unwrap();
+    assert!(std::fs::read_to_string(&kept).unwrap().contains(last));
     mesh.stop_zone().await;
 
     std::fs::remove_file(mesh.web_folder.path("token")).unwrap();

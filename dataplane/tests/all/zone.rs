@@ -182,6 +182,12 @@ impl Zone {
         }
     }
 
+    /// Until the peer has taken in every signal so far.
+    pub(crate) async fn settled(&self, peer: &str) {
+        let handle = self.peers()[peer].handle.clone();
+        handle.expect("it is connected").settled().await;
+    }
+
     pub(crate) fn let_go(&self, whether: bool) {
         self.lets_go.send_replace(whether);
     }
