@@ -96,7 +96,15 @@ impl Link {
     }
 }
 
-/// What opens or subscribes must stay in place: the rest is put right by openings, numbers and ids.
+/// What opens or subscribes must stay in place, and so must signals, whose echo speaks of all before: the rest is put
+/// right by openings, numbers and ids.
 fn may_be_reordered(frame: &Frame) -> bool {
-    !matches!(frame, Frame::Hello(_) | Frame::Open { .. } | Frame::Subscribe { .. } | Frame::Close { .. })
+    !matches!(
+        frame,
+        Frame::Hello(_)
+            | Frame::Open { .. }
+            | Frame::Subscribe { .. }
+            | Frame::Signal { .. }
+            | Frame::Close { .. }
+    )
 }

@@ -312,7 +312,9 @@ impl Peer {
 
     pub(super) fn check(&mut self, other: &Self, random: &mut Random) {
         let (origin, past) = (other.store.read().line.origin(), &other.past);
-        self.store.read().copied.check(origin, past);
+        if self.store.take_news() {
+            self.store.read().copied.check(origin, past);
+        }
         for Move { from, to, verdict, begins_epoch } in self.moves.drain(..) {
             let follows = past.goes_on(from, to);
             match verdict {

@@ -2,6 +2,7 @@
 //! is seen by nobody, and lost in a power cut; what is durable stays until the store is lost or put back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use model::{Origin, Point, Record, World};
 use sync::line::{self, Judged};
@@ -15,6 +16,8 @@ pub(super) struct Store {
     written: State,
     durable: State,
     backups: Vec<State>,
+    /// Readers may see something else than at the last [`Self::take_news`].
+    has_news: bool,
 }
 
 #[derive(Clone)]
@@ -46,7 +49,7 @@ pub(super) enum Verdict {
 impl Store {
     pub(super) fn new(line: Line, copied: Copied) -> Self {
         let state = State { line, copied, generation: 0 };
-        Self { written: state.clone(), durable: state.clone(), backups: vec![state] }
+        Self { written: state.clone(), durable: state.clone(), backups: vec![state], has_news: false }
     }
 
     /// What readers see.
@@ -65,10 +68,16 @@ impl Store {
 
     pub(super) fn sync(&mut self) {
         self.durable = self.written.clone();
+        self.has_news = true;
+    }
+
+    pub(super) fn take_news(&mut self) -> bool {
+        mem::take(&mut self.has_news)
     }
 
     /// The mistake of letting readers see half of what is being written.
     pub(super) fn leak(&mut self) -> &mut State {
+        self.has_news = true;
         &mut self.durable
     }
 
