@@ -96,6 +96,7 @@ fn simulate(seed: u64, shape: Shape, bug: Bug) -> BTreeMap<Fault, u64> {
     for _ in 0..600 {
         sim.step(true);
     }
+    sim.trouble_once_more();
     for _ in 0..3000 {
         sim.step(false);
         if sim.has_converged() {
@@ -185,6 +186,13 @@ impl Simulation {
         if self.random.brings(Fault::LostStore, 600) {
             self.peers[side].lose_store();
         }
+    }
+
+    /// What nothing later covers up: a part is dropped while the next batch is being made.
+    fn trouble_once_more(&mut self) {
+        let [lower, upper] = &mut self.peers;
+        upper.write_documents(self.now, &mut self.random);
+        lower.forget_a_part(self.now, &mut self.random);
     }
 
     fn trouble_links(&mut self, side: usize) {

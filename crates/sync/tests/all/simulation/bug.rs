@@ -37,7 +37,7 @@ impl Bug {
         (Self::KeepsWhatAWholeSetLacks, Shape::ControlPlanes, &["resurrected"]),
         (Self::AcceptsEveryEpoch, Shape::ControlPlanes, &["accepted by itself"]),
         (Self::AcceptsLaterEpochs, Shape::ControlPlanes, &["accepted by itself"]),
-        (Self::ChecksNoGeneration, Shape::ControlPlanes, &["held without a reason"]),
+        (Self::ChecksNoGeneration, Shape::ControlPlanes, &["held without a reason", "a hash is missing"]),
         (Self::AnswersAnEarlierOpening, Shape::Proxy, &["not what was", "half a batch"]),
         (Self::EchoesBeforeApplying, Shape::Proxy, &["settled ahead"]),
     ];

@@ -31,6 +31,8 @@ pub(super) enum Fault {
     Stale,
     Silent,
     ReopenedTopic,
+    /// A proxy cannot read one of its parts any more, drops it, and opens the topic anew.
+    UnreadablePart,
     /// An owner noticed that its store was put back, and began an epoch.
     NewEpoch,
     /// A copy followed into a new epoch by itself, since that goes on from where it was.
@@ -42,7 +44,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::RepeatedFrame,
         Self::ReorderedFrames,
         Self::BrokenLink,
@@ -60,6 +62,7 @@ impl Fault {
         Self::Stale,
         Self::Silent,
         Self::ReopenedTopic,
+        Self::UnreadablePart,
         Self::NewEpoch,
         Self::FollowedEpoch,
         Self::Held,
@@ -72,6 +75,10 @@ impl Fault {
         let concerns_lines = |fault: &Self| {
             matches!(fault, Self::NewEpoch | Self::FollowedEpoch | Self::Held | Self::Accepted)
         };
-        Self::ALL.into_iter().filter(move |fault| shape == Shape::ControlPlanes || !concerns_lines(fault))
+        let concerns_parts = |fault: &Self| *fault == Self::UnreadablePart;
+        Self::ALL.into_iter().filter(move |fault| match shape {
+            Shape::ControlPlanes => !concerns_parts(fault),
+            Shape::Proxy => !concerns_lines(fault),
+        })
     }
 }

@@ -162,9 +162,10 @@ impl Peer {
     /// What goes on at this side, whatever the link does.
     pub(super) fn live(&mut self, now: Duration, random: &mut Random) {
         if random.one_in(4) {
-            self.store.write().line.write(&mut self.past, random);
-            let due = self.sync_at(now, random);
-            self.jobs.push(Job { due, end: 0, work: Work::Sync(None) });
+            self.write_documents(now, random);
+        }
+        if random.one_in(100) {
+            self.forget_a_part(now, random);
         }
         if self.hold.is_some() && random.one_in(40) {
             // Or both sides go back to where they still agreed.
@@ -199,6 +200,20 @@ impl Peer {
             for number in self.numbers() {
                 self.publish_to(number, &name, now, random);
             }
+        }
+    }
+
+    pub(super) fn write_documents(&mut self, now: Duration, random: &mut Random) {
+        self.store.write().line.write(&mut self.past, random);
+        let due = self.sync_at(now, random);
+        self.jobs.push(Job { due, end: 0, work: Work::Sync(None) });
+    }
+
+    pub(super) fn forget_a_part(&mut self, now: Duration, random: &mut Random) {
+        if self.store.write().copied.forget_a_part(random) {
+            random.count(Fault::UnreadablePart);
+            self.store.sync();
+            self.tell_all(|peer| Event::Reopen(peer.copies()), now, random);
         }
     }
 

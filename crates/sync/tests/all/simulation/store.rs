@@ -162,6 +162,13 @@ impl Copied {
         }
     }
 
+    /// Drops a part; false where there is none.
+    pub(super) fn forget_a_part(&mut self, random: &mut Random) -> bool {
+        let among = self.set.len().max(1) as u64;
+        let key = self.set.keys().nth(random.below(among) as usize).filter(|_| self.partial).cloned();
+        key.is_some_and(|key| self.set.remove(&key).is_some())
+    }
+
     pub(super) fn world(&self) -> &World {
         &self.world
     }
