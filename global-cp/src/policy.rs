@@ -74,7 +74,8 @@ mod tests {
         let east = "east".parse().unwrap();
         let cases = [
             ("Mesh//global//default", true),
-            ("Zone//global//west", false),
+            ("Zone//global//west", true),
+            ("Zone//west//west", false),
             ("MeshTrafficPermission/default/global//all", true),
             ("MeshIdentity/default/global//all", true),
             ("MeshTrafficPermission/default/west//all", false),
@@ -113,7 +114,10 @@ mod tests {
         };
         let batch = batch(changes, &World::default(), &east).unwrap();
         let entries: Vec<_> = batch.entries.iter().map(|entry| entry.key.as_str()).collect();
-        assert_eq!(entries, ["Mesh//global//default", "MeshService/default/west//catalog"]);
+        assert_eq!(
+            entries,
+            ["Mesh//global//default", "Zone//global//east", "MeshService/default/west//catalog"]
+        );
         let removed = ["MeshIdentity/default/global//gone", "MeshFromTheFuture/default/global//hidden"];
         assert_eq!(batch.removed, removed);
         assert_eq!(batch.world, world(&[("global", 6), ("west", 9)]));

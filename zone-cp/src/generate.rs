@@ -10,7 +10,7 @@ use model::kinds::mesh_service::{Port, Selector};
 use model::kinds::{Host, Mesh, MeshIdentity, MeshService, MeshTrust, MeshZoneAddress, Workload};
 use model::labels::{self, Labels};
 use model::{BundleNumber, MeshName, ResourceName, SectionName, TrustDomain, WorkloadName, ZoneName};
-use snapshot::{Proxy, View};
+use snapshot::{Proxy, View, is_for};
 
 /// The value of `tombolo.io/managed-by` on what is made here: only that is ever changed here again.
 pub const GENERATOR: &str = "zone";
@@ -37,8 +37,9 @@ pub fn trust_domains(view: &View, zone: &ZoneName) -> BTreeMap<(MeshName, TrustD
     for (held, identity) in view.all::<MeshIdentity>() {
         let Some(mesh) = &held.key.mesh else { continue };
         let Provider::Bundled(bundled) = &identity.provider else { continue };
-        let is_ours = held.key.origin.zone().is_none_or(|origin| origin == zone);
-        if let (true, true, Ok(domain)) = (is_ours, bundled.autogenerate, identity.trust_domain(mesh, zone)) {
+        let is_for_us = is_for(view, held, identity, mesh, zone);
+        if let (true, true, Ok(domain)) = (is_for_us, bundled.autogenerate, identity.trust_domain(mesh, zone))
+        {
             domains.entry((mesh.clone(), domain)).or_insert_with(|| held.key.name.clone());
         }
     }
@@ -131,4 +132,62 @@ fn service(view: &View, mesh: &MeshName, workload: &WorkloadName, members: &[Pro
         ..MeshService::default()
     };
     Document::generate(Some(mesh.clone()), workload.clone().into(), managed(), spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{DocumentKey, Record, Version};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn put(view: &mut View, key: &str, mut body: Value) {
+        let key: DocumentKey = key.parse().unwrap();
+        body["type"] = json!(key.kind);
+        body["name"] = json!(key.name);
+        if let Some(mesh) = &key.mesh {
+            body["mesh"] = json!(mesh);
+        }
+        let version = Version::new(key.origin.clone(), 1, 1);
+        let bytes = serde_json::to_vec(&body).unwrap().into();
+        view.put(&Record { key, version, secret: false, requires: vec![], bundle: None, bytes }).unwrap();
+    }
+
+    #[test]
+    fn only_the_owner_of_a_trust_domain_makes_an_authority_for_it_and_gives_identities_in_it() {
+        let mut view = View::default();
+        let identity = |domain: Option<&str>, workload: Option<&str>| {
+            let labels = workload.map_or(json!({}), |name| json!({"tombolo.io/workload": name}));
+            let mut spec = json!({
+                "selector": {"dataplane": {"matchLabels": labels}},
+                "provider": {"type": "Bundled", "bundled": {"autogenerate": {"enabled": true}}},
+            });
+            if let Some(domain) = domain {
+                spec["spiffeID"] = json!({"trustDomain": domain});
+            }
+            json!({"spec": spec})
+        };
+        put(&mut view, "MeshIdentity/default/global//all", identity(None, None));
+        put(&mut view, "MeshIdentity/default/global//bank", identity(Some("bank.example"), Some("vault")));
+        let proxy = json!({
+            "labels": {"tombolo.io/workload": "vault"},
+            "networking": {"address": "10.0.0.1", "inbound": [{"port": 80}]},
+        });
+        for zone in ["east", "west"] {
+            put(&mut view, &format!("Dataplane/default/{zone}//vault"), proxy.clone());
+        }
+        let of = |view: &View, zone: &str| {
+            let (mesh, zone): (MeshName, ZoneName) = ("default".parse().unwrap(), zone.parse().unwrap());
+            let domains: Vec<String> =
+                trust_domains(view, &zone).into_keys().map(|(_, domain)| domain.to_string()).collect();
+            let id = Proxy::all(view, &mesh, &zone).next().unwrap().spiffe_id(view).unwrap();
+            (domains, id.trust_domain().to_string())
+        };
+        let [east, west, bank] = ["default.east.mesh.local", "default.west.mesh.local", "bank.example"];
+        let both = (vec![bank.to_owned(), east.to_owned()], bank.to_owned());
+        assert_eq!(of(&view, "east"), both, "a zone that stands alone owns what it asks for");
+        put(&mut view, "Zone//global//west", json!({"trustDomains": [bank]}));
+        assert_eq!(of(&view, "east"), (vec![east.to_owned()], east.to_owned()));
+        assert_eq!(of(&view, "west"), (vec![bank.to_owned(), west.to_owned()], bank.to_owned()));
+    }
 }

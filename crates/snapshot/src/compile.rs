@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use model::kinds::{
     Dataplane, Mesh, MeshIdentity, MeshMultiZoneService, MeshService, MeshTimeout, MeshTrafficPermission,
-    MeshTrust, ResourceSpec,
+    MeshTrust, ResourceSpec, Zone,
 };
 use serde::Serialize;
 
@@ -35,8 +35,8 @@ pub fn compile(view: &View, proxy: &Proxy<'_>, part: &PartName) -> Option<Bytes>
 /// is for a proxy, so each depends on that proxy's Dataplane.
 pub fn reads(part: &PartName) -> &'static [&'static str] {
     match part {
-        PartName::Identity => &[Dataplane::KIND.name, MeshIdentity::KIND.name],
-        PartName::Trust => &[Dataplane::KIND.name, MeshTrust::KIND.name],
+        PartName::Identity => &[Dataplane::KIND.name, MeshIdentity::KIND.name, Zone::KIND.name],
+        PartName::Trust => &[Dataplane::KIND.name, MeshTrust::KIND.name, Zone::KIND.name],
         PartName::Listeners => {
             &[Dataplane::KIND.name, MeshService::KIND.name, MeshMultiZoneService::KIND.name]
         }

@@ -14,5 +14,5 @@ pub mod view;
 
 pub use compile::compile;
 pub use joined::Joined;
-pub use proxy::Proxy;
+pub use proxy::{Proxy, is_for};
 pub use view::{Held, View};

@@ -67,11 +67,11 @@ impl<'a> Proxy<'a> {
         vouched.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// The MeshIdentity that is for it.
+    /// The MeshIdentity that is for it. One in a trust domain of another zone is for the proxies there.
     pub fn identity(&self, view: &'a View) -> Option<&'a MeshIdentity> {
         let identities = view
             .of_mesh::<MeshIdentity>(self.mesh)
-            .filter(|(held, _)| held.key.origin.zone().is_none_or(|zone| zone == self.zone))
+            .filter(|(held, identity)| is_for(view, held, identity, self.mesh, self.zone))
             .map(|(held, identity)| (&held.key.name, identity, ()));
         MeshIdentity::choose(identities, &self.labels).map(|(identity, ())| identity)
     }
@@ -101,6 +101,14 @@ impl<'a> Proxy<'a> {
             Host::Name(_) => None,
         }
     }
+}
+
+/// Whether an identity is for proxies of a zone at all: none is that another zone wrote for its own, or whose
+/// trust domain is another's.
+pub fn is_for(view: &View, held: &Held, identity: &MeshIdentity, mesh: &MeshName, zone: &ZoneName) -> bool {
+    let is_ours = held.key.origin.zone().is_none_or(|origin| origin == zone);
+    let owner = || view.owner(mesh, &identity.trust_domain(mesh, zone).ok()?);
+    is_ours && owner().is_none_or(|owner| owner == *zone)
 }
 
 /// An inbound that is ignored has no listener and is no endpoint.

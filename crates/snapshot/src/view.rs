@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::document::Document;
-use model::kinds::{MeshService, ResourceSpec, Spec};
-use model::{DocumentKey, MeshName, Name, Record, Version, ZoneName};
+use model::kinds::{MeshService, ResourceSpec, Spec, Zone};
+use model::{DocumentKey, MeshName, Name, Origin, Record, TrustDomain, Version, ZoneName};
 
 /// One document that this program understands.
 #[derive(Debug)]
@@ -69,6 +69,17 @@ impl View {
         for<'a> &'a S: TryFrom<&'a Spec>,
     {
         self.all::<S>().filter(move |(held, _)| held.key.mesh.as_ref() == Some(mesh))
+    }
+
+    /// The zone that a trust domain of a mesh belongs to: by its name, or because the global gave it. None where
+    /// nobody said, as in a zone that stands alone.
+    pub fn owner(&self, mesh: &MeshName, domain: &TrustDomain) -> Option<ZoneName> {
+        let by_name = domain.default_owner().filter(|(named, _)| named == mesh).map(|(_, zone)| zone);
+        by_name.or_else(|| {
+            let given = self.all::<Zone>().filter(|(held, _)| held.key.origin == Origin::Global);
+            let (held, _) = given.into_iter().find(|(_, zone)| zone.trust_domains.contains(domain))?;
+            held.key.name.as_str().parse().ok()
+        })
     }
 
     /// The service of that name which a zone originated.

@@ -27,7 +27,7 @@ async fn what_is_written_on_the_global_reaches_every_zone_and_what_is_deleted_le
         zone.until_held("Mesh//global//default", true).await;
         zone.until_held("MeshIdentity/default/global//mesh-identity-all", true).await;
         zone.until_held(key, true).await;
-        zone.until_held("Zone//global//east", false).await;
+        zone.until_held("Zone//global//east", true).await;
     }
     global.delete("/meshes/default/meshtrafficpermissions/all").await;
     for zone in [&east, &west] {

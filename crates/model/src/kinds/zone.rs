@@ -1,4 +1,5 @@
-//! Zone: what the global knows of one of its islands.
+//! Zone: what the global knows of one of its islands. Every zone is told, since only the owner of a trust domain
+//! makes certificates in it, and only its bundle counts.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +30,7 @@ impl ResourceSpec for Zone {
         short: "z",
         scope: Scope::Global,
         author: Author::Both,
-        travels: Travels::NOWHERE,
+        travels: Travels::DOWN,
         naming: Naming::Zone,
         root: Root::Top,
     };
