@@ -225,21 +225,22 @@ mod tests {
         let (mut read, mut write) = stream.into_split();
         let sending = async {
             let mut all = &content(seed, &part.sends)[..];
+            let mut broken = false;
             for size in &part.sends {
                 let (now, later) = all.split_at(*size);
                 if write.write_all(now).await.is_err() {
+                    broken = true;
                     break;
                 }
                 all = later;
                 tokio::task::yield_now().await;
             }
             match part.end {
-                // The other may have reset it.
-                End::Orderly => drop(write.shutdown().await),
+                End::Orderly => broken |= write.shutdown().await.is_err(),
                 End::Last => {}
                 End::Reset => write.as_ref().set_zero_linger().unwrap(),
             }
-            write
+            (write, broken)
         };
         let receiving = async {
             let mut seen = Seen { received: Vec::new(), orderly: true };
@@ -257,10 +258,12 @@ mod tests {
         };
         if part.end == End::Reset {
             // Dropped, it would end its half first.
-            sending.await.forget();
+            sending.await.0.forget();
             return Seen { received: Vec::new(), orderly: false };
         }
-        let (_write, seen) = tokio::join!(sending, receiving);
+        let ((_write, broken), mut seen) = tokio::join!(sending, receiving);
+        // A reset is told once: to who writes, or to who reads.
+        seen.orderly &= !broken;
         seen
     }
 
