@@ -90,6 +90,8 @@ async fn a_zone_that_lost_its_store_takes_up_what_it_wrote_and_adds_its_new_auth
     let (zone, zone_api) = start_zone(&global, &api, dir.path()).await;
     let back = until(&zone_api, OWN, |document| document["spec"].is_object()).await;
     assert_eq!(back["spec"], held["spec"]);
+    // What it makes of policy comes after that, and says whom to believe besides.
+    until(&zone_api, TRUST, |trust| certificates(trust) == 2).await;
     let second = zone_api.put(OWN, &permission("deny")).await.unwrap();
     assert_eq!(second.point.epoch, 2, "{second}");
     assert!(second.point.revision > first.point.revision, "{second}");
