@@ -60,6 +60,16 @@ pub struct Drain {
     pub done: oneshot::Sender<()>,
 }
 
+impl Drain {
+    /// Waits for the beginning of the end, then for `drained`, and tells that nothing is carried any more.
+    pub async fn follow(self, drained: impl Future<Output = ()>) {
+        self.begin.cancelled().await;
+        drained.await;
+        // Whoever asked may not wait any more.
+        let _ = self.done.send(());
+    }
+}
+
 /// A proxy that runs. Dropping it ends it at once.
 pub struct Running<P> {
     /// Where `/healthz` and `/readyz` are.

@@ -200,12 +200,7 @@ impl Engine {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let drained = self.proxy.drain(drain.grace);
-        let draining = async move {
-            drain.begin.cancelled().await;
-            drained.await;
-            // Whoever asked may not wait any more.
-            let _ = drain.done.send(());
-        };
+        let draining = drain.follow(drained);
         {
             let mut draining = pin!(draining);
             let mut is_drained = false;
