@@ -136,8 +136,7 @@ impl Mesh {
     }
 
     async fn start_zone(&self, zone: &'static str) -> anyhow::Result<Zone> {
-        let request = TokenRequest { zone: Some(zone.parse()?), ..TokenRequest::default() };
-        self.write(&format!("{zone}.token"), &self.api()?.token(TokenKind::Zone, &request).await?)?;
+        self.write_zone_token(zone).await?;
         let addresses = control_plane(self.net, ZONE_CPS + self.zones.len() as u8, ZONE_SYNC);
         let running = self.start_zone_cp(zone, &addresses).await?;
         let relay = Relay::start(self.any_port(RELAYS + self.zones.len() as u8)).await?;
@@ -158,6 +157,14 @@ impl Mesh {
         .await?;
         relay.lead_to(ingress.listen);
         Ok(Zone { running: Some(running), addresses, ingress, relay })
+    }
+
+    /// With what a zone joins the global, in place of what it had.
+    pub async fn write_zone_token(&self, zone: &str) -> anyhow::Result<()> {
+        let request = TokenRequest { zone: Some(zone.parse()?), ..TokenRequest::default() };
+        let token = self.api()?.token(TokenKind::Zone, &request).await?;
+        self.write(&format!("{zone}.token"), &token)?;
+        Ok(())
     }
 
     async fn start_zone_cp(&self, zone: &str, addresses: &Addresses) -> anyhow::Result<Running> {

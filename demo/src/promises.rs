@@ -10,6 +10,7 @@ mod global_away;
 mod identity;
 mod killed;
 mod missing;
+mod put_back;
 mod takeover;
 mod wire;
 mod zone_away;
@@ -87,6 +88,11 @@ pub const ALL: &[Promise] = &[
         number: 10,
         says: "a zone that restarts without the global goes on across zones, and loses no endpoint",
         keep: |mesh, _| Box::pin(zone_restart::keep(mesh)),
+    },
+    Promise {
+        number: 11,
+        says: "an older copy of the global's store, or an empty one, changes nothing before somebody accepts it",
+        keep: |mesh, _| Box::pin(put_back::keep(mesh)),
     },
     Promise {
         number: 12,

@@ -1,0 +1,170 @@
+//! The global's store is put back to an older copy, and then it is gone altogether: the zones hold what they have and say
+//! so, and go on, until somebody who saw what would be lost accepts the new history.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use api::shapes::{AcceptRequest, Hold, Page, RevisionState, ZoneOverview, ZoneState};
+use api::status::MeshStatus;
+use bytes::Bytes;
+use http::Method;
+use model::{Origin, Version};
+use tokio::time;
+
+use super::{NOBODYS, NOBODYS_DOCUMENT, UpTo, eventually, every_pair_answers};
+use crate::api_client::ApiClient;
+use crate::client::Outcome;
+use crate::members::{ALLOW_SHOP, JOIN_CATALOG, JOINED_CATALOG, PERMISSION};
+use crate::mesh::{LIMIT, Mesh, ZONES};
+use crate::traffic::Pair;
+
+/// Long enough for what is held to get through all the same, and for a zone to dial several times.
+const UNCHANGED: Duration = Duration::from_secs(2);
+
+/// Written after the copy was made: whom it closes must stay closed.
+const DENIAL: &str = "/meshes/default/meshtrafficpermissions/no-frontend";
+const DENIAL_DOCUMENT: &str = "\
+type: MeshTrafficPermission
+mesh: default
+name: no-frontend
+spec:
+  targetRef:
+    kind: Dataplane
+    labels: {tombolo.io/workload: cart}
+  rules:
+  - default:
+      deny:
+      - source: {workload: frontend}
+";
+
+pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
+    let before = UpTo::now(mesh);
+    let lost = older_copy(mesh).await.context("with an older copy of its store")?;
+    nothing_left(mesh).await.context("with its data folder gone")?;
+    let answered = before.unfailed_since(mesh, |_| true)?;
+    Ok(format!("{lost} documents were held until somebody accepted; {answered} requests went on"))
+}
+
+/// How many documents the copy did not have.
+async fn older_copy(mesh: &mut Mesh) -> anyhow::Result<u64> {
+    let (data, copy) = (mesh.global_dir(), mesh.dir().join("global-copy"));
+    mesh.stop_global().await?;
+    copy_files(&data, &copy)?;
+    mesh.resume_global().await?;
+    let revision = mesh.api()?.put(DENIAL, DENIAL_DOCUMENT).await?;
+    mesh.api()?.applied(&revision, LIMIT).await?;
+    is_denied(mesh).await.context("before")?;
+
+    mesh.stop_global().await?;
+    std::fs::remove_dir_all(&data)?;
+    std::fs::rename(&copy, &data)?;
+    mesh.resume_global().await?;
+    let api = mesh.api()?;
+    let revision = api.put(NOBODYS, NOBODYS_DOCUMENT).await?;
+    eventually(LIMIT, || all_diverged(&api, &revision)).await?;
+    let mut lost = 0;
+    for _ in 0..2 {
+        for zone in ZONES {
+            let api = mesh.zone_api(zone)?;
+            let hold = hold(&api).await?;
+            ensure!(hold.keys.iter().any(|key| key.ends_with("no-frontend")), "{zone} holds {hold:?}");
+            ensure!(is_there(&api, DENIAL).await? && !is_there(&api, NOBODYS).await?, "{zone} changed");
+            lost = hold.lost;
+        }
+        is_denied(mesh).await.context("before it is accepted")?;
+        time::sleep(UNCHANGED).await;
+    }
+
+    for zone in ZONES {
+        let api = mesh.zone_api(zone)?;
+        accept(&api, &hold(&api).await?).await?;
+    }
+    api.applied(&revision, LIMIT).await.context("after it was accepted")?;
+    every_pair_answers(mesh, "/accepted", |_| true).await.context("after it was accepted")?;
+    let revision = api.delete(NOBODYS).await?;
+    api.applied(&revision, LIMIT).await?;
+    Ok(lost)
+}
+
+/// A new authority over an empty store: nobody believes it anything, before it gave a new token, and then nothing of
+/// what it has before that is accepted.
+async fn nothing_left(mesh: &mut Mesh) -> anyhow::Result<()> {
+    mesh.stop_global().await?;
+    std::fs::remove_dir_all(mesh.global_dir())?;
+    mesh.resume_global().await?;
+    let api = mesh.api()?;
+    // What people have of their own.
+    api.put(JOINED_CATALOG, JOIN_CATALOG).await?;
+    let revision = api.put(PERMISSION, ALLOW_SHOP).await?;
+    time::sleep(UNCHANGED).await;
+    let joined: Page<ZoneOverview> = get(&api, "/zones/_overview").await?;
+    ensure!(joined.items.is_empty(), "without a new token there are {:?}", joined.items);
+    every_pair_answers(mesh, "/refused", |_| true)
+        .await
+        .context("over new connections, before it is known")?;
+
+    for zone in ZONES {
+        mesh.write_zone_token(zone).await?;
+    }
+    eventually(LIMIT, || all_diverged(&api, &revision)).await.context("with a new token")?;
+    every_pair_answers(mesh, "/held", |_| true).await.context("before it is accepted")?;
+    for zone in ZONES {
+        let api = mesh.zone_api(zone)?;
+        accept(&api, &hold(&api).await?).await?;
+    }
+    api.applied(&revision, LIMIT).await.context("after it was accepted")?;
+    every_pair_answers(mesh, "/known", |_| true).await.context("after it was accepted")
+}
+
+fn copy_files(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir(to)?;
+    for file in std::fs::read_dir(from)? {
+        let file = file?;
+        std::fs::copy(file.path(), to.join(file.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Nobody but the frontend, at nobody but the cart.
+async fn is_denied(mesh: &Mesh) -> anyhow::Result<()> {
+    let call = mesh.traffic().call("frontend", "cart", "west")?;
+    match call.once(Method::GET, "/closed", Bytes::new()).await? {
+        Outcome::Denied { .. } => {}
+        answered => bail!("what was denied is answered: {answered:?}"),
+    }
+    let others = |pair: &Pair| (pair.caller, pair.called) != ("frontend", "cart");
+    every_pair_answers(mesh, "/open", others).await
+}
+
+/// Whether both zones say of a revision that they follow another history, and the mesh says so.
+async fn all_diverged(api: &ApiClient, revision: &Version) -> anyhow::Result<()> {
+    let told: RevisionState = api.revision(revision, Duration::ZERO).await?;
+    let diverged = told.zones.iter().filter(|zone| zone.state == ZoneState::Diverged).count();
+    ensure!(diverged == ZONES.len(), "the zones are {:?}", told.zones);
+    let status: MeshStatus = get(api, "/status").await?;
+    ensure!(status.zones.iter().all(|zone| zone.diverged), "the mesh is {:?}", status.zones);
+    Ok(())
+}
+
+/// What a zone would lose of the global.
+async fn hold(api: &ApiClient) -> anyhow::Result<Hold> {
+    let holds: Page<Hold> = get(api, "/holds").await?;
+    let of_global = holds.items.into_iter().find(|hold| hold.origin == Origin::Global);
+    of_global.context("it holds nothing of the global")
+}
+
+async fn accept(api: &ApiClient, hold: &Hold) -> anyhow::Result<()> {
+    let body = AcceptRequest { epoch: hold.offered.point.epoch };
+    let response = api.request(Method::POST, "/holds/global").json(&body).send().await?;
+    response.error_for_status()?;
+    Ok(())
+}
+
+async fn is_there(api: &ApiClient, path: &str) -> anyhow::Result<bool> {
+    Ok(api.request(Method::GET, path).send().await?.status().is_success())
+}
+
+async fn get<T: serde::de::DeserializeOwned>(api: &ApiClient, path: &str) -> anyhow::Result<T> {
+    Ok(api.request(Method::GET, path).send().await?.error_for_status()?.json().await?)
+}
