@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use api::{ApiConfig, Authority, routes, status};
 use control::{
-    Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, defaults, presence, serve, server_tls,
+    Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, defaults, metrics, presence, serve,
+    server_tls,
 };
 use model::Origin;
 use prometheus_client::registry::Registry;
@@ -42,6 +43,13 @@ impl GlobalCp {
         let metrics = Metrics::register(&mut registry);
         let zones = Zones::new(home.clone(), enroller.clone(), clock.clone(), metrics);
         registry.register_collector(Box::new(ZoneAges(zones.clone())));
+        let of_both = control::Metrics::register(&mut registry, &*home.store);
+        let (authority_ends, server_ends) = (home.ca.validity().not_after, tls.ends.clone());
+        metrics::show_ends(&mut registry, move || {
+            vec![("authority".to_owned(), authority_ends), ("server".to_owned(), *server_ends.borrow())]
+        });
+        let sessions = link::Options::new(env!("CARGO_PKG_VERSION"), session::Limits::CONTROL_PLANE);
+        metrics::show_sessions(&mut registry, [("zones", sessions.counters.clone())]);
 
         let mut tasks = Tasks::new();
         let readiness = Readiness::new();
@@ -58,12 +66,13 @@ impl GlobalCp {
         let followed = zones.clone();
         tasks.spawn("zones", |stop| zones::follow(followed, stop));
 
-        let answers = Arc::new(Answers::new(zones.clone(), clock.clone(), home.ca.validity().not_after));
+        let answers = Arc::new(Answers::new(zones.clone(), clock.clone(), authority_ends));
+        let proof = Arc::new(GlobalProof::new(zones.clone(), tasks.stopping()));
         let of_zones = zones.clone();
         let config = ApiConfig {
             store: home.store.clone(),
             authority: Authority::Here,
-            proof: Arc::new(GlobalProof::new(zones.clone(), tasks.stopping())),
+            proof: proof.clone(),
             auth: home.auth(),
             admission: Arc::new(GlobalAdmission::new(zones.clone())),
             hosts: hosts.into_iter().collect::<BTreeSet<_>>(),
@@ -77,8 +86,9 @@ impl GlobalCp {
                 .merge(routes::inspect(answers))
                 .merge(routes::tokens(Arc::new(TokenOffice::new(&home, enroller, clock)))),
         };
+        let written = home.store.clone();
+        tasks.spawn("propagation", |stop| of_both.follow(written, proof, stop));
         serve::rest(&mut tasks, listeners.api, tls.api, config);
-        let sessions = link::Options::new(env!("CARGO_PKG_VERSION"), session::Limits::CONTROL_PLANE);
         serve::sync(&mut tasks, listeners.sync, tls.sync, Arc::new(zones), server::Options::new(sessions));
         let pages = AdminPages { readiness: Some(readiness), metrics: Some(Arc::new(registry)) };
         serve::health(&mut tasks, listeners.health, pages);

@@ -112,6 +112,15 @@ impl Authorities {
         known.iter().map(public).collect()
     }
 
+    /// When the certificate of each ends, with what it is the authority of.
+    pub fn ends(&self) -> Vec<(String, SystemTime)> {
+        let known = self.known();
+        let end = |((mesh, domain), authority): (&(MeshName, TrustDomain), &Arc<Authority>)| {
+            (format!("authority of {domain} in mesh {mesh}"), authority.ca.validity().not_after)
+        };
+        known.iter().map(end).collect()
+    }
+
     /// A certificate of `id`, in PEM, leaf first.
     pub fn issue(
         &self,

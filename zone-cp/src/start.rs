@@ -10,8 +10,8 @@ use bytes::Bytes;
 use control::line::OwnLine;
 use control::presence::Ages;
 use control::{
-    Clock, Enroller, Holds, Home, Listeners, Running, ServerTls, TokenOffice, defaults, questions, serve,
-    server_tls,
+    Clock, Enroller, Holds, Home, Listeners, Running, ServerTls, TokenOffice, defaults, metrics, questions,
+    serve, server_tls,
 };
 use identity::Peer;
 use joining::{Joining, Keep, Kept, Membership};
@@ -91,7 +91,19 @@ impl ZoneCp {
         });
         let ages = Arc::new(Mutex::new(Ages::default()));
         let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry);
+        let counts = Metrics::register(&mut registry);
+        let of_both = control::Metrics::register(&mut registry, &*store);
+        let (authority_ends, server_ends) = (home.ca.validity().not_after, tls.ends.clone());
+        let workload_authorities = authorities.clone();
+        metrics::show_ends(&mut registry, move || {
+            let own =
+                [("authority".to_owned(), authority_ends), ("server".to_owned(), *server_ends.borrow())];
+            own.into_iter().chain(workload_authorities.ends()).collect()
+        });
+        let sessions = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::PROXY);
+        let upward = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::CONTROL_PLANE);
+        let counters = [("proxies", sessions.counters.clone()), ("global", upward.counters.clone())];
+        metrics::show_sessions(&mut registry, counters);
         let holds = Arc::new(Holds::default());
         let holding = Arc::new(Holding { holds: holds.clone(), upstream: upstream.clone() });
         let authority = match (global, upstream) {
@@ -122,8 +134,8 @@ impl ZoneCp {
                 last_words::load(&*store, &hub).await?;
                 let (keeping, of) = (store.clone(), hub.clone());
                 tasks.spawn("last words", |stop| last_words::run(keeping, of, stop));
-                join(&mut tasks, store.clone(), joining, host, handle.clone()).await?;
-                follow_counts(&mut tasks, hub.clone(), metrics.clone(), Some((zone.clone(), handle.clone())));
+                join(&mut tasks, store.clone(), joining, host, handle.clone(), upward).await?;
+                follow_counts(&mut tasks, hub.clone(), counts.clone(), Some((zone.clone(), handle.clone())));
                 report_changes(&mut tasks, store.clone(), handle);
                 authority
             }
@@ -131,7 +143,7 @@ impl ZoneCp {
                 defaults::make(&*store).await?;
                 let store = store.clone();
                 tasks.spawn("defaults", |stop| defaults::run(store, stop));
-                follow_counts(&mut tasks, hub.clone(), metrics.clone(), None);
+                follow_counts(&mut tasks, hub.clone(), counts.clone(), None);
                 Authority::Here
             }
         };
@@ -148,15 +160,16 @@ impl ZoneCp {
             ingresses,
             enroller: enroller.clone(),
             clock: clock.clone(),
-            metrics,
+            metrics: counts,
             own: vec![addresses.api, addresses.sync, addresses.health],
         });
-        let sessions = Arc::new(Sessions { zone: zone_state });
-        let session = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::PROXY);
-        serve::sync(&mut tasks, listeners.sync, tls.sync.clone(), sessions, server::Options::new(session));
+        let handler = Arc::new(Sessions { zone: zone_state });
+        serve::sync(&mut tasks, listeners.sync, tls.sync.clone(), handler, server::Options::new(sessions));
         hub.start_settling();
 
         let answers = Arc::new(Answers { zone, hub: hub.clone(), reporter, stopping: tasks.stopping() });
+        let (written, proof) = (store.clone(), answers.clone());
+        tasks.spawn("propagation", |stop| of_both.follow(written, proof, stop));
         let config = ApiConfig {
             store: store.clone(),
             authority,
@@ -245,10 +258,10 @@ async fn join(
     joining: Joining,
     host: Arc<Upstream>,
     handle: Handle,
+    options: link::Options,
 ) -> anyhow::Result<()> {
     let membership = Membership::open(joining, KeepSealed(store)).await?;
     tasks.spawn("upstream", |stop| async move {
-        let options = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::CONTROL_PLANE);
         membership.run(host, &handle, &options, &stop).await;
         Ok(())
     });

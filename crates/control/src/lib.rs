@@ -4,7 +4,7 @@
 //! then `server_tls` and `serve` (how one is reached), `enrolment`, `revocation` and `tokens` (how peers join,
 //! and when they may stay no more), `defaults`
 //! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
-//! zones), and `line` (whose history counts when a store was put back).
+//! zones), and `line` (whose history counts when a store was put back). `metrics` is what both count.
 
 pub mod home;
 
@@ -26,9 +26,12 @@ pub mod questions;
 
 pub mod line;
 
+pub mod metrics;
+
 pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};
 pub use home::{Home, HomeError};
 pub use line::Holds;
+pub use metrics::Metrics;
 pub use revocation::Admission;
 pub use runtime::Clock;
 pub use serve::{Addresses, Listeners, Running};

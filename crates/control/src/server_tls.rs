@@ -18,6 +18,8 @@ use runtime::Clock;
 pub struct ServerTls {
     pub api: watch::Receiver<Arc<ServerConfig>>,
     pub sync: watch::Receiver<Arc<ServerConfig>>,
+    /// When the certificate in them ends.
+    pub ends: watch::Receiver<SystemTime>,
 }
 
 /// Makes the next certificate in time. Run it for as long as the control plane serves.
@@ -27,6 +29,7 @@ pub struct Renewal {
     clock: Clock,
     api: watch::Sender<Arc<ServerConfig>>,
     sync: watch::Sender<Arc<ServerConfig>>,
+    ends: watch::Sender<SystemTime>,
     due: SystemTime,
 }
 
@@ -52,10 +55,11 @@ impl ServerTls {
         hosts: Vec<String>,
         clock: Clock,
     ) -> Result<(Self, Renewal), ServerTlsError> {
-        let Made { api, sync, due } = make(&ca, &hosts, clock.now())?;
+        let Made { api, sync, ends, due } = make(&ca, &hosts, clock.now())?;
         let (api, sync) = (watch::Sender::new(api), watch::Sender::new(sync));
-        let tls = Self { api: api.subscribe(), sync: sync.subscribe() };
-        Ok((tls, Renewal { ca, hosts, clock, api, sync, due }))
+        let ends = watch::Sender::new(ends);
+        let tls = Self { api: api.subscribe(), sync: sync.subscribe(), ends: ends.subscribe() };
+        Ok((tls, Renewal { ca, hosts, clock, api, sync, ends, due }))
     }
 }
 
@@ -76,9 +80,10 @@ impl Renewal {
 
     fn renew(&mut self) {
         match make(&self.ca, &self.hosts, self.clock.now()) {
-            Ok(Made { api, sync, due }) => {
+            Ok(Made { api, sync, ends, due }) => {
                 self.api.send_replace(api);
                 self.sync.send_replace(sync);
+                self.ends.send_replace(ends);
                 self.due = due;
                 info!("serving with a new certificate");
             }
@@ -90,6 +95,7 @@ impl Renewal {
 struct Made {
     api: Arc<ServerConfig>,
     sync: Arc<ServerConfig>,
+    ends: SystemTime,
     due: SystemTime,
 }
 
@@ -98,6 +104,7 @@ fn make(ca: &ControlCa, hosts: &[String], now: SystemTime) -> Result<Made, Serve
     Ok(Made {
         api: api_server_config(&credential)?,
         sync: server_config(ca, &credential)?,
+        ends: credential.validity().not_after,
         due: credential.renew_at(RENEW_AT, 0.0),
     })
 }

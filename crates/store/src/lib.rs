@@ -25,7 +25,7 @@ pub use error::{Error, OpenError};
 pub use memory::MemoryStore;
 pub use query::{Change, Changes, Commit, Filter, Head, Listing};
 pub use seal::{RollingHash, SecretBytes};
-pub use store::{Answer, Store};
+pub use store::{Answer, Observer, Operation, Store};
 pub use tables::{Retention, StoreClock};
 pub use watch::Watch;
 pub use write::{Draft, Expect, Fence, MAX_DOCUMENT, MAX_WRITES, Receipt, Write, Written};

@@ -33,12 +33,12 @@ impl MemoryStore {
 
     pub(crate) fn of(identity: Identity) -> Arc<dyn Store> {
         let state = Mutex::new(Arc::new(State::default()));
-        Arc::new(Backed(Arc::new(Memory {
+        Arc::new(Backed::new(Memory {
             identity,
             state,
             feed: Feed::new(),
             writable: watch::Sender::new(true),
-        })))
+        }))
     }
 }
 

@@ -1,6 +1,8 @@
 //! The trait that every backend fulfils.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use model::{DocumentKey, Origin, Point, Record, World};
 use tokio::sync::watch;
@@ -14,6 +16,17 @@ use crate::write::{Draft, Expect, Fence, Receipt, Write, Written};
 /// A future of a store's methods, boxed so that a store can be an `Arc<dyn Store>`.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
+/// What a caller waited for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Operation {
+    Read,
+    /// Until it is as durable as the backend makes it.
+    Write,
+}
+
+/// Is told of each operation that came to its end, refused or not: how long its caller waited. Must not block.
+pub type Observer = Arc<dyn Fn(Operation, Duration) + Send + Sync>;
+
 /// Documents at rest. An answered write is durable as far as the backend knows durability. A write
 /// whose future is dropped may or may not happen; it never happens in part.
 pub trait Store: Send + Sync {
@@ -23,6 +36,9 @@ pub trait Store: Send + Sync {
     /// Whether writes succeed, as far as the last one tells: false from one that the disk refused until one
     /// succeeds, which the store tries by itself.
     fn writable(&self) -> watch::Receiver<bool>;
+
+    /// Tells of every operation from now on. A store has one observer, for good: a second is not heard.
+    fn observe(&self, observer: Observer);
 
     fn head(&self) -> Answer<'_, Head>;
 

@@ -15,6 +15,8 @@ pub mod frame;
 
 pub mod session;
 
+pub mod counters;
+
 pub mod link;
 
 pub mod server;
@@ -22,5 +24,6 @@ pub mod server;
 pub mod client;
 
 pub use batch::{Base, Batch, Digest, Entry, Place, Refused};
+pub use counters::Counters;
 pub use holdings::Holdings;
 pub use topic::Topic;

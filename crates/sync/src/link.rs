@@ -24,6 +24,7 @@ use tracing::{Instrument, debug, warn};
 
 use crate::batch::{Base, Batch, Place, Refused};
 use crate::client::DialError;
+use crate::counters::{Counters, OpenSession};
 use crate::frame::{Frame, Heartbeat, Hello, Malformed, Signal};
 use crate::session::{Action, Applied, AskError, Config, Ended, Event, Limits, Session, Timing};
 use crate::topic::Topic;
@@ -169,11 +170,19 @@ pub struct Options {
     pub capabilities: Vec<String>,
     pub limits: Limits,
     pub timing: Timing,
+    /// Where all sessions with these options count.
+    pub counters: Arc<Counters>,
 }
 
 impl Options {
     pub fn new(program: impl Into<String>, limits: Limits) -> Self {
-        Self { program: program.into(), capabilities: Vec::new(), limits, timing: Timing::default() }
+        Self {
+            program: program.into(),
+            capabilities: Vec::new(),
+            limits,
+            timing: Timing::default(),
+            counters: Arc::default(),
+        }
     }
 }
 
@@ -227,6 +236,8 @@ where
         desk,
         session: Session::new(config, Duration::ZERO),
         start: Instant::now(),
+        counters: options.counters.clone(),
+        open: None,
         storing: JoinSet::new(),
         working: JoinSet::new(),
         asked: HashMap::new(),
@@ -241,6 +252,9 @@ struct Driver<H> {
     desk: handle::Attached,
     session: Session,
     start: Instant,
+    counters: Arc<Counters>,
+    /// Once the peer has introduced itself.
+    open: Option<OpenSession>,
     /// Tasks that change what the host has: never cut short.
     storing: JoinSet<Outcome>,
     /// All others.
@@ -321,7 +335,7 @@ impl<H: Host> Driver<H> {
             self.storing.shutdown().await;
         }
         let ended = self.ended.take().expect("the loop runs until it is set");
-        drop(self.desk);
+        drop((self.desk, self.open));
         self.host.closed(&ended);
         ended
     }
@@ -341,6 +355,9 @@ impl<H: Host> Driver<H> {
     }
 
     fn tell(&mut self, event: Event) {
+        if let Event::Applied { applied: Applied::Stored { refused, .. }, .. } = &event {
+            self.counters.received(refused.len());
+        }
         let actions = self.session.on_event(event, self.start.elapsed());
         for action in actions {
             self.act(action);
@@ -351,7 +368,10 @@ impl<H: Host> Driver<H> {
         let host = self.host.clone();
         match action {
             Action::Greeted(hello) => match host.connected(&hello) {
-                Ok(()) => self.desk.greeted(hello),
+                Ok(()) => {
+                    self.open = Some(OpenSession::count(&self.counters));
+                    self.desk.greeted(hello);
+                }
                 Err(reason) => self.tell(Event::Close(reason)),
             },
             Action::Collect { topic, base } => self.work(async move {
@@ -384,7 +404,10 @@ impl<H: Host> Driver<H> {
                     let _ = asker.send(result);
                 }
             }
-            Action::Acknowledged { topic, world, refused } => host.acknowledged(&topic, &world, &refused),
+            Action::Acknowledged { topic, world, refused } => {
+                self.counters.sent(refused.len());
+                host.acknowledged(&topic, &world, &refused);
+            }
             Action::HeldByPeer { topic, reason } => host.held_by_peer(&topic, &reason),
             Action::Subscribed { added, removed } => host.subscribed(&added, &removed),
             Action::Heartbeat(heartbeat) => host.heartbeat(&heartbeat),

@@ -67,7 +67,7 @@ fn start(file: StoreFile, identity: Identity, rest: Duration) -> std::io::Result
         move || writer::run(&shared, waiting, rest)
     })?;
     let readers = Arc::default();
-    Ok(Arc::new(Backed(Arc::new(Embedded { shared, readers, jobs: Some(jobs), writer: Some(writer) }))))
+    Ok(Arc::new(Backed::new(Embedded { shared, readers, jobs: Some(jobs), writer: Some(writer) })))
 }
 
 struct Shared {

@@ -53,7 +53,8 @@ every_backend! {
         a_caller_has_at_most_100_writes_and_a_batch_any_number,
         s56_concurrent_writers_lose_no_update,
         a_listing_has_what_the_filter_covers,
-        the_rolling_hash_is_known_at_every_revision;
+        the_rolling_hash_is_known_at_every_revision,
+        whoever_observes_is_told_of_every_read_and_write;
     copies:
         copies_keep_their_versions,
         an_older_copy_never_replaces_a_later_one,

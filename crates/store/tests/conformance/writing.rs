@@ -1,9 +1,9 @@
 //! Documents of one's own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use model::{BundleNumber, Point};
-use store::{Draft, Error, Expect, Filter, MAX_DOCUMENT, MAX_WRITES, RollingHash, Store, Write};
+use store::{Draft, Error, Expect, Filter, MAX_DOCUMENT, MAX_WRITES, Operation, RollingHash, Store, Write};
 
 use crate::kit::{Kit, at, delete, draft, key, origin, put, record, version};
 
@@ -265,4 +265,17 @@ pub(crate) async fn the_rolling_hash_is_known_at_every_revision(kit: &Kit) {
     let other = kit.store("global");
     other.transact(vec![put("global/a", "1")]).await.unwrap();
     assert_ne!(other.head().await.unwrap().hash, hashes[1], "another store has another key");
+}
+
+pub(crate) async fn whoever_observes_is_told_of_every_read_and_write(kit: &Kit) {
+    let store = kit.store("global");
+    store.head().await.unwrap();
+    let seen: Arc<Mutex<Vec<Operation>>> = Arc::default();
+    let tell = seen.clone();
+    store.observe(Arc::new(move |operation, _| tell.lock().unwrap().push(operation)));
+    store.observe(Arc::new(|_, _| panic!("a store has one observer")));
+    store.transact(vec![put("global/a", "1")]).await.unwrap();
+    store.get(&key("global/a")).await.unwrap();
+    store.put(draft("global/a", "2"), Expect::Absent).await.unwrap_err();
+    assert_eq!(*seen.lock().unwrap(), [Operation::Write, Operation::Read, Operation::Write]);
 }

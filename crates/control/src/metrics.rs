@@ -1,0 +1,224 @@
+//! What both control planes count, under the same names.
+//!
+//! | metric | |
+//! |---|---|
+//! | `tombolo_store_operation_seconds{operation}` | how long callers of the store waited: `read`, or `write` until it is durable |
+//! | `tombolo_propagation_seconds` | from the commit of a document here until every proxy of every zone that this control plane answers for said that it enforces it |
+//! | `tombolo_propagations_overdue_total` | documents that were not enforced everywhere within a minute, or were refused |
+//! | `tombolo_sync_sessions{peers}` | open now, with `zones`, `proxies` (and ingresses) or the `global` |
+//! | `tombolo_sync_batches_total{peers,direction}` | `sent` and acknowledged, or `received` and in force |
+//! | `tombolo_sync_refused_total{peers,direction}` | documents and parts that a peer did not take, or that were not taken from it |
+//! | `tombolo_certificate_end_timestamp_seconds{of}` | when what this control plane serves or signs with ends, in seconds since 1970 |
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use api::Proof;
+use api::revisions::LONGEST_WAIT;
+use api::shapes::Progress;
+use model::Version;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use store::{Error, Operation, Store};
+use sync::Counters;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+/// What is counted of the store and of what is written into it.
+#[derive(Clone)]
+pub struct Metrics {
+    operations: Family<StoreOperation, Histogram, fn() -> Histogram>,
+    propagation: Histogram,
+    overdue: Counter,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct StoreOperation {
+    operation: &'static str,
+}
+
+/// Seconds, around what a disk takes.
+const OPERATION_BUCKETS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// Seconds, around what is promised.
+const PROPAGATION_BUCKETS: [f64; 14] =
+    [0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0];
+
+/// Between two revisions that are followed: what is written all the time need not be proven all the time.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Metrics {
+    pub fn register(registry: &mut Registry, store: &dyn Store) -> Self {
+        let metrics = Self {
+            operations: Family::new_with_constructor(|| Histogram::new(OPERATION_BUCKETS)),
+            propagation: Histogram::new(PROPAGATION_BUCKETS),
+            overdue: Counter::default(),
+        };
+        let Self { operations, propagation, overdue } = metrics.clone();
+        let observed = operations.clone();
+        store.observe(Arc::new(move |operation, took| {
+            let operation = match operation {
+                Operation::Read => "read",
+                Operation::Write => "write",
+            };
+            observed.get_or_create(&StoreOperation { operation }).observe(took.as_secs_f64());
+        }));
+        let group = registry.sub_registry_with_prefix("tombolo");
+        group.register_with_unit(
+            "store_operation",
+            "How long callers of the store waited",
+            Unit::Seconds,
+            operations,
+        );
+        group.register_with_unit(
+            "propagation",
+            "From the commit of a document until every proxy enforces it",
+            Unit::Seconds,
+            propagation,
+        );
+        group.register(
+            "propagations_overdue",
+            "Documents that were refused, or not enforced everywhere within a minute",
+            overdue,
+        );
+        metrics
+    }
+
+    /// Follows the newest own revision, one at a time, from its commit until it is enforced everywhere.
+    pub async fn follow(
+        self,
+        store: Arc<dyn Store>,
+        proof: Arc<dyn Proof>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let following = async {
+            loop {
+                match next_revision(&*store).await {
+                    Ok((version, committed)) => self.time(&*proof, version, committed).await,
+                    Err(Error::Closed) => return,
+                    Err(error) => debug!(%error, "a revision was missed"),
+                }
+                time::sleep(PAUSE).await;
+            }
+        };
+        let _ = stop.run_until_cancelled(following).await;
+        stop.cancelled().await;
+        Ok(())
+    }
+
+    async fn time(&self, proof: &dyn Proof, version: Version, committed: Instant) {
+        match proof.revision(version, LONGEST_WAIT).await {
+            Ok(state) if state.state == Progress::Applied => {
+                self.propagation.observe(committed.elapsed().as_secs_f64());
+            }
+            Ok(_) => {
+                self.overdue.inc();
+            }
+            // Its epoch is over.
+            Err(_) => {}
+        }
+    }
+}
+
+/// The next document that is written here, and when that was committed.
+async fn next_revision(store: &dyn Store) -> Result<(Version, Instant), Error> {
+    let head = store.head().await?;
+    let mut watch = store.watch(head.sequence);
+    let mut point = head.point;
+    loop {
+        let commit = watch.next().await?;
+        let committed = Instant::now();
+        let own = commit.world.point(&head.origin).unwrap_or(point);
+        if own.revision != point.revision {
+            return Ok((Version { origin: head.origin, point: own }, committed));
+        }
+        point = own;
+    }
+}
+
+/// Shows how the sessions with some sort of peers are.
+pub fn show_sessions(
+    registry: &mut Registry,
+    sessions: impl IntoIterator<Item = (&'static str, Arc<Counters>)>,
+) {
+    registry.register_collector(Box::new(Sessions(sessions.into_iter().collect())));
+}
+
+struct Sessions(Vec<(&'static str, Arc<Counters>)>);
+
+impl Collector for Sessions {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("tombolo_sync_sessions", "Sessions that are open");
+        let mut sessions = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (peers, counters) in &self.0 {
+            let open = i64::try_from(counters.sessions()).unwrap_or(i64::MAX);
+            sessions.encode_family(&[("peers", *peers)])?.encode_gauge(&open)?;
+        }
+        let (name, help) = ("tombolo_sync_batches", "Batches that were acknowledged");
+        self.both(&mut encoder, name, help, Counters::batches_sent, Counters::batches_received)?;
+        let (name, help) = ("tombolo_sync_refused", "Documents and parts that were not taken");
+        self.both(&mut encoder, name, help, Counters::refused_by_peers, Counters::refused)
+    }
+}
+
+impl Sessions {
+    fn both(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        sent: fn(&Counters) -> u64,
+        received: fn(&Counters) -> u64,
+    ) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (peers, counters) in &self.0 {
+            for (direction, count) in [("sent", sent(counters)), ("received", received(counters))] {
+                let labels = [("peers", *peers), ("direction", direction)];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sessions")
+    }
+}
+
+/// What ends when, by what it is: `server certificate`, `authority of default.east.mesh.local`.
+pub type Ends = Vec<(String, SystemTime)>;
+
+/// Shows when certificates end; `ends` is asked at each scrape.
+pub fn show_ends(registry: &mut Registry, ends: impl Fn() -> Ends + Send + Sync + 'static) {
+    registry.register_collector(Box::new(Certificates(ends)));
+}
+
+struct Certificates<F>(F);
+
+impl<F: Fn() -> Ends + Send + Sync + 'static> Collector for Certificates<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) =
+            ("tombolo_certificate_end_timestamp_seconds", "When it ends, in seconds since 1970");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (of, end) in (self.0)() {
+            let end = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            family.encode_family(&[("of", of.as_str())])?.encode_gauge(&end)?;
+        }
+        Ok(())
+    }
+}
+
+impl<F> fmt::Debug for Certificates<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ends of certificates")
+    }
+}
