@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["control"],
     &["global-cp", "zone-cp", "dataplane", "zone-ingress"],
     &["demo"],
-    &["cli"],
+    &["cli", "planes"],
     &["tests"],
 ];
 

@@ -21,10 +21,12 @@ pub mod proxies;
 pub mod registration;
 pub mod replica;
 pub mod reporter;
+pub mod run;
 pub mod sessions;
 pub mod start;
 pub mod take_up;
 pub mod upstream;
 
 pub use options::Options;
+pub use run::{PROGRAM, program};
 pub use start::ZoneCp;

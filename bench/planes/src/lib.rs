@@ -1,0 +1,19 @@
+//! What control planes cost, measured on the real programs.
+//!
+//! [`scale`] starts a zone control plane and, in a process of their own, [`proxies`]: each of them [`simulated`], with its own
+//! key, certificates, TLS connection and session, carrying no traffic. What the programs take is read from the
+//! system ([`usage`]), and told as a table for people or as lines of JSON ([`report`]).
+
+pub mod scale;
+
+pub mod proxies;
+
+pub mod simulated;
+
+pub mod decoded;
+
+pub mod program;
+
+pub mod usage;
+
+pub mod report;
