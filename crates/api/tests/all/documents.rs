@@ -331,9 +331,52 @@ async fn s57_lists_come_in_pages_and_are_chosen_by_labels() {
         api.get("/meshes/other/meshtrafficpermissions").await.ok().body,
         json!({"items": [], "next": null})
     );
-    for bad in
-        ["size=0", "size=1001", "size=-1", "after=x", "label=x", "filter[name]=x", "page=2", "label=!=x"]
-    {
+    let too_long = format!("after=MeshTrafficPermission/default/global//{}", "x".repeat(10_000));
+    for bad in [
+        "size=0",
+        "size=1001",
+        "size=-1",
+        "size=99999999999999999999999",
+        "size=2&size=3",
+        "after=x",
+        "after=MeshTrafficPermission/default/global//../p0",
+        &too_long,
+        "label=x",
+        "filter[name]=x",
+        "page=2",
+        "label=!=x",
+    ] {
         api.get(&format!("/meshtrafficpermissions?{bad}")).await.is(400);
     }
+}
+
+#[tokio::test]
+async fn s57_a_name_that_leads_elsewhere_names_nothing_and_is_never_written() {
+    let api = Api::global().await;
+    let before = api.store.head().await.unwrap();
+    let too_long = "x".repeat(254);
+    for name in [
+        "..%2fzones",
+        "%2e%2e",
+        "a%2fb",
+        "a%00b",
+        "a%0d%0ab",
+        "A",
+        "%C3%A4",
+        "%E2%80%AE",
+        " ",
+        "%20",
+        &too_long,
+    ] {
+        let path = format!("/meshes/default/meshtrafficpermissions/{}", name.replace(' ', "+"));
+        api.put(&path, ALLOW).await.is(400);
+        api.get(&path).await.is(400);
+        api.delete(&path).await.is(400);
+    }
+    for path in ["/meshes/default/../meshtrafficpermissions/web", "/meshes/%2e%2e/meshtrafficpermissions/web"]
+    {
+        let status = api.put(path, ALLOW).await.status.as_u16();
+        assert!(matches!(status, 400 | 404), "{path}: {status}");
+    }
+    assert_eq!(api.store.head().await.unwrap(), before);
 }
