@@ -157,6 +157,9 @@ impl GlobalProof {
             let wait = if over { Duration::ZERO } else { (deadline - Instant::now()).min(ROUND) };
             let asking = self.ask(&zone, version, wait);
             let answer = tokio::select! {
+                biased;
+                // What it does is not known, as if it had no session.
+                () = self.zones.silence(&zone) => Err(AskError::Disconnected),
                 answer = asking => answer,
                 () = self.stopping.cancelled(), if !over => continue,
             };

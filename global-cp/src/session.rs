@@ -250,6 +250,7 @@ impl Host for ZoneSession {
         } else {
             info!(zone = %self.zone, "the zone is heard again");
         }
+        self.zones.fell_silent(&self.zone, self.id, stale);
     }
 
     fn closed(&self, ended: &Ended) {

@@ -50,7 +50,7 @@ struct Inner {
     entries: Mutex<BTreeMap<ZoneName, Entry>>,
     /// Taken before `entries`, never after.
     exports: Mutex<Exports>,
-    /// Changes when a zone comes or goes.
+    /// Changes when a zone comes or goes, falls silent or is heard again.
     comings: watch::Sender<u64>,
 }
 
@@ -78,6 +78,8 @@ pub(crate) enum Line {
 
 struct Attached {
     id: u64,
+    /// Nothing was heard in it for 5 s.
+    silent: bool,
     handle: Handle,
 }
 
@@ -154,7 +156,7 @@ impl Zones {
         ages.collect()
     }
 
-    /// Changes whenever a zone comes or goes.
+    /// Changes whenever a zone comes or goes, falls silent or is heard again.
     pub(crate) fn comings(&self) -> watch::Receiver<u64> {
         self.0.comings.subscribe()
     }
@@ -187,7 +189,7 @@ impl Zones {
         let mut entries = self.entries();
         let entry = entries.entry(zone.clone()).or_default();
         entry.line = Line::Unknown;
-        match entry.session.replace(Attached { id, handle }) {
+        match entry.session.replace(Attached { id, silent: false, handle }) {
             Some(earlier) => earlier.handle.close("a newer session of this zone took over"),
             None => {
                 self.0.metrics.zones_connected.inc();
@@ -212,6 +214,25 @@ impl Zones {
         self.hear(zone);
         info!(%zone, "zone connected");
         self.0.comings.send_modify(|n| *n += 1);
+    }
+
+    /// Nothing was heard in a zone's session for 5 s, or it is heard again.
+    pub(crate) fn fell_silent(&self, zone: &ZoneName, id: u64, silent: bool) {
+        self.change(zone, |entry| {
+            if let Some(session) = entry.session.as_mut().filter(|session| session.id == id) {
+                session.silent = silent;
+            }
+        });
+        self.0.comings.send_modify(|n| *n += 1);
+    }
+
+    /// Waits until nothing is heard of a zone, though it has a session.
+    pub(crate) async fn silence(&self, zone: &ZoneName) {
+        let is_silent = |_: &u64| {
+            let entries = self.entries();
+            entries.get(zone).and_then(|entry| entry.session.as_ref()).is_some_and(|session| session.silent)
+        };
+        let _ = self.comings().wait_for(is_silent).await;
     }
 
     pub(crate) fn hear(&self, zone: &ZoneName) {

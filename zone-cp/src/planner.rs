@@ -130,6 +130,12 @@ pub enum Input {
         session: SessionNumber,
         refused: BTreeMap<String, String>,
     },
+    /// Nothing was heard of the client for 5 s, though its session is open; or it is heard again.
+    Silent {
+        client: Client,
+        session: SessionNumber,
+        silent: bool,
+    },
     Disconnected {
         client: Client,
         session: SessionNumber,
@@ -219,6 +225,8 @@ struct State {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Presence {
     Connected,
+    /// Its session is open, and nothing was heard in it for 5 s: nobody knows what it does.
+    Silent,
     /// Its session was lost less than 5 s ago: it still counts as it did.
     Missing,
     Lost,
@@ -291,6 +299,14 @@ impl Planner {
                     state.refused = refused;
                 }
             }
+            Input::Silent { client, session, silent } => {
+                if let Some(state) = self.current(&client, session)
+                    && state.has_session()
+                {
+                    state.presence = if silent { Presence::Silent } else { Presence::Connected };
+                    self.refresh_signals(&mut out);
+                }
+            }
             Input::Disconnected { client, session, drained } => {
                 self.disconnected(client, session, drained, &mut out);
             }
@@ -358,7 +374,7 @@ impl Planner {
         let Some(proxy) = ProxyId::of(key) else { return };
         self.lives.remove(&proxy);
         let client = Client::Proxy(proxy);
-        if self.clients.get(&client).is_some_and(|state| state.presence != Presence::Connected) {
+        if self.clients.get(&client).is_some_and(|state| !state.has_session()) {
             self.clients.remove(&client);
         }
     }
@@ -375,7 +391,7 @@ impl Planner {
         let (view, zone, world) = (&self.view, &self.zone, &self.world);
         for (client, state) in &mut self.clients {
             let Client::Proxy(id) = client else { continue };
-            if state.presence != Presence::Connected {
+            if !state.has_session() {
                 continue;
             }
             let stale: Vec<PartName> =
@@ -469,6 +485,9 @@ impl Planner {
         if drained {
             state.presence = Presence::Drained;
             self.refresh_signals(out);
+        } else if state.presence == Presence::Silent {
+            // It has been missed for longer than a lost session is.
+            state.presence = Presence::Lost;
         } else {
             state.presence = Presence::Missing;
             out.push(Output::CountLossLater { client, session });
@@ -492,6 +511,10 @@ impl Planner {
 }
 
 impl State {
+    fn has_session(&self) -> bool {
+        matches!(self.presence, Presence::Connected | Presence::Silent)
+    }
+
     /// Whether others are to be sent there.
     fn is_live(&self) -> bool {
         self.serves && !self.draining && matches!(self.presence, Presence::Connected | Presence::Missing)

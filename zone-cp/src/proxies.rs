@@ -218,6 +218,15 @@ impl Host for Session {
         Ok(pem.into_bytes().into())
     }
 
+    fn stale(&self, silent: bool) {
+        if silent {
+            warn!(client = %self.client, "nothing is heard of it");
+        } else {
+            info!(client = %self.client, "heard again");
+        }
+        self.zone.hub.input(Input::Silent { client: self.client.clone(), session: self.number, silent });
+    }
+
     fn closed(&self, ended: &Ended) {
         let drained = matches!(ended, Ended::ByPeer(reason) if reason == questions::DRAINED);
         self.zone.hub.detach(&self.client, self.number, drained);

@@ -278,6 +278,8 @@ pub struct Session {
     /// Our last word, until it is written.
     close: Option<String>,
     last_heard: Duration,
+    /// When the last event was taken in.
+    last_event: Duration,
     stale: bool,
     next_heartbeat: Duration,
     heartbeat_due: bool,
@@ -310,6 +312,7 @@ impl Session {
             hello: Some(hello),
             close: None,
             last_heard: now,
+            last_event: now,
             stale: false,
             next_heartbeat: now + timing.heartbeat,
             heartbeat_due: false,
@@ -329,6 +332,7 @@ impl Session {
         if self.phase == Phase::Over {
             return Vec::new();
         }
+        self.forgive(now);
         let mut actions = Vec::new();
         if let Err(ended) = self.take(event, now, &mut actions) {
             self.phase = Phase::Over;
@@ -397,6 +401,16 @@ impl Session {
 
     pub fn is_over(&self) -> bool {
         self.phase == Phase::Over
+    }
+
+    /// Ticks come at least as often as heartbeats go: where none came for twice as long, it was we who stood still, and
+    /// perhaps the whole machine. Silence since then says nothing of the peer, which is given its time anew.
+    fn forgive(&mut self, now: Duration) {
+        let stood_still = now.saturating_sub(self.last_event) > 2 * self.timing.heartbeat;
+        if stood_still {
+            self.last_heard = now;
+        }
+        self.last_event = now;
     }
 
     fn take(&mut self, event: Event, now: Duration, actions: &mut Vec<Action>) -> Result<(), Ended> {

@@ -18,6 +18,9 @@ const SERVICE: &str = "cart";
 const ZONE: &str = "west";
 const PROXY: &str = "default/cart-1";
 
+/// Until it is unknown: it is heard every second, and counts as it did for 5 s without a word.
+const SILENCE: Duration = Duration::from_secs(8);
+
 /// How long an answer may wait for the last of them.
 const WAIT: Duration = Duration::from_millis(500);
 
@@ -49,6 +52,8 @@ async fn in_a_process(mesh: &Mesh, stopped: &Stopped, terms: &Terms) -> anyhow::
     is(LateState::Late, LateReason::Slow).await.context("while it stands still")?;
     is(LateState::Unknown, LateReason::Disconnected).await.context("when nobody hears of it")?;
     let unknown = start.elapsed();
+    let limit = terms.limit(SILENCE);
+    ensure!(unknown <= limit, "it was unknown only after {unknown:.1?}, more than {limit:?}");
 
     process.go_on()?;
     let start = Instant::now();

@@ -21,7 +21,7 @@ use sync::batch::{Base, Batch, Entry, Place, Refused};
 use sync::client::{self, DialError, Target};
 use sync::frame::Signal;
 use sync::link::{self, Handle, Host, HostError, Topics};
-use sync::session::{Applied, Ended, Limits};
+use sync::session::{Applied, Ended, Limits, Timing};
 use sync::topic::Topic;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -108,12 +108,16 @@ impl FakeZone {
 
     /// Dials, until it is disconnected.
     pub(crate) fn dial(&mut self, global: &Global) {
+        self.dial_with(global, Timing::default());
+    }
+
+    pub(crate) fn dial_with(&mut self, global: &Global, timing: Timing) {
         let stop = CancellationToken::new();
         let (target, site, handle) = (target(global), self.site.clone(), self.handle.clone());
         let tls = identity::client_config(self.pin, ServerRole::Global, Some(&self.credential)).unwrap();
         let until = stop.clone();
         let session = tokio::spawn(async move {
-            let options = link::Options::new("test", Limits::CONTROL_PLANE);
+            let options = link::Options { timing, ..link::Options::new("test", Limits::CONTROL_PLANE) };
             client::connect_forever(&target, || tls.clone(), site, &handle, &options, &until).await;
         });
         self.session = Some((stop, session));

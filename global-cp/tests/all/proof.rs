@@ -4,8 +4,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use serde_json::json;
+use sync::session::Timing;
 use tokio::time;
 
+use crate::fake_zone::FakeZone;
 use crate::fixture::{Global, LIMIT};
 
 #[tokio::test]
@@ -84,6 +86,36 @@ async fn a_zone_that_is_away_is_waited_for_and_one_that_is_disabled_is_not() {
     assert_eq!(state["state"], "applied", "a document that does not travel moves the world as well: {state}");
     assert_eq!(state["zones"].as_array().unwrap().len(), 1);
     drop(east);
+}
+
+#[tokio::test]
+async fn a_zone_that_is_silent_is_away_until_it_is_heard_again() {
+    let global = Global::start().await;
+    let mut east = FakeZone::join(&global, "east").await.unwrap();
+    // It says nothing by itself.
+    let heartbeat = Duration::from_secs(3600);
+    east.dial_with(&global, Timing { heartbeat, stale: heartbeat, offline: heartbeat });
+    time::timeout(LIMIT, east.handle.connected()).await.unwrap();
+    let revision = global.permit("all").await;
+    let is_silent = async {
+        // Who is asked answers, and is heard by that; so it is not asked while it is to be silent.
+        loop {
+            time::sleep(Duration::from_millis(5500)).await;
+            let (_, state) = global.get(&format!("/revisions/{revision}")).await;
+            if state["zones"][0]["state"] == "offline" {
+                break;
+            }
+        }
+    };
+    time::timeout(LIMIT * 3, is_silent).await.unwrap();
+    let path = format!("/revisions/{revision}?wait=60s");
+    let waiting = global.get(&path);
+    let later = async {
+        time::sleep(Duration::from_millis(100)).await;
+        east.handle.subscribe(["a-word"]);
+    };
+    let ((_, state), ()) = time::timeout(LIMIT, async { tokio::join!(waiting, later) }).await.unwrap();
+    assert_eq!(state["state"], "applied", "{state}");
 }
 
 #[tokio::test]

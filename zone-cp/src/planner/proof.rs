@@ -15,7 +15,7 @@ pub enum Standing {
     /// It said that it enforces it, or what it said before already equals that.
     Current,
     Late,
-    /// It has no session, and may run anything that it once had.
+    /// It has no session, or is not heard in it, and may run anything that it once had.
     Unknown,
 }
 
@@ -110,6 +110,7 @@ impl Planner {
             let Some(mesh) = &held.key.mesh else { continue };
             let proxy = ProxyId { mesh: MeshName::clone(mesh), name: held.key.name.clone() };
             let state = self.clients.get(&Client::Proxy(proxy.clone()));
+            let silent = state.is_some_and(|state| state.presence == Presence::Silent);
             match state.filter(|state| state.presence == Presence::Connected) {
                 Some(state) if known && runs(state) => proof.current += 1,
                 Some(state) => {
@@ -118,7 +119,8 @@ impl Planner {
                 }
                 None if self.may_still_run(&proxy, state, now) => {
                     let (standing, reason) = (Standing::Unknown, Reason::Disconnected);
-                    proof.late.push(Late { proxy, standing, reason, detail: String::new() });
+                    let detail = if silent { "its session is open, and nothing is heard in it" } else { "" };
+                    proof.late.push(Late { proxy, standing, reason, detail: detail.to_owned() });
                 }
                 None => {}
             }

@@ -10,7 +10,7 @@ use model::{MeshName, ResourceName};
 use snapshot::Proxy;
 use snapshot::endpoints::destinations;
 
-use super::{Client, Planner, Presence, ProxyId};
+use super::{Client, Planner, Presence, ProxyId, State};
 
 /// What is not as it should be.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -60,7 +60,7 @@ impl Planner {
 
     pub fn has_ingress(&self, name: &ResourceName) -> bool {
         let state = self.clients.get(&Client::Ingress(name.clone()));
-        state.is_some_and(|state| state.presence == Presence::Connected)
+        state.is_some_and(State::has_session)
     }
 
     fn proxies(&self) -> impl Iterator<Item = (ProxyId, Proxy<'_>)> {

@@ -251,6 +251,40 @@ fn an_endpoint_is_not_ready_five_seconds_after_its_session_was_lost_and_no_soone
 }
 
 #[test]
+fn a_proxy_that_is_silent_is_unknown_and_not_ready_until_it_is_heard_again() {
+    let mut planner =
+        planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);
+    planner.on_input(Input::Settled);
+    let (cart, _) = connect(&mut planner, "cart", &["inbound/8080"]);
+    certified(&mut planner, "cart");
+    confirm(&mut planner, &cart, world(10, 10));
+    let (_, out) = connect(&mut planner, "web", &["endpoints/ms_default_east__cart_http"]);
+    assert!(endpoints(&out).0[0].ready);
+    let silent = |silent| Input::Silent { client: cart.clone(), session: 1, silent };
+    let eleven = "global-1-11".parse().unwrap();
+    let standing = |planner: &Planner| {
+        let late = planner.prove(&eleven, NOW).late;
+        late.iter().find(|late| late.proxy.name.as_str() == "cart").map(|late| (late.standing, late.reason))
+    };
+
+    assert!(!endpoints(&planner.on_input(silent(true))).0[0].ready);
+    let out = planner.on_input(commit(world(11, 10), vec![Change::Put(permission(11))]));
+    assert_eq!(plans(&out).len(), 2, "it is told all the same what it will need when it goes on");
+    assert_eq!(standing(&planner), Some((Standing::Unknown, Reason::Disconnected)));
+
+    assert!(endpoints(&planner.on_input(silent(false))).0[0].ready);
+    assert_eq!(standing(&planner), Some((Standing::Late, Reason::Slow)));
+    confirm(&mut planner, &cart, world(11, 10));
+    assert_eq!(standing(&planner), None);
+
+    planner.on_input(silent(true));
+    planner.on_input(Input::Disconnected { client: cart.clone(), session: 1, drained: false });
+    let (_, out) = connect(&mut planner, "web", &["endpoints/ms_default_east__cart_http"]);
+    assert!(!endpoints(&out).0[0].ready, "the end of its session is no sign of life");
+    assert!(planner.on_input(silent(false)).is_empty(), "nor is a late word of it");
+}
+
+#[test]
 fn after_a_start_proxies_that_are_not_back_yet_are_not_missed() {
     let mut planner =
         planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);

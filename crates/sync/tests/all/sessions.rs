@@ -332,13 +332,35 @@ fn a_silent_peer_is_stale_after_5_s_and_given_up_after_30_s() {
     assert_eq!(session.on_event(Event::Tick, Duration::from_secs(5)), [Action::Stale]);
     let heard = Event::Received(Frame::Heartbeat(Heartbeat::default()));
     assert_eq!(session.on_event(heard, Duration::from_secs(6))[0], Action::Fresh);
-    assert_eq!(session.on_event(Event::Tick, Duration::from_secs(35)), [Action::Stale]);
+    let mut told = Vec::new();
+    for second in 7..=35 {
+        told.extend(session.on_event(Event::Tick, Duration::from_secs(second)));
+    }
+    assert_eq!(told, [Action::Stale]);
     let silence = Duration::from_secs(30);
     assert_eq!(
         session.on_event(Event::Tick, Duration::from_secs(36)),
         [Action::Ended(Ended::Silent(silence))]
     );
     assert!(session.is_over());
+}
+
+#[test]
+fn while_we_stand_still_ourselves_nobody_is_silent() {
+    let mut session = greeted();
+    let mut tick = |seconds: f32| session.on_event(Event::Tick, Duration::from_secs_f32(seconds));
+    for (at, told) in [
+        (1.0, vec![]),
+        (3.0, vec![]),
+        // The whole machine stood still: whoever speaks every second did not get to it either.
+        (63.0, vec![]),
+        (64.9, vec![]),
+        (66.8, vec![]),
+        (67.9, vec![]),
+        (68.0, vec![Action::Stale]),
+    ] {
+        assert_eq!(tick(at), told, "at {at} s");
+    }
 }
 
 #[test]
