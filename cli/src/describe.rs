@@ -8,44 +8,22 @@ use api::shapes::{
     ZoneState,
 };
 use api::status::MeshStatus;
-use clap::Args;
 use model::kinds::Kind;
 use model::labels::LabelKey;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::client::{Client, encode};
+use crate::client::Client;
 use crate::columns::{self, text};
 use crate::failure::Failure;
-use crate::get::with_query;
 use crate::inspect;
-use crate::kind;
+use crate::kind::{self, DocumentArgs};
 use crate::output::{Ordered, Out, Tone, ago, yaml};
 use crate::wait;
 
-#[derive(Debug, Args)]
-pub(crate) struct DescribeArgs {
-    /// Its kind: mesh, meshservice, msvc, ... (see 'tombolo kinds')
-    kind: String,
-    name: String,
-    /// Its mesh, for kinds that are in one
-    #[arg(short, long, default_value = "default")]
-    mesh: String,
-    /// The zone that owns it; 'global' for the global
-    #[arg(long)]
-    zone: Option<String>,
-    /// Its namespace
-    #[arg(long)]
-    namespace: Option<String>,
-}
-
-pub(crate) async fn run(args: DescribeArgs, client: Client, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
-    let kind = kind::parse(&args.kind)?;
-    let path = kind::document(kind, &args.mesh, &args.name)?;
-    let mut query = Vec::new();
-    query.extend(args.zone.iter().map(|zone| format!("zone={}", encode(zone))));
-    query.extend(args.namespace.iter().map(|namespace| format!("namespace={}", encode(namespace))));
-    let document: Value = client.get(&with_query(&path, &query)).await?;
+pub(crate) async fn run(args: DocumentArgs, client: Client, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
+    let (kind, path) = args.find()?;
+    let document: Value = client.get(&path).await?;
     let known = Known::gather(kind, &document, &client).await?;
     let described = Described { document: Ordered(&document), known: &known };
     out.show_named(&[kind::reference(kind.name, &args.name)], &described, || {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::client::{Client, encode};
 use crate::columns;
 use crate::failure::Failure;
-use crate::kind;
+use crate::kind::{self, OwnerArgs, with_query};
 use crate::output::{Format, Ordered, Out, table, yaml};
 use crate::watch;
 
@@ -23,12 +23,8 @@ pub(crate) struct GetArgs {
     /// The mesh: 'default' for one document, all of them for a list.
     #[arg(short, long)]
     mesh: Option<String>,
-    /// Only documents of this zone; 'global' for the global's own.
-    #[arg(long)]
-    zone: Option<String>,
-    /// Only documents of this namespace.
-    #[arg(long)]
-    namespace: Option<String>,
+    #[command(flatten)]
+    owner: OwnerArgs,
     /// Only documents with this label; may be given several times.
     #[arg(short, long = "label", value_name = "KEY=VALUE", conflicts_with = "name")]
     labels: Vec<String>,
@@ -39,10 +35,7 @@ pub(crate) struct GetArgs {
 
 pub(crate) async fn run(args: GetArgs, client: Client, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
     let kind = kind::parse(&args.kind)?;
-    let mut query: Vec<String> = Vec::new();
-    query.extend(args.zone.iter().map(|zone| format!("zone={}", encode(zone))));
-    query.extend(args.namespace.iter().map(|namespace| format!("namespace={}", encode(namespace))));
-
+    let mut query = args.owner.query();
     if args.watch {
         query.extend(args.labels.iter().map(|label| format!("label={}", encode(label))));
         let path = match &args.name {
@@ -93,10 +86,6 @@ pub(crate) async fn run(args: GetArgs, client: Client, out: &mut Out<'_>) -> Res
     let wide = out.format == Format::Wide;
     out.show_named(&names, &Page { items, next: None }, || rows(kind, &documents, wide))?;
     Ok(ExitCode::SUCCESS)
-}
-
-pub(crate) fn with_query(path: &str, query: &[String]) -> String {
-    if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) }
 }
 
 fn rows(kind: &Kind, documents: &[Value], wide: bool) -> String {

@@ -1,8 +1,56 @@
-//! The kind that a person names: `meshservices`, `meshservice`, `MeshService` and `msvc` are one.
+//! The kind that a person names: `meshservices`, `meshservice`, `MeshService` and `msvc` are one. And where the
+//! document is that they name.
 
+use clap::Args;
 use model::kinds::{self, Kind};
 
+use crate::client::encode;
 use crate::failure::Failure;
+
+/// One document, as a command line names it.
+#[derive(Debug, Args)]
+pub(crate) struct DocumentArgs {
+    /// Its kind: mesh, meshtrafficpermission, mtp, ... (see 'tombolo kinds')
+    kind: String,
+    pub(crate) name: String,
+    /// Its mesh, for kinds that are in one
+    #[arg(short, long, default_value = "default")]
+    mesh: String,
+    #[command(flatten)]
+    owner: OwnerArgs,
+}
+
+impl DocumentArgs {
+    /// Its kind, and where it is.
+    pub(crate) fn find(&self) -> Result<(&'static Kind, String), Failure> {
+        let kind = parse(&self.kind)?;
+        let path = document(kind, &self.mesh, &self.name)?;
+        Ok((kind, with_query(&path, &self.owner.query())))
+    }
+}
+
+/// Whose document is meant.
+#[derive(Debug, Args)]
+pub(crate) struct OwnerArgs {
+    /// The zone that owns it; 'global' for the global
+    #[arg(long)]
+    zone: Option<String>,
+    /// Its namespace
+    #[arg(long)]
+    namespace: Option<String>,
+}
+
+impl OwnerArgs {
+    pub(crate) fn query(&self) -> Vec<String> {
+        let parameters = [("zone", &self.zone), ("namespace", &self.namespace)];
+        let given = parameters.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        given.map(|(name, value)| format!("{name}={}", encode(value))).collect()
+    }
+}
+
+pub(crate) fn with_query(path: &str, query: &[String]) -> String {
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) }
+}
 
 pub(crate) fn parse(text: &str) -> Result<&'static Kind, Failure> {
     let wanted = text.to_ascii_lowercase();

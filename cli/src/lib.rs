@@ -107,7 +107,7 @@ enum Command {
     /// Show documents
     Get(get::GetArgs),
     /// Show all that is known of one document: what it says, whose it is, who runs it
-    Describe(describe::DescribeArgs),
+    Describe(kind::DocumentArgs),
     /// Say on one page whether the mesh is well, and what is not
     ///
     /// Ends with 0 if all is well, with 1 if not.

@@ -15,8 +15,7 @@ use tokio::time;
 use crate::client::{Client, Lines, encode};
 use crate::columns;
 use crate::failure::Failure;
-use crate::get::with_query;
-use crate::kind;
+use crate::kind::{self, with_query};
 use crate::output::{Cell, Columns, Format, Ordered, Out, Tone, yaml};
 
 /// Between two attempts to take it up again.
