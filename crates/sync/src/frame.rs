@@ -23,26 +23,68 @@ pub const MAX_BODY: usize = 2 << 20;
 pub const MAX_NAME: usize = 512;
 /// The longest reason, in bytes; longer ones are cut where they are sent.
 pub const MAX_REASON: usize = 512;
-/// The most a chunk carries, in bytes of keys and bodies; an entry that is larger travels alone.
+/// The most a chunk carries, in bytes as [`Chunk::cost`] counts them; an entry that is larger travels alone.
 pub const CHUNK: usize = 64 << 10;
+/// What an item of a chunk counts beside its key and body: what it costs in memory, roughly, and more than on the wire.
+pub const ITEM: usize = 160;
 /// The largest frame that is read at all, in bytes.
 pub const MAX_FRAME: usize = 8 << 20;
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Frame {
     Hello(Hello),
-    Open { topic: Topic, opening: u64, place: Place },
+    /// Every batch may begin with `window` bytes.
+    Open {
+        topic: Topic,
+        opening: u64,
+        place: Place,
+        window: u64,
+    },
     Chunk(Chunk),
-    Ack { topic: Topic, opening: u64, batch: u64, world: World, refused: Vec<Refused> },
-    Hold { topic: Topic, opening: u64, reason: String },
+    Ack {
+        topic: Topic,
+        opening: u64,
+        batch: u64,
+        world: World,
+        refused: Vec<Refused>,
+    },
+    Hold {
+        topic: Topic,
+        opening: u64,
+        reason: String,
+    },
     Heartbeat(Heartbeat),
-    Subscribe { added: Vec<String>, removed: Vec<String> },
-    Signal { name: String, sequence: u64, signal: Signal },
-    SignalEcho { sequence: u64 },
-    Query { id: u64, kind: String, body: Bytes },
-    Reply { id: u64, result: Result<Bytes, String> },
-    Credit { topic: Topic, n: u32 },
-    Close { reason: String },
+    Subscribe {
+        added: Vec<String>,
+        removed: Vec<String>,
+    },
+    Signal {
+        name: String,
+        sequence: u64,
+        signal: Signal,
+    },
+    SignalEcho {
+        sequence: u64,
+    },
+    Query {
+        id: u64,
+        kind: String,
+        body: Bytes,
+    },
+    Reply {
+        id: u64,
+        result: Result<Bytes, String>,
+    },
+    /// A chunk of this batch may begin while those before it have fewer bytes than this.
+    Credit {
+        topic: Topic,
+        opening: u64,
+        batch: u64,
+        bytes: u64,
+    },
+    Close {
+        reason: String,
+    },
 }
 
 /// The first frame of each side.
@@ -69,6 +111,15 @@ pub struct Chunk {
     pub removed: Vec<String>,
     /// Only in the last chunk of its batch.
     pub last: Option<Last>,
+}
+
+impl Chunk {
+    /// What it counts of the credit, in bytes.
+    pub fn cost(&self) -> usize {
+        let entries = self.entries.iter().map(|entry| entry.key.len() + entry.body.len() + ITEM);
+        let removed = self.removed.iter().map(|key| key.len() + ITEM);
+        entries.sum::<usize>() + removed.sum::<usize>()
+    }
 }
 
 /// What turns staged chunks into a batch.

@@ -4,12 +4,14 @@
 //! written is asked for, frame by frame, when the writer has room ([`Session::next_frame`]): control frames
 //! first, then signals and chunks by turns. So a slow peer makes nothing pile up: of each topic one batch is
 //! in flight, of each signal the latest value waits, of each control frame there is at most one or a
-//! bounded number.
+//! bounded number. A peer that gives no credit for a topic stalls that topic alone.
 //!
 //! Expected of the transport is what a stream gives: frames in order, each once. The session nevertheless
 //! ignores repeats, and opens a topic anew when a chunk is missing, so that a mistake below never becomes a
 //! wrong copy.
 
+mod config;
+mod endings;
 mod incoming;
 mod outgoing;
 mod questions;
@@ -29,57 +31,13 @@ use outgoing::Outgoing;
 use questions::Questions;
 use signals::{Listener, Publisher};
 
+pub use config::{Config, Limits, Timing};
+pub use endings::{AskError, Ended, Violation};
+
 /// How many questions of one side may wait for an answer.
 pub const MAX_QUESTIONS: usize = 64;
 /// How often in a row a topic may be opened anew without a batch getting through.
 const MAX_OPENINGS: u32 = 16;
-
-/// What a session is about; the same for all sessions of one kind of peer.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub hello: Hello,
-    /// The topics that this side owns.
-    pub serves: Vec<Topic>,
-    /// The topics that this side keeps a copy of.
-    pub copies: Vec<Topic>,
-    pub limits: Limits,
-    pub timing: Timing,
-}
-
-/// What a peer may make us hold.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Bytes of all batches that are not complete yet; so also the largest batch.
-    pub staged_bytes: usize,
-    /// Names that one peer may subscribe to.
-    pub subscriptions: usize,
-}
-
-impl Limits {
-    /// What control planes grant each other.
-    pub const CONTROL_PLANE: Self = Self { staged_bytes: 256 << 20, subscriptions: 65_536 };
-    /// What a zone grants a proxy, which sends little more than its own document.
-    pub const PROXY: Self = Self { staged_bytes: 4 << 20, subscriptions: 16_384 };
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    pub heartbeat: Duration,
-    /// After this long without a frame the peer is stale.
-    pub stale: Duration,
-    /// After this long without a frame the session ends.
-    pub offline: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_secs(1),
-            stale: Duration::from_secs(5),
-            offline: Duration::from_secs(30),
-        }
-    }
-}
 
 /// What a session is told. After [`Action::Collect`], [`Action::Locate`], [`Action::Apply`],
 /// [`Action::ApplySignals`] and [`Action::SettleSignals`] exactly one answer must come.
@@ -215,59 +173,6 @@ pub enum Action {
     Ended(Ended),
 }
 
-/// Why a question got no answer.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum AskError {
-    #[error("there is no session with the peer")]
-    Disconnected,
-    #[error("the peer did not answer in time")]
-    TimedOut,
-    #[error("too many questions wait for an answer")]
-    Busy,
-    #[error("the question is too large")]
-    TooLarge,
-    #[error("{0}")]
-    Refused(String),
-}
-
-/// Why a session is over.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Ended {
-    #[error("closed: {0}")]
-    ByUs(String),
-    #[error("closed by the peer: {0}")]
-    ByPeer(String),
-    #[error("the peer broke the protocol: {0}")]
-    Violation(#[from] Violation),
-    #[error("nothing was heard of the peer for {0:?}")]
-    Silent(Duration),
-    #[error("the connection broke: {0}")]
-    Lost(String),
-}
-
-/// What no peer of ours does.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Violation {
-    #[error("it did not introduce itself first")]
-    NoHello,
-    #[error("a frame is malformed: {0}")]
-    Malformed(#[from] Malformed),
-    #[error("a batch of {0} was sent before the one before it was acknowledged")]
-    Unbidden(Topic),
-    #[error("a batch of {0} is too large")]
-    Staged(Topic),
-    #[error("chunks of {0} keep missing")]
-    Gaps(Topic),
-    #[error("{0} is opened again and again")]
-    Openings(Topic),
-    #[error("too many subscriptions")]
-    Subscriptions,
-    #[error("too large signals")]
-    Signals,
-    #[error("too many questions at once")]
-    Questions,
-}
-
 #[derive(Debug)]
 pub struct Session {
     limits: Limits,
@@ -317,7 +222,10 @@ impl Session {
             next_heartbeat: now + timing.heartbeat,
             heartbeat_due: false,
             ages: (Vec::new(), now),
-            incoming: copies.into_iter().map(|topic| (topic.clone(), Incoming::new(topic))).collect(),
+            incoming: copies
+                .into_iter()
+                .map(|topic| (topic.clone(), Incoming::new(topic, limits.window)))
+                .collect(),
             outgoing: serves.into_iter().map(|topic| (topic.clone(), Outgoing::new(topic))).collect(),
             publisher: Publisher::default(),
             listener: Listener::default(),
@@ -472,9 +380,9 @@ impl Session {
         match frame {
             // A repeat; the first one counts.
             Frame::Hello(_) => {}
-            Frame::Open { topic, opening, place } => {
+            Frame::Open { topic, opening, place, window } => {
                 if let Some(outgoing) = self.outgoing.get_mut(&topic) {
-                    actions.extend(outgoing.opened(opening, place)?);
+                    actions.extend(outgoing.opened(opening, place, window)?);
                 }
             }
             Frame::Chunk(chunk) => {
@@ -504,8 +412,11 @@ impl Session {
                 actions.extend(self.questions.asked_by_peer(id, kind, body)?);
             }
             Frame::Reply { id, result } => actions.extend(self.questions.replied(id, result)),
-            // Nobody enforces credits yet; a peer that does is not disturbed.
-            Frame::Credit { .. } => {}
+            Frame::Credit { topic, opening, batch, bytes } => {
+                if let Some(outgoing) = self.outgoing.get_mut(&topic) {
+                    outgoing.credited(opening, batch, bytes);
+                }
+            }
             Frame::Close { reason } => return Err(Ended::ByPeer(reason)),
         }
         Ok(())

@@ -50,6 +50,7 @@ impl Frame {
                     hash: hash(open.hash)?,
                     held: open.held.into_iter().map(held).collect::<Result<_, _>>()?,
                 },
+                window: open.window,
             },
             Kind::Chunk(chunk) => Self::Chunk(Chunk {
                 topic: parse("topic", &chunk.topic)?,
@@ -109,7 +110,12 @@ impl Frame {
                     v1::reply::Result::Error(error) => Err(short("error", error, MAX_REASON)?),
                 },
             },
-            Kind::Credit(credit) => Self::Credit { topic: parse("topic", &credit.topic)?, n: credit.n },
+            Kind::Credit(credit) => Self::Credit {
+                topic: parse("topic", &credit.topic)?,
+                opening: credit.opening,
+                batch: credit.batch,
+                bytes: credit.bytes,
+            },
             Kind::Close(close) => Self::Close { reason: short("reason", close.reason, MAX_REASON)? },
         })
     }
@@ -121,7 +127,7 @@ impl From<Frame> for v1::Frame {
             Frame::Hello(Hello { capabilities, generation, program }) => {
                 Kind::Hello(v1::Hello { capabilities, generation, program })
             }
-            Frame::Open { topic, opening, place } => Kind::Open(v1::Open {
+            Frame::Open { topic, opening, place, window } => Kind::Open(v1::Open {
                 topic: topic.to_string(),
                 opening,
                 have: Some(to_world(&place.have)),
@@ -131,6 +137,7 @@ impl From<Frame> for v1::Frame {
                     .into_iter()
                     .map(|(key, digest)| v1::Held { key, digest: Bytes::copy_from_slice(&digest.0) })
                     .collect(),
+                window,
             }),
             Frame::Chunk(chunk) => Kind::Chunk(v1::Chunk {
                 topic: chunk.topic.to_string(),
@@ -186,7 +193,9 @@ impl From<Frame> for v1::Frame {
                     Err(error) => v1::reply::Result::Error(cut(error)),
                 }),
             }),
-            Frame::Credit { topic, n } => Kind::Credit(v1::Credit { topic: topic.to_string(), n }),
+            Frame::Credit { topic, opening, batch, bytes } => {
+                Kind::Credit(v1::Credit { topic: topic.to_string(), opening, batch, bytes })
+            }
             Frame::Close { reason } => Kind::Close(v1::Close { reason: cut(reason) }),
         };
         Self { kind: Some(kind) }

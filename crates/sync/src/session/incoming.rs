@@ -1,5 +1,8 @@
 //! The copy's side of one topic: stages chunks, gives them to the host when they are whole, and
 //! acknowledges what the host has stored.
+//!
+//! Each batch begins with the credit of a window, which small ones never use up; half a window before it is, the
+//! owner gets more. One that sends more than that breaks the protocol.
 
 use std::mem;
 
@@ -14,6 +17,8 @@ const MAX_REFUSALS: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Incoming {
     topic: Topic,
+    /// How much of a batch may be on its way, in bytes.
+    window: u64,
     /// Our openings of this topic in this session; 0 before the first.
     opening: u64,
     /// Openings in a row of which no batch was applied.
@@ -38,6 +43,8 @@ enum State {
         next: u32,
         staged: Batch,
         bytes: usize,
+        /// A chunk may begin while less came.
+        credit: u64,
     },
     Applying {
         batch: u64,
@@ -46,8 +53,8 @@ enum State {
 }
 
 impl Incoming {
-    pub(super) fn new(topic: Topic) -> Self {
-        Self { topic, opening: 0, fruitless: 0, reopen: false, state: State::Locating, word: None }
+    pub(super) fn new(topic: Topic, window: u64) -> Self {
+        Self { topic, window, opening: 0, fruitless: 0, reopen: false, state: State::Locating, word: None }
     }
 
     pub(super) fn locate(&self) -> Action {
@@ -57,7 +64,8 @@ impl Incoming {
     pub(super) fn located(&mut self, place: Place) {
         if matches!(self.state, State::Locating) {
             self.opening += 1;
-            self.word = Some(Frame::Open { topic: self.topic.clone(), opening: self.opening, place });
+            let (topic, opening, window) = (self.topic.clone(), self.opening, self.window);
+            self.word = Some(Frame::Open { topic, opening, place, window });
             self.state = State::Expecting { batch: 1 };
         }
     }
@@ -91,7 +99,8 @@ impl Incoming {
                 if (chunk.batch, chunk.index) != (batch, 0) {
                     return self.gap();
                 }
-                self.state = State::Staging { batch, next: 0, staged: Batch::default(), bytes: 0 };
+                let (staged, credit) = (Batch::default(), self.window);
+                self.state = State::Staging { batch, next: 0, staged, bytes: 0, credit };
             }
             State::Staging { batch, next, .. } => {
                 if (chunk.batch, chunk.index) < (*batch, *next) {
@@ -140,24 +149,39 @@ impl Incoming {
     }
 
     pub(super) fn next_word(&mut self) -> Option<Frame> {
-        self.word.take()
+        self.word.take().or_else(|| self.next_credit())
     }
 
     pub(super) fn has_word(&self) -> bool {
-        self.word.is_some()
+        self.word.is_some() || self.due_credit().is_some()
     }
 
     pub(super) fn staged_bytes(&self) -> usize {
         if let State::Staging { bytes, .. } = self.state { bytes } else { 0 }
     }
 
+    /// Given from when it is written: an owner that does not wait for the word has none.
+    fn next_credit(&mut self) -> Option<Frame> {
+        let bytes = self.due_credit()?;
+        let State::Staging { batch, credit, .. } = &mut self.state else { return None };
+        *credit = bytes;
+        Some(Frame::Credit { topic: self.topic.clone(), opening: self.opening, batch: *batch, bytes })
+    }
+
+    fn due_credit(&self) -> Option<u64> {
+        let State::Staging { bytes, credit, .. } = self.state else { return None };
+        let left = credit.saturating_sub(bytes as u64);
+        (left < self.window.div_ceil(2)).then_some(bytes as u64 + self.window)
+    }
+
     fn stage(&mut self, chunk: Chunk, room: usize) -> Result<Option<Action>, Violation> {
-        let State::Staging { batch, next, staged, bytes } = &mut self.state else {
+        let State::Staging { batch, next, staged, bytes, credit } = &mut self.state else {
             unreachable!("the caller began to stage");
         };
-        let entries = chunk.entries.iter().map(|entry| entry.key.len() + entry.body.len() + ENTRY);
-        let removed = chunk.removed.iter().map(|key| key.len() + ENTRY);
-        let size = entries.sum::<usize>() + removed.sum::<usize>();
+        if *bytes as u64 >= *credit {
+            return Err(Violation::Credit(self.topic.clone()));
+        }
+        let size = chunk.cost();
         if size > room {
             return Err(Violation::Staged(self.topic.clone()));
         }
@@ -186,9 +210,6 @@ impl Incoming {
         self.locate()
     }
 }
-
-/// What an entry costs in memory beside its key and body, roughly.
-const ENTRY: usize = 160;
 
 fn tellable(mut refused: Vec<Refused>) -> Vec<Refused> {
     let mut bytes = 0;

@@ -1,5 +1,6 @@
 //! The owner's side of one topic: asks the host for a batch, cuts it into chunks, waits for the word that
-//! it is applied, then asks for the next. One batch at a time, so nothing piles up behind a slow peer.
+//! it is applied, then asks for the next. One batch at a time, and of that no more than the peer gave credit for,
+//! so nothing piles up behind a slow peer.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -8,7 +9,7 @@ use model::World;
 
 use super::{Action, MAX_OPENINGS, Violation};
 use crate::batch::{Base, Batch, Entry, Place, Refused};
-use crate::frame::{CHUNK, Chunk, Last, MAX_BODY, MAX_KEY};
+use crate::frame::{CHUNK, Chunk, ITEM, Last, MAX_BODY, MAX_KEY};
 use crate::topic::Topic;
 
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(super) struct Outgoing {
     topic: Topic,
     /// Which of the peer's openings we serve; 0 before the first.
     opening: u64,
+    /// The credit that a batch of this opening begins with, in bytes.
+    window: u64,
     /// Openings in a row of which no batch was acknowledged.
     fruitless: u32,
     base: Base,
@@ -49,6 +52,10 @@ struct Sending {
     removed: VecDeque<String>,
     last: Last,
     index: u32,
+    /// In bytes, as [`Chunk::cost`] counts them.
+    sent: u64,
+    /// A chunk may begin while less was sent.
+    credit: u64,
     unsendable: Vec<Refused>,
 }
 
@@ -57,6 +64,7 @@ impl Outgoing {
         Self {
             topic,
             opening: 0,
+            window: 0,
             fruitless: 0,
             base: Base::Opened(Place::default()),
             batch: 0,
@@ -65,7 +73,12 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn opened(&mut self, opening: u64, place: Place) -> Result<Option<Action>, Violation> {
+    pub(super) fn opened(
+        &mut self,
+        opening: u64,
+        place: Place,
+        window: u64,
+    ) -> Result<Option<Action>, Violation> {
         if opening <= self.opening {
             return Ok(None);
         }
@@ -74,6 +87,7 @@ impl Outgoing {
             return Err(Violation::Openings(self.topic.clone()));
         }
         self.opening = opening;
+        self.window = window;
         self.base = Base::Opened(place);
         self.batch = 0;
         self.changed = true;
@@ -106,12 +120,24 @@ impl Outgoing {
             _ => return self.collect(),
         };
         self.batch += 1;
-        self.state = State::Sending(Sending::new(batch));
+        self.state = State::Sending(Sending::new(batch, self.window));
         None
+    }
+
+    /// The peer takes more of a batch.
+    pub(super) fn credited(&mut self, opening: u64, batch: u64, bytes: u64) {
+        if let State::Sending(sending) = &mut self.state
+            && (opening, batch) == (self.opening, self.batch)
+        {
+            sending.credit = sending.credit.max(bytes);
+        }
     }
 
     pub(super) fn next_chunk(&mut self) -> Option<Chunk> {
         let State::Sending(sending) = &mut self.state else { return None };
+        if !sending.has_credit() {
+            return None;
+        }
         let (index, entries, removed, last) = sending.cut();
         let chunk = Chunk {
             topic: self.topic.clone(),
@@ -130,7 +156,7 @@ impl Outgoing {
     }
 
     pub(super) fn has_chunk(&self) -> bool {
-        matches!(self.state, State::Sending(_))
+        matches!(&self.state, State::Sending(sending) if sending.has_credit())
     }
 
     pub(super) fn acknowledged(
@@ -187,7 +213,7 @@ impl Outgoing {
 }
 
 impl Sending {
-    fn new(batch: Batch) -> Self {
+    fn new(batch: Batch, credit: u64) -> Self {
         let (entries, oversize): (Vec<_>, Vec<_>) = batch
             .entries
             .into_iter()
@@ -202,8 +228,14 @@ impl Sending {
                 continues: batch.continues,
             },
             index: 0,
+            sent: 0,
+            credit,
             unsendable: oversize.iter().map(|entry| entry.refused("it is too large to be sent")).collect(),
         }
+    }
+
+    fn has_credit(&self) -> bool {
+        self.sent < self.credit
     }
 
     fn cut(&mut self) -> (u32, Vec<Entry>, Vec<String>, Option<Last>) {
@@ -212,6 +244,7 @@ impl Sending {
         let removed = take_while(&mut self.removed, |key| self.entries.is_empty() && room.takes(key.len()));
         let index = self.index;
         self.index += 1;
+        self.sent += room.used as u64;
         let done = self.entries.is_empty() && self.removed.is_empty();
         (index, entries, removed, done.then(|| mem::take(&mut self.last)))
     }
@@ -225,8 +258,7 @@ struct Room {
 
 impl Room {
     fn takes(&mut self, bytes: usize) -> bool {
-        // Whatever else an entry has on the wire: its version, lengths and flags.
-        let cost = bytes + 64;
+        let cost = bytes + ITEM;
         let fits = self.used == 0 || self.used + cost <= CHUNK;
         if fits {
             self.used += cost;

@@ -98,11 +98,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         (vec(text(), 0..4), any::<u64>(), text()).prop_map(|(capabilities, generation, program)| {
             Frame::Hello(Hello { capabilities, generation, program })
         }),
-        (topic(), any::<u64>(), place()).prop_map(|(topic, opening, place)| Frame::Open {
-            topic,
-            opening,
-            place
-        }),
+        (topic(), any::<u64>(), place(), any::<u64>())
+            .prop_map(|(topic, opening, place, window)| Frame::Open { topic, opening, place, window }),
         chunk().prop_map(Frame::Chunk),
         (topic(), any::<u64>(), any::<u64>(), world(), vec(refused(), 0..4)).prop_map(
             |(topic, opening, batch, world, refused)| Frame::Ack { topic, opening, batch, world, refused }
@@ -125,7 +122,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         (any::<u64>(), text(), bytes()).prop_map(|(id, kind, body)| Frame::Query { id, kind, body }),
         (any::<u64>(), prop_oneof![bytes().prop_map(Ok), text().prop_map(Err)])
             .prop_map(|(id, result)| Frame::Reply { id, result }),
-        (topic(), any::<u32>()).prop_map(|(topic, n)| Frame::Credit { topic, n }),
+        (topic(), any::<u64>(), any::<u64>(), any::<u64>())
+            .prop_map(|(topic, opening, batch, bytes)| Frame::Credit { topic, opening, batch, bytes }),
         text().prop_map(|reason| Frame::Close { reason }),
     ]
 }

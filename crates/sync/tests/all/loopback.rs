@@ -5,6 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use model::World;
+use proto::sync::v1;
+use proto::sync::v1::sync_client::SyncClient;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
@@ -14,15 +18,18 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKey
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sync::client::{self, DialError, Target};
+use sync::frame::{Chunk, Frame, Hello, Last};
 use sync::link::{Handle, Peer};
 use sync::server::{self, Enrolment, Handler, Options, Refusal};
 use sync::session::Ended;
+use sync::{Entry, Place, Topic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time;
 use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::host::{TestHost, options, proxy, signal, zone};
@@ -77,6 +84,42 @@ async fn a_client_comes_back_by_itself_when_the_server_restarts() {
         .host
         .until("the change is there", |state| state.copy.len() == 2 && state.copy["trust"] == "2")
         .await;
+}
+
+#[tokio::test]
+async fn a_peer_that_gives_no_credit_stalls_that_topic_alone() {
+    let site = Site::new().await;
+    let identity = site.enrol("good", "proxy/default/web-1").await.unwrap();
+    let mut peer = Frugal::dial(&site, &identity).await;
+    let (zone, _) = site.joined().await;
+    for n in 0..80 {
+        zone.put(&format!("destination/{n:02}"), &"d".repeat(60_000));
+    }
+    let added = vec!["endpoints/a".to_owned()];
+    peer.say(Frame::Subscribe { added, removed: Vec::new() }).await;
+    let window = 100_000;
+    let (topic, place) = (Topic::PARTS, Place::default());
+    peer.say(Frame::Open { topic: topic.clone(), opening: 1, place, window }).await;
+    assert_eq!(peer.chunks(2).await, (2, false), "the second begins within the window");
+
+    // All else goes on.
+    zone.handle.signal("endpoints/a", signal("1"));
+    peer.until("a signal", |frame| matches!(frame, Frame::Signal { .. })).await;
+    peer.say(Frame::Query { id: 1, kind: "echo".to_owned(), body: Bytes::new() }).await;
+    peer.until("an answer", |frame| matches!(frame, Frame::Reply { .. })).await;
+    peer.until("a heartbeat", |frame| matches!(frame, Frame::Heartbeat(_))).await;
+    let last = Some(Last { world: World::default(), ..Last::default() });
+    let entries = vec![Entry::part("dataplane", "web-1")];
+    let (topic, removed) = (Topic::PROXY, Vec::new());
+    peer.say(Frame::Chunk(Chunk { topic, opening: 1, batch: 1, index: 0, entries, removed, last })).await;
+    zone.until("it is stored", |state| state.copy.contains_key("dataplane")).await;
+    assert_eq!(peer.parts, 2, "nothing more came of the topic");
+
+    let credit = |bytes| Frame::Credit { topic: Topic::PARTS, opening: 1, batch: 1, bytes };
+    peer.say(credit(300_000)).await;
+    assert_eq!(peer.chunks(5).await, (5, false));
+    peer.say(credit(u64::MAX)).await;
+    assert_eq!(peer.chunks(80).await, (80, true));
 }
 
 #[tokio::test]
@@ -298,6 +341,63 @@ impl Dialled {
 impl Drop for Dialled {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// A proxy that speaks by hand.
+struct Frugal {
+    says: tokio::sync::mpsc::Sender<v1::Frame>,
+    hears: tonic::Streaming<v1::Frame>,
+    /// Chunks that came, and whether a batch is complete.
+    parts: usize,
+    is_whole: bool,
+}
+
+impl Frugal {
+    async fn dial(site: &Site, identity: &Identity) -> Self {
+        let stream = TcpStream::connect(site.address).await.unwrap();
+        let tls = TlsConnector::from(site.authority.client(Some(identity)));
+        let stream = TokioIo::new(tls.connect(server_name(), stream).await.unwrap());
+        let stream = std::sync::Mutex::new(Some(stream));
+        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+            let stream = stream.lock().unwrap().take();
+            std::future::ready(stream.ok_or_else(|| std::io::Error::other("it dials once")))
+        });
+        let endpoint = tonic::transport::Endpoint::from_static("http://sync.tombolo.internal");
+        let channel = endpoint.connect_with_connector(connector).await.unwrap();
+        let (says, frames) = tokio::sync::mpsc::channel(4);
+        let mut client = SyncClient::new(channel);
+        let hears = client.connect(ReceiverStream::new(frames)).await.unwrap().into_inner();
+        let mut peer = Self { says, hears, parts: 0, is_whole: false };
+        peer.say(Frame::Hello(Hello { program: "1.2.3".to_owned(), ..Hello::default() })).await;
+        peer
+    }
+
+    async fn say(&mut self, frame: Frame) {
+        time::timeout(LIMIT, self.says.send(frame.into())).await.unwrap().unwrap();
+    }
+
+    /// Reads until so many chunks came in all.
+    async fn chunks(&mut self, parts: usize) -> (usize, bool) {
+        while self.parts < parts {
+            self.until("a chunk", |frame| matches!(frame, Frame::Chunk(_))).await;
+        }
+        (self.parts, self.is_whole)
+    }
+
+    async fn until(&mut self, what: &str, fits: impl Fn(&Frame) -> bool) {
+        loop {
+            let frame = time::timeout(LIMIT, self.hears.message()).await;
+            let frame = frame.unwrap_or_else(|_| panic!("{what} never came")).unwrap().unwrap();
+            let Some(frame) = Frame::from_wire(frame).unwrap() else { continue };
+            if let Frame::Chunk(chunk) = &frame {
+                self.parts += 1;
+                self.is_whole |= chunk.last.is_some();
+            }
+            if fits(&frame) {
+                return;
+            }
+        }
     }
 }
 

@@ -9,13 +9,18 @@ use sync::session::{Action, Applied, AskError, Config, Ended, Event, Limits, Ses
 use sync::{Base, Batch, Entry, Place, Refused, Topic};
 
 const START: Duration = Duration::ZERO;
+const WINDOW: u64 = 256 << 10;
 
 fn session() -> Session {
+    session_serving(vec![Topic::PARTS])
+}
+
+fn session_serving(serves: Vec<Topic>) -> Session {
     let config = Config {
         hello: Hello::default(),
-        serves: vec![Topic::PARTS],
+        serves,
         copies: vec![Topic::PROXY],
-        limits: Limits { staged_bytes: 1 << 20, subscriptions: 10 },
+        limits: Limits { staged_bytes: 1 << 20, window: WINDOW, subscriptions: 10 },
         timing: Timing::default(),
     };
     let mut session = Session::new(config, START);
@@ -26,7 +31,11 @@ fn session() -> Session {
 
 /// A session that has heard its peer's introduction and opened its topic.
 fn greeted() -> Session {
-    let mut session = session();
+    serving(vec![Topic::PARTS])
+}
+
+fn serving(topics: Vec<Topic>) -> Session {
+    let mut session = session_serving(topics);
     receive(&mut session, Frame::Hello(Hello::default()));
     session.on_event(Event::Located { topic: Topic::PROXY, place: Place::default() }, START);
     assert!(matches!(session.next_frame(START), Some(Frame::Open { opening: 1, .. })));
@@ -62,7 +71,7 @@ fn last(revision: u64) -> Option<Last> {
 }
 
 fn open(opening: u64) -> Frame {
-    Frame::Open { topic: Topic::PARTS, opening, place: Place::default() }
+    Frame::Open { topic: Topic::PARTS, opening, place: Place::default(), window: WINDOW }
 }
 
 fn collected(session: &mut Session, batch: Option<Batch>) -> Vec<Action> {
@@ -103,7 +112,7 @@ fn what_a_peer_refuses_of_what_it_already_had_is_told() {
     let topic = Topic::PARTS;
     let reopened = |session: &mut Session, opening, refused: &[Refused]| {
         let place = Place { have: world(7), ..Place::default() };
-        receive(session, Frame::Open { topic: topic.clone(), opening, place });
+        receive(session, Frame::Open { topic: topic.clone(), opening, place, window: WINDOW });
         assert_eq!(collected(session, None), [], "nothing is new");
         assert!(matches!(session.next_frame(START), Some(Frame::Chunk(_))));
         let refused = refused.to_vec();
@@ -115,6 +124,95 @@ fn what_a_peer_refuses_of_what_it_already_had_is_told() {
     };
     assert_eq!(reopened(&mut session, 1, std::slice::from_ref(&taken)), told(std::slice::from_ref(&taken)));
     assert_eq!(reopened(&mut session, 2, &[]), told(&[]), "and that it is refused no more");
+}
+
+/// What the session writes of its topic now: the number of chunks, and whether the last is among them.
+fn chunks(session: &mut Session) -> (usize, bool) {
+    let mut chunks = Vec::new();
+    while let Some(Frame::Chunk(chunk)) = session.next_frame(START) {
+        chunks.push(chunk);
+    }
+    (chunks.len(), chunks.iter().any(|chunk| chunk.last.is_some()))
+}
+
+#[test]
+fn no_more_of_a_batch_is_sent_than_there_is_credit_for_and_all_else_goes_on() {
+    let mut session = greeted();
+    receive(&mut session, open(1));
+    let entries = (0..40).map(|n| entry(&format!("{n:02}"), 60_000)).collect();
+    collected(&mut session, Some(Batch { entries, world: world(1), ..Batch::default() }));
+    assert_eq!(chunks(&mut session), (5, false), "the last one begins within the window");
+    assert!(!session.wants_to_write());
+    for _ in 0..1000 {
+        assert_eq!(session.on_event(Event::Changed(Topic::PARTS), START), [], "one batch is held, no more");
+    }
+    let added = vec!["endpoints/a".to_owned()];
+    receive(&mut session, Frame::Subscribe { added, removed: Vec::new() });
+    let signal = Signal { origin: Origin::Global, age: START, value: Bytes::from_static(b"1") };
+    session.on_event(Event::Publish { name: "endpoints/a".to_owned(), signal }, START);
+    assert!(matches!(session.next_frame(START), Some(Frame::Signal { .. })));
+    let query = Frame::Query { id: 1, kind: String::new(), body: Bytes::new() };
+    receive(&mut session, query);
+    session.on_event(Event::Answer { id: 1, result: Ok(Bytes::new()) }, START);
+    assert!(matches!(session.next_frame(START), Some(Frame::Reply { .. })));
+
+    let credit = |opening, batch, bytes| Frame::Credit { topic: Topic::PARTS, opening, batch, bytes };
+    for (why, credit, sent) in [
+        ("of another opening", credit(2, 1, u64::MAX), (0, false)),
+        ("of another batch", credit(1, 2, u64::MAX), (0, false)),
+        ("less than before", credit(1, 1, 1), (0, false)),
+        ("three more", credit(1, 1, WINDOW + 3 * 60_162), (3, false)),
+        ("a repeat", credit(1, 1, WINDOW + 3 * 60_162), (0, false)),
+        ("all the rest", credit(1, 1, u64::MAX), (32, true)),
+    ] {
+        receive(&mut session, credit);
+        assert_eq!(chunks(&mut session), sent, "{why}");
+    }
+    // The next batch begins with a window again.
+    let ack = Frame::Ack { topic: Topic::PARTS, opening: 1, batch: 1, world: world(1), refused: Vec::new() };
+    receive(&mut session, ack);
+    let entries = (0..40).map(|n| entry(&format!("{n:02}"), 60_000)).collect();
+    collected(&mut session, Some(Batch { entries, world: world(2), ..Batch::default() }));
+    assert_eq!(chunks(&mut session), (5, false));
+}
+
+#[test]
+fn a_topic_without_credit_stalls_alone() {
+    let topics = [Topic::PARTS, Topic::POLICY];
+    let mut session = serving(topics.to_vec());
+    for topic in &topics {
+        let window = if *topic == Topic::PARTS { 0 } else { WINDOW };
+        let place = Place::default();
+        receive(&mut session, Frame::Open { topic: topic.clone(), opening: 1, place, window });
+        let batch = Batch { entries: vec![entry("a", 10)], world: world(1), ..Batch::default() };
+        session.on_event(Event::Collected { topic: topic.clone(), batch: Some(batch) }, START);
+    }
+    let Some(Frame::Chunk(chunk)) = session.next_frame(START) else { panic!("a chunk") };
+    assert_eq!(chunk.topic, Topic::POLICY);
+    assert_eq!(session.next_frame(START), None);
+    let credit = Frame::Credit { topic: Topic::PARTS, opening: 1, batch: 1, bytes: 1 };
+    receive(&mut session, credit);
+    assert!(matches!(session.next_frame(START), Some(Frame::Chunk(_))));
+}
+
+#[test]
+fn credit_is_given_when_half_of_it_is_used_and_never_for_a_small_batch() {
+    let mut session = greeted();
+    let staged = 60_000 + 1 + 160;
+    for index in 0..2 {
+        assert_eq!(receive(&mut session, chunk(1, index, vec![entry("a", 60_000)], None)), []);
+        assert_eq!(session.next_frame(START), None, "less than half is used");
+    }
+    receive(&mut session, chunk(1, 2, vec![entry("a", 60_000)], None));
+    let bytes = 3 * staged + WINDOW;
+    let credit = Frame::Credit { topic: Topic::PROXY, opening: 1, batch: 1, bytes };
+    assert_eq!(session.next_frame(START), Some(credit));
+    // What is not written when the batch is whole is not needed any more.
+    for index in 3..6 {
+        receive(&mut session, chunk(1, index, vec![entry("a", 60_000)], None));
+    }
+    receive(&mut session, chunk(1, 6, Vec::new(), last(1)));
+    assert_eq!(session.next_frame(START), None);
 }
 
 #[test]
@@ -141,7 +239,7 @@ fn the_next_batch_is_made_only_after_the_last_was_acknowledged() {
 fn a_copy_that_is_equal_is_told_that_it_is_complete() {
     let mut session = greeted();
     let place = Place { have: world(7), ..Place::default() };
-    receive(&mut session, Frame::Open { topic: Topic::PARTS, opening: 1, place });
+    receive(&mut session, Frame::Open { topic: Topic::PARTS, opening: 1, place, window: WINDOW });
     collected(&mut session, None);
     let Some(Frame::Chunk(chunk)) = session.next_frame(START) else { panic!("an empty batch") };
     assert_eq!((chunk.entries.len(), chunk.last.map(|last| last.world)), (0, Some(world(7))));
@@ -389,13 +487,18 @@ fn questions_end_in_time_and_their_number_is_bounded() {
 
 #[test]
 fn a_peer_that_breaks_the_protocol_is_told_and_left() {
-    let big = || vec![entry("a", 600 << 10)];
+    let big = || vec![entry("a", 1000 << 10)];
     let names = |n: usize| (0..n).map(|n| format!("endpoints/{n}")).collect();
     let cases: Vec<(&str, Vec<Frame>, Violation)> = vec![
         (
             "more in one batch than we hold",
-            vec![chunk(1, 0, big(), None), chunk(1, 1, big(), None)],
+            vec![chunk(1, 0, vec![entry("a", 100 << 10)], None), chunk(1, 1, big(), None)],
             Violation::Staged(Topic::PROXY),
+        ),
+        (
+            "more than there was credit for",
+            vec![chunk(1, 0, vec![entry("a", 256 << 10)], None), chunk(1, 1, Vec::new(), last(1))],
+            Violation::Credit(Topic::PROXY),
         ),
         (
             "a second batch before the first is acknowledged",
@@ -431,9 +534,9 @@ fn words_about_topics_that_we_do_not_know_are_ignored() {
     let mut session = greeted();
     let topic: Topic = "dreams".parse().unwrap();
     let frames = [
-        Frame::Open { topic: topic.clone(), opening: 1, place: Place::default() },
+        Frame::Open { topic: topic.clone(), opening: 1, place: Place::default(), window: WINDOW },
         Frame::Ack { topic: topic.clone(), opening: 1, batch: 1, world: world(1), refused: Vec::new() },
-        Frame::Credit { topic, n: 1 },
+        Frame::Credit { topic, opening: 1, batch: 1, bytes: 1 },
         Frame::Reply { id: 77, result: Ok(Bytes::new()) },
     ];
     for frame in frames {

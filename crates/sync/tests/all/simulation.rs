@@ -166,6 +166,10 @@ impl Simulation {
         }
         let side = self.random.below(2) as usize;
         self.trouble_links(side);
+        if self.random.brings(Fault::SlowWriter, 200) {
+            let until = self.now + Duration::from_millis(self.random.below(3000));
+            self.peers[side].fall_silent(until);
+        }
         if self.random.brings(Fault::ClockJump, 300) {
             let by = Duration::from_millis(self.random.below(8000));
             self.peers[side].jump(by);

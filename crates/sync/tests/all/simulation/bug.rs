@@ -25,11 +25,15 @@ pub(super) enum Bug {
     AnswersAnEarlierOpening,
     /// Says that signals are in force before they are.
     EchoesBeforeApplying,
+    /// Lets an owner begin a batch, and never gives it more credit.
+    GivesNoCredit,
+    /// Sends as if there were credit for everything.
+    IgnoresCredit,
 }
 
 impl Bug {
     /// Each with a shape in which it does harm, and words of how it is noticed.
-    pub(super) const PLANTED: [(Self, Shape, &'static [&'static str]); 10] = [
+    pub(super) const PLANTED: [(Self, Shape, &'static [&'static str]); 12] = [
         (Self::AppliesHalfABatch, Shape::ControlPlanes, &["half a batch"]),
         (Self::AcknowledgesBeforeStoring, Shape::ControlPlanes, &["acknowledged ahead"]),
         (Self::TellsBeforeStoring, Shape::ControlPlanes, &["forgot what it told"]),
@@ -40,5 +44,11 @@ impl Bug {
         (Self::ChecksNoGeneration, Shape::ControlPlanes, &["held without a reason", "a hash is missing"]),
         (Self::AnswersAnEarlierOpening, Shape::Proxy, &["not what was", "half a batch"]),
         (Self::EchoesBeforeApplying, Shape::Proxy, &["settled ahead"]),
+        (Self::GivesNoCredit, Shape::ControlPlanes, &["did not converge"]),
+        (
+            Self::IgnoresCredit,
+            Shape::ControlPlanes,
+            &["more of policy was sent", "more of originated was sent"],
+        ),
     ];
 }

@@ -1,6 +1,7 @@
 //! One end of a connection: a session, and what its host knows only as long as that lasts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sync::session::Session;
@@ -19,6 +20,8 @@ pub(super) struct End {
     pub(super) asked: BTreeMap<u64, Bytes>,
     /// Where the peer first said that it is.
     pub(super) opened: Option<Base>,
+    /// It writes nothing before.
+    pub(super) write_again: Duration,
 }
 
 impl End {
@@ -32,6 +35,7 @@ impl End {
             stale: false,
             asked: BTreeMap::new(),
             opened: None,
+            write_again: Duration::ZERO,
         }
     }
 }

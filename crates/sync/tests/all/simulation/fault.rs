@@ -11,6 +11,10 @@ pub(super) enum Fault {
     HalfDeadLink,
     /// A side does not read for a while.
     SlowReader,
+    /// A side reads, and writes nothing for a while.
+    SlowWriter,
+    /// An owner had to wait until it got more credit for a batch.
+    WaitedForCredit,
     /// The host of a side takes seconds for what it usually does at once.
     SlowHost,
     /// What is written is durable much later.
@@ -44,12 +48,14 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 24] = [
         Self::RepeatedFrame,
         Self::ReorderedFrames,
         Self::BrokenLink,
         Self::HalfDeadLink,
         Self::SlowReader,
+        Self::SlowWriter,
+        Self::WaitedForCredit,
         Self::SlowHost,
         Self::SlowDisk,
         Self::ClockJump,

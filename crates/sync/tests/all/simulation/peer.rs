@@ -26,6 +26,8 @@ pub(super) enum Shape {
 }
 
 const SIGNALS: u64 = 5;
+/// So small that many a batch uses it up.
+const WINDOW: u64 = 200_000;
 /// As in the programs, but shorter, so that more sessions fit into a run.
 const TIMING: Timing = Timing {
     heartbeat: Duration::from_millis(300),
@@ -52,7 +54,7 @@ pub(super) struct Peer {
     hold: Option<Hold>,
     /// How the copy moved from state to state, and what it was not taken to, since the last check.
     moves: Vec<Move>,
-    /// The store of this side was put back or lost at some time.
+    /// The store of this side was put back or lost, and that was not noticed yet.
     was_put_back: bool,
     /// Names of parts and signals that this side wants.
     wanted: BTreeSet<String>,
@@ -145,7 +147,7 @@ impl Peer {
             hello: Hello { generation: number, ..Hello::default() },
             serves: vec![self.serves()],
             copies: vec![self.copies()],
-            limits: Limits::PROXY,
+            limits: Limits { window: WINDOW, ..Limits::PROXY },
             timing: TIMING,
         };
         if !self.ends.is_empty() {
@@ -205,6 +207,9 @@ impl Peer {
 
     pub(super) fn write_documents(&mut self, now: Duration, random: &mut Random) {
         self.store.write().line.write(&mut self.past, random);
+        if self.bug == Bug::TellsBeforeStoring {
+            self.tell_all(|peer| Event::Changed(peer.serves()), now, random);
+        }
         let due = self.sync_at(now, random);
         self.jobs.push(Job { due, end: 0, work: Work::Sync(None) });
     }
@@ -230,16 +235,38 @@ impl Peer {
     }
 
     pub(super) fn write(&mut self, number: u64, now: Duration) -> Option<Frame> {
-        let frame = self.ends.get_mut(&number)?.session.next_frame(now + self.ahead)?;
+        let end = self.ends.get_mut(&number).filter(|end| end.write_again <= now)?;
+        let frame = end.session.next_frame(now + self.ahead)?;
         if let Frame::Ack { world, .. } = &frame {
             let stored = self.store.read().copied.world();
             assert!(stored.covers_all(world), "acknowledged ahead: {world:?}, stored {stored:?}");
         }
+        if self.bug == Bug::GivesNoCredit && matches!(frame, Frame::Credit { .. }) {
+            return self.write(number, now);
+        }
         Some(frame)
     }
 
-    pub(super) fn read(&mut self, number: u64, frame: Frame, now: Duration, random: &mut Random) {
+    pub(super) fn read(&mut self, number: u64, mut frame: Frame, now: Duration, random: &mut Random) {
+        if let (Frame::Open { window, .. }, Bug::IgnoresCredit) = (&mut frame, self.bug) {
+            *window = u64::MAX;
+        }
+        let is_credit = matches!(frame, Frame::Credit { .. }) && !self.wants_to_write(number);
         self.tell(number, Event::Received(frame), now, random);
+        if is_credit && self.wants_to_write(number) {
+            random.count(Fault::WaitedForCredit);
+        }
+    }
+
+    fn wants_to_write(&self, number: u64) -> bool {
+        self.ends.get(&number).is_some_and(|end| end.session.wants_to_write())
+    }
+
+    /// The newest session writes nothing for a while.
+    pub(super) fn fall_silent(&mut self, until: Duration) {
+        if let Some(mut newest) = self.ends.last_entry() {
+            newest.get_mut().write_again = until;
+        }
     }
 
     pub(super) fn has(&self, number: u64) -> bool {
@@ -549,6 +576,8 @@ impl Peer {
             assert!(self.was_put_back, "this side forgot what it told: it is not at {base:?}");
             random.count(Fault::NewEpoch);
             self.store.write().line.begin_epoch(&base, &mut self.past);
+            // From here on this side is ahead of all that it told.
+            self.was_put_back = false;
             self.store.sync();
         }
         self.told().collect(&base)

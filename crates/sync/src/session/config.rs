@@ -1,0 +1,55 @@
+//! What a session is made with: its topics, what a peer may make us hold, and how long it may be silent.
+
+use std::time::Duration;
+
+use crate::frame::Hello;
+use crate::topic::Topic;
+
+/// What a session is about; the same for all sessions of one kind of peer.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub hello: Hello,
+    /// The topics that this side owns.
+    pub serves: Vec<Topic>,
+    /// The topics that this side keeps a copy of.
+    pub copies: Vec<Topic>,
+    pub limits: Limits,
+    pub timing: Timing,
+}
+
+/// What a peer may make us hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of all batches that are not complete yet; so also the largest batch.
+    pub staged_bytes: usize,
+    /// Bytes of one batch that may come before we say that there may be more. Those who sent it must hold the rest.
+    pub window: u64,
+    /// Names that one peer may subscribe to.
+    pub subscriptions: usize,
+}
+
+impl Limits {
+    /// What control planes grant each other.
+    pub const CONTROL_PLANE: Self = Self { staged_bytes: 256 << 20, window: 4 << 20, subscriptions: 65_536 };
+    /// What a zone grants a proxy, which sends little more than its own document.
+    pub const PROXY: Self = Self { staged_bytes: 4 << 20, window: 1 << 20, subscriptions: 16_384 };
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    /// After this long without a frame the peer is stale.
+    pub stale: Duration,
+    /// After this long without a frame the session ends.
+    pub offline: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(1),
+            stale: Duration::from_secs(5),
+            offline: Duration::from_secs(30),
+        }
+    }
+}
