@@ -109,6 +109,9 @@ fn explain(kind: &Kind, document: &Value, known: &Known) -> String {
         lines.push(("Namespace", namespace.to_owned()));
     }
     lines.push(("Revision", text(&status["revision"])));
+    if let Some(problem) = status["problem"].as_str() {
+        lines.push(("Problem", problem.to_owned()));
+    }
     lines.extend(several("Labels", &columns::labels(document)));
     lines.extend(several("Computed", &computed(status)));
     if let Some(zone) = &known.zone {

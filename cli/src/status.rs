@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::shapes::{Connection, Hold, LateState, Page};
-use api::status::{EndingCertificate, MeshStatus, ZoneReport, ZoneStatus};
+use api::status::{EndingCertificate, MeshStatus, RefusedDocument, ZoneReport, ZoneStatus};
 use model::{DocumentKey, Origin};
 use serde::Serialize;
 
@@ -53,12 +53,31 @@ fn findings(status: &MeshStatus, now: SystemTime) -> Vec<Finding> {
             .iter()
             .map(|ending| ends(ending, now, "tombolo status -o yaml".into())),
     );
+    found.extend(status.control_plane.unread.iter().map(unread));
     // One that stands alone needs no door.
     let needs_ingress = status.zones.len() > 1;
     for zone in &status.zones {
         of_zone(zone, needs_ingress, now, &mut found);
     }
     found
+}
+
+fn unread(unread: &RefusedDocument) -> Finding {
+    let RefusedDocument { document, by, reason, .. } = unread;
+    let (document, look) = named(document);
+    let what = format!("{document} got past the API into the store of {by}, and is not understood: {reason}");
+    Finding { what, look: look.unwrap_or_else(|| "tombolo status -o yaml".into()) }
+}
+
+/// A document by its key, and how to look at it.
+fn named(document: &str) -> (String, Option<String>) {
+    let Ok(key) = document.parse::<DocumentKey>() else { return (document.to_owned(), None) };
+    let kind = key.kind.as_str().to_ascii_lowercase();
+    let mesh = key.mesh.as_ref().map(|mesh| format!(" --mesh {mesh}")).unwrap_or_default();
+    let look = format!("tombolo describe {kind} {}{mesh} --zone {}", key.name, key.origin);
+    // What only newer programs know nobody can ask for.
+    let is_known = model::kinds::by_name(key.kind.as_str()).is_some();
+    (format!("{} {} of {}", key.kind, key.name, key.origin), is_known.then_some(look))
 }
 
 fn held(Hold { origin, reason, .. }: &Hold) -> Finding {
@@ -92,15 +111,8 @@ fn of_zone(status: &ZoneStatus, needs_ingress: bool, now: SystemTime, found: &mu
             Origin::Global => "the global".to_owned(),
             Origin::Zone(zone) => format!("zone {zone}"),
         };
-        let (what, look) = match refused.document.parse::<DocumentKey>() {
-            Ok(key) => {
-                let kind = key.kind.as_str().to_ascii_lowercase();
-                let mesh = key.mesh.as_ref().map(|mesh| format!(" --mesh {mesh}")).unwrap_or_default();
-                let look = format!("tombolo describe {kind} {}{mesh} --zone {}", key.name, key.origin);
-                (format!("{} {} of {}", key.kind, key.name, key.origin), look)
-            }
-            Err(_) => (refused.document.clone(), format!("tombolo describe zone {zone}")),
-        };
+        let (what, look) = named(&refused.document);
+        let look = look.unwrap_or_else(|| format!("tombolo describe zone {zone}"));
         find(format!("{what} is refused by {by}: {}", refused.reason), look);
     }
     let Some(report) = &status.report else {
@@ -271,7 +283,7 @@ fn identities(zones: &[ZoneStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use api::shapes::{LateProxy, LateReason, ProxyCounts, ZoneOverview};
-    use api::status::{ControlPlane, IngressStatus, RefusedDocument};
+    use api::status::{ControlPlane, IngressStatus};
 
     use super::*;
     use crate::output::seen;
@@ -298,6 +310,7 @@ mod tests {
             version: "0.1.0".into(),
             uptime_ms: 7_300_000,
             certificates: Vec::new(),
+            unread: Vec::new(),
         };
         MeshStatus { control_plane, zones }
     }
@@ -316,6 +329,30 @@ mod tests {
              every proxy has an identity: all their traffic is mutually authenticated\n\n\
              all is well\n"
         );
+    }
+
+    #[test]
+    fn a_document_that_is_not_understood_is_named_and_shown_where_somebody_can() {
+        let unread = |document: &str| RefusedDocument {
+            document: document.into(),
+            version: None,
+            by: Origin::Global,
+            reason: "the bytes are not JSON".into(),
+        };
+        let mut status = mesh(Vec::new());
+        status.control_plane.unread =
+            vec![unread("MeshTrafficPermission/default/global//bad"), unread("Future//global//x")];
+        let found = findings(&status, NOW);
+        assert_eq!(
+            found[0],
+            Finding {
+                what: "MeshTrafficPermission bad of global got past the API into the store of global, and is not \
+                       understood: the bytes are not JSON"
+                    .into(),
+                look: "tombolo describe meshtrafficpermission bad --mesh default --zone global".into(),
+            }
+        );
+        assert_eq!(found[1].look, "tombolo status -o yaml");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use api::shapes::{Progress, RevisionState, TokenAnswer, TokenKind, TokenRequest,
 use identity::{ServerRole, api_client_config};
 use model::Version;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
 
 /// One control plane's API, with its administrator's token.
 #[derive(Clone)]
@@ -39,6 +40,12 @@ impl ApiClient {
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    /// What there is, as JSON.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let response = self.request(Method::GET, path).send().await?;
+        Ok(checked(response).await.with_context(|| format!("GET {path}"))?.json().await?)
     }
 
     /// Writes a document; `path` as in `/meshes/default/meshtrafficpermissions/shop`.

@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod behind_the_api;
 mod drain;
 mod forgery;
 mod global_away;
@@ -98,6 +99,11 @@ pub const ALL: &[Promise] = &[
         number: 12,
         says: "without its zone's control plane every proxy goes on, and no request through one is lost",
         keep: |mesh, _| Box::pin(zone_away::keep(mesh)),
+    },
+    Promise {
+        number: 14,
+        says: "a bad document in the store of the global delays nothing else, opens nothing, and is told",
+        keep: |mesh, terms| Box::pin(behind_the_api::keep(mesh, terms)),
     },
     Promise {
         number: 16,

@@ -36,15 +36,21 @@ impl GlobalAdmission {
             if !zone.enabled && self.zones.heard(&name).has_session {
                 warnings.push(format!("zone '{name}' is connected; its session ends now"));
             }
-            check_zone(&name, zone, &self.zones.documents().await.map_err(failed)?)
+            check_zone(&name, zone, &self.others().await?)
         } else if let Some(trust) = document.spec_as::<MeshTrust>() {
-            check_trust(&trust.trust_domain, &self.zones.documents().await.map_err(failed)?)
+            check_trust(&trust.trust_domain, &self.others().await?)
         } else if let (Some(identity), Some(mesh)) = (document.spec_as::<MeshIdentity>(), &document.mesh) {
-            check_identity(mesh, identity, &self.zones.documents().await.map_err(failed)?)
+            check_identity(mesh, identity, &self.others().await?)
         } else {
             Vec::new()
         };
         if mistakes.is_empty() { Ok(warnings) } else { Err(Problem::invalid_document(mistakes)) }
+    }
+
+    /// Of a zone whose document cannot be read is known that it is there.
+    async fn others(&self) -> Result<BTreeMap<ZoneName, Zone>, Problem> {
+        let documents = self.zones.documents().await.map_err(failed)?;
+        Ok(documents.into_iter().map(|(name, zone)| (name, zone.unwrap_or_default())).collect())
     }
 
     fn check_delete(&self, held: &Record) -> Result<Vec<String>, Problem> {

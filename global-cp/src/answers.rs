@@ -8,7 +8,7 @@ use api::routes;
 use api::shapes::{Choice, Heard, Hold, InspectDataplane, ZoneOverview};
 use api::status::{ControlPlane, EndingCertificate, MeshStatus, Status, ZoneStatus};
 use control::questions::{INSPECT, InspectQuestion, STATUS};
-use control::{Clock, presence};
+use control::{Clock, Unread, presence};
 use futures::future::{BoxFuture, join_all};
 use model::{MeshName, Origin, ResourceName, ZoneName};
 use sync::session::AskError;
@@ -28,11 +28,12 @@ pub(crate) struct Answers {
     clock: Clock,
     started: Instant,
     authority_ends: SystemTime,
+    unread: Unread,
 }
 
 impl Answers {
-    pub(crate) fn new(zones: Zones, clock: Clock, authority_ends: SystemTime) -> Self {
-        Self { zones, clock, started: Instant::now(), authority_ends }
+    pub(crate) fn new(zones: Zones, clock: Clock, authority_ends: SystemTime, unread: Unread) -> Self {
+        Self { zones, clock, started: Instant::now(), authority_ends, unread }
     }
 
     async fn zones(&self) -> Result<Vec<ZoneOverview>, Problem> {
@@ -56,6 +57,7 @@ impl Answers {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             certificates: certificates.into_iter().collect(),
+            unread: self.unread.left().await.map_err(failed)?,
         };
         Ok(MeshStatus { control_plane, zones: zones.into_iter().collect::<Result<_, _>>()? })
     }

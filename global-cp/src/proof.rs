@@ -6,6 +6,8 @@ use api::shapes::{LateReason, MOST_LATE, Progress, ProxyCounts, RevisionState, Z
 use api::{NoSuchRevision, Proof};
 use control::questions::{REVISION, RevisionAnswer, RevisionQuestion};
 use futures::future::{BoxFuture, join_all};
+use model::document::Unreadable;
+use model::kinds::Zone;
 use model::{Origin, Point, Version, World, ZoneName};
 use sync::session::AskError;
 use tokio::time::{self, Instant};
@@ -142,7 +144,10 @@ impl GlobalProof {
         let is_carried = version.origin == Origin::Global && version.point.epoch < head.point.epoch;
         let asked =
             if is_carried { Version { point: head.point, ..version.clone() } } else { version.clone() };
-        let enabled = documents.into_iter().filter(|(_, document)| document.enabled).map(|(zone, _)| zone);
+        // One whose document cannot be read has proxies all the same.
+        let counts =
+            |document: &Result<Zone, Unreadable>| document.as_ref().map_or(true, |zone| zone.enabled);
+        let enabled = documents.into_iter().filter(|(_, document)| counts(document)).map(|(zone, _)| zone);
         // Where one refuses, the others are asked on: who runs it is worth knowing all the more.
         let answers = join_all(enabled.map(|zone| self.zone(zone, &asked, deadline))).await;
         Ok(combine(version, answers))

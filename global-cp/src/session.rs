@@ -109,7 +109,8 @@ impl ZoneSession {
 
     async fn standing(&self, batch: &Batch) -> Result<Standing, HostError> {
         let store = self.store();
-        let trust_domains = self.zones.document(&self.zone).await?.unwrap_or_default().trust_domains;
+        let document = self.zones.document(&self.zone).await?.and_then(Result::ok);
+        let trust_domains = document.unwrap_or_default().trust_domains;
         let heard = store.head().await?.world.point(&self.origin());
         let mut standing = Standing { trust_domains, heard, ..Standing::default() };
         let kind = MeshTrust::KIND;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use api::{ApiConfig, Authority, routes, status};
 use control::{
-    Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, defaults, metrics, presence, serve,
-    server_tls,
+    Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, Unread, defaults, metrics, presence,
+    serve, server_tls,
 };
 use model::Origin;
 use prometheus_client::registry::Registry;
@@ -35,6 +35,7 @@ impl GlobalCp {
             .await
             .with_context(|| format!("cannot use the data folder {}", options.data_dir.display()))?;
         defaults::make(&*home.store).await.context("the default mesh cannot be made")?;
+        let unread = Unread::find(home.store.clone()).await.context("the store cannot be read")?;
 
         let hosts: Vec<String> = server_tls::host_name().into_iter().collect();
         let (tls, renewal) = ServerTls::start(home.ca.clone(), hosts.clone(), clock.clone())?;
@@ -66,7 +67,8 @@ impl GlobalCp {
         let followed = zones.clone();
         tasks.spawn("zones", |stop| zones::follow(followed, stop));
 
-        let answers = Arc::new(Answers::new(zones.clone(), clock.clone(), authority_ends));
+        let answers = Answers::new(zones.clone(), clock.clone(), authority_ends, unread);
+        let answers = Arc::new(answers);
         let proof = Arc::new(GlobalProof::new(zones.clone(), tasks.stopping()));
         let of_zones = zones.clone();
         let config = ApiConfig {

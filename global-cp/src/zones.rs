@@ -12,6 +12,7 @@ use control::questions::SUMMARY;
 use control::{Admission, Clock, Enroller, Holds, Home};
 use futures::future::join_all;
 use identity::Peer;
+use model::document::Unreadable;
 use model::kinds::{ResourceSpec, Zone};
 use model::{Document, DocumentKey, Labels, Origin, Record, Version, ZoneName};
 use rustls::pki_types::CertificateDer;
@@ -132,16 +133,22 @@ impl Zones {
         }
     }
 
-    /// All zones that have a document, by name.
-    pub(crate) async fn documents(&self) -> Result<BTreeMap<ZoneName, Zone>, store::Error> {
+    /// All zones that have a document, by name, also where it cannot be read: a zone is not gone by that.
+    pub(crate) async fn documents(
+        &self,
+    ) -> Result<BTreeMap<ZoneName, Result<Zone, Unreadable>>, store::Error> {
         let filter = Filter::all().kinds([Zone::KIND.key_name()]).written_by(Origin::Global);
         let listing = self.store().list(filter).await?;
-        Ok(listing.records.iter().filter_map(read_zone).collect())
+        let zone = |record: &Record| Some((record.key.name.as_str().parse().ok()?, read_zone(record)));
+        Ok(listing.records.iter().filter_map(zone).collect())
     }
 
-    pub(crate) async fn document(&self, zone: &ZoneName) -> Result<Option<Zone>, store::Error> {
+    pub(crate) async fn document(
+        &self,
+        zone: &ZoneName,
+    ) -> Result<Option<Result<Zone, Unreadable>>, store::Error> {
         let record = self.store().get(&key(zone)).await?;
-        Ok(record.as_ref().and_then(read_zone).map(|(_, zone)| zone))
+        Ok(record.as_ref().map(read_zone))
     }
 
     pub(crate) fn heard(&self, zone: &ZoneName) -> Heard {
@@ -339,7 +346,7 @@ impl Zones {
 
     /// Makes the zone's document if it has none: for who shows a token, and nobody else. One that was deleted
     /// would come back otherwise.
-    async fn ensure(&self, zone: &ZoneName) -> Result<Zone, Refusal> {
+    async fn ensure(&self, zone: &ZoneName) -> Result<Result<Zone, Unreadable>, Refusal> {
         if let Some(document) = self.document(zone).await.map_err(not_now)? {
             return Ok(document);
         }
@@ -354,10 +361,10 @@ impl Zones {
         match self.store().put(Draft::new(key(zone), made.canonical()), Expect::Absent).await {
             Ok(_) => {
                 info!(%zone, "a new zone joined");
-                Ok(Zone::default())
+                Ok(Ok(Zone::default()))
             }
             Err(store::Error::Conflict { .. }) => {
-                Ok(self.document(zone).await.map_err(not_now)?.unwrap_or_default())
+                Ok(self.document(zone).await.map_err(not_now)?.unwrap_or_else(|| Ok(Zone::default())))
             }
             Err(error) => Err(not_now(error)),
         }
@@ -530,16 +537,21 @@ fn key(zone: &ZoneName) -> DocumentKey {
     }
 }
 
-fn read_zone(record: &Record) -> Option<(ZoneName, Zone)> {
-    let document = Document::from_record(record).ok()?;
-    Some((document.name.as_str().parse().ok()?, document.spec_as::<Zone>()?.clone()))
+fn read_zone(record: &Record) -> Result<Zone, Unreadable> {
+    let document = Document::from_record(record)?;
+    let zone = document.spec_as::<Zone>().cloned();
+    zone.ok_or_else(|| Unreadable::UnknownKind(record.key.kind.clone()))
 }
 
 /// Why a zone may not connect, by its document; none where it may.
-fn turned_away(zone: &ZoneName, document: Option<&Zone>) -> Option<String> {
+fn turned_away(zone: &ZoneName, document: Option<&Result<Zone, Unreadable>>) -> Option<String> {
     match document {
-        Some(document) if document.enabled => None,
-        Some(_) => Some(format!("zone '{zone}' is not enabled on the global")),
+        Some(Ok(document)) if document.enabled => None,
+        // Whether it may is not known.
+        Some(Err(error)) => Some(format!(
+            "the document of zone '{zone}' cannot be read on the global, write it again: {error}"
+        )),
+        Some(Ok(_)) => Some(format!("zone '{zone}' is not enabled on the global")),
         None => Some(format!("zone '{zone}' was removed: enrol again with a new token")),
     }
 }

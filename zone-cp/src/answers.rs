@@ -10,7 +10,7 @@ use api::shapes::{
 };
 use api::status::{ControlPlane, MeshStatus, Status, ZoneStatus};
 use api::{Admission, Change, NoSuchRevision, Proof};
-use control::{Enroller, Holds};
+use control::{Enroller, Holds, Unread};
 use futures::future::BoxFuture;
 use identity::Peer;
 use model::{MeshName, Origin, ResourceName, Version, ZoneName};
@@ -30,6 +30,7 @@ pub struct Answers {
     pub zone: ZoneName,
     pub hub: Arc<Hub>,
     pub reporter: Arc<Reporter>,
+    pub unread: Unread,
     /// Open waits end with the process.
     pub stopping: CancellationToken,
 }
@@ -117,12 +118,15 @@ impl Status for Answers {
     /// Of this zone alone: who asks the global hears of all.
     fn status(&self) -> BoxFuture<'_, Result<MeshStatus, Problem>> {
         Box::pin(async {
+            let unread = self.unread.left().await;
+            let unread = unread.map_err(|error| Problem::unavailable(error.to_string()))?;
             let (proxies, mut report) = self.reporter.report();
             let control_plane = ControlPlane {
                 name: Origin::Zone(self.zone.clone()),
                 version: report.version.clone(),
                 uptime_ms: report.uptime_ms,
                 certificates: std::mem::take(&mut report.certificates),
+                unread,
             };
             let overview = ZoneOverview {
                 name: self.zone.clone(),

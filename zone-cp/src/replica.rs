@@ -133,6 +133,23 @@ mod tests {
     }
 
     #[test]
+    fn what_got_past_an_api_is_refused_where_it_cannot_be_read_and_carried_where_it_can() {
+        let unknown = json!({"rules": [{"default": {"allow": [{"source": {}, "weather": "sunny"}]}}]});
+        let garbled = Entry { body: "{\"spec\": ".into(), ..permission(1, json!({})) };
+        let future = Entry { key: "MeshFromTheFuture/default/global//x".into(), ..permission(2, json!({})) };
+        let entries = vec![garbled, future, permission(3, unknown)];
+        let batch = Batch { entries, world: world(1, 3), ..Batch::default() };
+        let (writes, refused) = writes(&east(), &World::default(), &[], batch);
+        let copied = writes.iter().filter_map(|write| match write {
+            Write::Copy(record) => Some(record.version.to_string()),
+            _ => None,
+        });
+        assert_eq!(copied.collect::<Vec<_>>(), ["global-1-2", "global-1-3"]);
+        assert_eq!(refused.len(), 1);
+        assert!(refused[0].reason.contains("not JSON"), "{refused:?}");
+    }
+
+    #[test]
     fn only_a_history_that_begins_a_new_epoch_replaces_whatever_its_numbers() {
         let resets = |known: World, world: World, whole: bool| {
             let batch = Batch { whole, world, ..Batch::default() };

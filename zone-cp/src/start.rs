@@ -10,8 +10,8 @@ use bytes::Bytes;
 use control::line::OwnLine;
 use control::presence::Ages;
 use control::{
-    Clock, Enroller, Holds, Home, Listeners, Running, ServerTls, TokenOffice, defaults, metrics, questions,
-    serve, server_tls,
+    Clock, Enroller, Holds, Home, Listeners, Running, ServerTls, TokenOffice, Unread, defaults, metrics,
+    questions, serve, server_tls,
 };
 use identity::Peer;
 use joining::{Joining, Keep, Kept, Membership};
@@ -167,7 +167,9 @@ impl ZoneCp {
         serve::sync(&mut tasks, listeners.sync, tls.sync.clone(), handler, server::Options::new(sessions));
         hub.start_settling();
 
-        let answers = Arc::new(Answers { zone, hub: hub.clone(), reporter, stopping: tasks.stopping() });
+        let unread = Unread::find(store.clone()).await.context("the store cannot be read")?;
+        let answers = Answers { zone, hub: hub.clone(), reporter, unread, stopping: tasks.stopping() };
+        let answers = Arc::new(answers);
         let (written, proof) = (store.clone(), answers.clone());
         tasks.spawn("propagation", |stop| of_both.follow(written, proof, stop));
         let config = ApiConfig {

@@ -263,6 +263,7 @@ impl Status for Program {
                 version: "1.2.3".into(),
                 uptime_ms: 90_000,
                 certificates: Vec::new(),
+                unread: Vec::new(),
             };
             Ok(MeshStatus { control_plane, zones: zones.collect() })
         })

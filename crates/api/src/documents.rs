@@ -100,8 +100,7 @@ impl Documents {
             return Ok(response);
         }
         precondition.expect(place, Some(&record.version))?;
-        let shown = self.viewer.show(&record).ok_or_else(|| damaged(&record))?;
-        let mut response = json(StatusCode::OK, &shown);
+        let mut response = json(StatusCode::OK, &self.viewer.show(&record));
         tag(&mut response, &record.version);
         Ok(response)
     }
@@ -131,8 +130,7 @@ impl Documents {
         let page: Vec<&Record> = matching.by_ref().take(size).collect();
         let more = matching.next().is_some();
         let next = page.last().filter(|_| more).map(|record| record.key.to_string());
-        let items = page.into_iter().map(|record| self.viewer.show(record).ok_or_else(|| damaged(record)));
-        let items = items.collect::<Result<Vec<_>, _>>()?;
+        let items: Vec<_> = page.into_iter().map(|record| self.viewer.show(record)).collect();
         Ok(json(StatusCode::OK, &Page { items, next }))
     }
 
@@ -433,11 +431,6 @@ fn too_busy(place: &Place) -> Problem {
         "others are writing {} at this moment: read it again, then try again",
         place.describe()
     ))
-}
-
-fn damaged(record: &Record) -> Problem {
-    error!(key = %record.key, version = %record.version, "a stored document is no JSON object");
-    Problem::internal()
 }
 
 /// What a failing store means for a caller.

@@ -36,6 +36,9 @@ pub struct ControlPlane {
     /// What it signed itself that ends soon.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<EndingCertificate>,
+    /// Documents of its own that it does not understand, or not wholly: no API wrote them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<RefusedDocument>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use indexmap::IndexMap;
-use model::document::computed;
+use model::document::{computed, problem};
 use model::labels::{LabelKey, LabelValue, Labels};
 use model::{DocumentKey, Name, Origin, Record, Version};
 use serde::Serialize;
@@ -29,6 +29,9 @@ pub(crate) struct Status {
     pub namespace: Option<Name>,
     /// The labels that are computed; those that were written stand where they were written.
     pub labels: Labels,
+    /// What this program does not understand of a document of its own: it got here by another way than the API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// How its origin is heard, for a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heard: Option<Heard>,
@@ -59,24 +62,31 @@ pub(crate) struct Viewer {
 const FIRST: [&str; 8] = ["apiVersion", "kind", "type", "mesh", "name", "metadata", "labels", "spec"];
 
 impl Viewer {
-    /// Nothing for bytes that are no JSON object, which no store of ours holds.
-    pub(crate) fn show(&self, record: &Record) -> Option<Shown> {
-        let mut written: IndexMap<String, Value> = serde_json::from_slice(&record.bytes).ok()?;
-        written.sort_by_key(|field, _| FIRST.iter().position(|first| first == field).unwrap_or(FIRST.len()));
+    /// Of bytes that are no JSON object, what the key says.
+    pub(crate) fn show(&self, record: &Record) -> Shown {
         let status = status(&record.key, record.version.clone());
-        let origin = &record.key.origin;
-        let heard = if *origin == self.own { None } else { self.ages.heard(origin) };
-        Some(Shown { fields: written, status: Status { heard, ..status } })
+        let is_own = record.key.origin == self.own;
+        let written: Option<IndexMap<String, Value>> = serde_json::from_slice(&record.bytes).ok();
+        // Copies were looked at when they came.
+        let problem = (is_own || written.is_none()).then(|| problem(record)).flatten();
+        let heard = if is_own { None } else { self.ages.heard(&record.key.origin) };
+        let mut fields = written.unwrap_or_else(|| identity(&record.key));
+        fields.sort_by_key(|field, _| FIRST.iter().position(|first| first == field).unwrap_or(FIRST.len()));
+        Shown { fields, status: Status { problem, heard, ..status } }
     }
 }
 
 /// What is left to say of a document that is gone: which one it was.
 pub(crate) fn gone(key: &DocumentKey, version: Version) -> Shown {
+    Shown { fields: identity(key), status: status(key, version) }
+}
+
+fn identity(key: &DocumentKey) -> IndexMap<String, Value> {
     let text = |text: &str| Value::from(text);
     let mut fields = IndexMap::from([("type".to_owned(), text(key.kind.as_str()))]);
     fields.extend(key.mesh.as_ref().map(|mesh| ("mesh".to_owned(), text(mesh.as_str()))));
     fields.insert("name".to_owned(), text(key.name.as_str()));
-    Shown { fields, status: status(key, version) }
+    fields
 }
 
 fn status(key: &DocumentKey, revision: Version) -> Status {
@@ -85,6 +95,7 @@ fn status(key: &DocumentKey, revision: Version) -> Status {
         origin: key.origin.clone(),
         namespace: key.namespace.clone(),
         labels: computed_labels(key),
+        problem: None,
         heard: None,
     }
 }

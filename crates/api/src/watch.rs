@@ -251,14 +251,7 @@ impl Watching {
         while lines.len() < PIECE {
             let Some((event, resume)) = self.pending.pop_front() else { break };
             let event = match event {
-                Event::Put(record) => match self.viewer.show(&record) {
-                    Some(document) => WatchEvent::Put { document, resume },
-                    None => {
-                        // One bad document keeps nobody from the others.
-                        error!(key = %record.key, version = %record.version, "a stored document is no JSON object");
-                        continue;
-                    }
-                },
+                Event::Put(record) => WatchEvent::Put { document: self.viewer.show(&record), resume },
                 Event::Gone(key, version) => WatchEvent::Gone { document: view::gone(&key, version), resume },
                 Event::Bookmark => WatchEvent::Bookmark { resume: resume.unwrap_or_default() },
                 Event::Compacted => WatchEvent::Compacted,

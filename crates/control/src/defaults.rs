@@ -78,7 +78,15 @@ pub async fn make(store: &dyn Store) -> Result<(), store::Error> {
     let origin = store.origin().clone();
     let listing = store.list(Filter::all().kinds([Mesh::KIND.key_name()]).written_by(origin.clone())).await?;
     let meshes = listing.records.iter().filter_map(mesh).collect();
-    let (drafts, next) = plan(&made, &origin, &meshes);
+    let (drafts, mut next) = plan(&made, &origin, &meshes);
+    for record in &listing.records {
+        // One that cannot be read now is no new one when it can.
+        if let Ok(name) = record.key.name.as_str().parse::<MeshName>()
+            && let Some(kinds) = made.initial.get(&name)
+        {
+            next.initial.insert(name, kinds.clone());
+        }
+    }
     for draft in drafts {
         let key = draft.key.clone();
         match store.transact(vec![Write::Put { draft, expect: Expect::Absent }]).await {
@@ -179,6 +187,22 @@ mod tests {
         put(&*store, "type: Mesh\nname: default").await;
         make(&*store).await.unwrap();
         assert_eq!(keys(&*store).await, initial);
+    }
+
+    #[tokio::test]
+    async fn a_mesh_that_cannot_be_read_for_a_while_is_no_new_one() {
+        let store = MemoryStore::new(Origin::Global);
+        make(&*store).await.unwrap();
+        store
+            .delete("MeshIdentity/default/global//mesh-identity-all".parse().unwrap(), Expect::Any)
+            .await
+            .unwrap();
+        let draft = Draft::new("Mesh//global//default".parse().unwrap(), "{");
+        store.put(draft, Expect::Any).await.unwrap();
+        make(&*store).await.unwrap();
+        put(&*store, "type: Mesh\nname: default").await;
+        make(&*store).await.unwrap();
+        assert!(!keys(&*store).await.iter().any(|key| key.starts_with("MeshIdentity")));
     }
 
     #[tokio::test]

@@ -4,7 +4,8 @@
 //! then `server_tls` and `serve` (how one is reached), `enrolment`, `revocation` and `tokens` (how peers join,
 //! and when they may stay no more), `defaults`
 //! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
-//! zones), and `line` (whose history counts when a store was put back). `metrics` is what both count.
+//! zones), `line` (whose history counts when a store was put back), and `unread` (what got into a store behind the API).
+//! `metrics` is what both count.
 
 pub mod home;
 
@@ -26,6 +27,8 @@ pub mod questions;
 
 pub mod line;
 
+pub mod unread;
+
 pub mod metrics;
 
 pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};
@@ -37,3 +40,4 @@ pub use runtime::Clock;
 pub use serve::{Addresses, Listeners, Running};
 pub use server_tls::ServerTls;
 pub use tokens::TokenOffice;
+pub use unread::Unread;

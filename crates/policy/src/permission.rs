@@ -198,12 +198,18 @@ rules:
             ("nor inside a known one", "allow: [{source: {workload: web, weather: sunny}}]", None),
             ("nor alone", "allow: [{http: {methods: [GET]}}]", None),
             ("nor around the match", "allow: [{source: {}}], unless: sunny", None),
+            ("nor by a newer type", "allow: [{spiffeID: {type: Regex, value: '.*'}}]", None),
             (
                 "but it forbids",
                 "deny: [{source: {}, weather: sunny}], allow: [{source: {}}]",
                 Some(Effect::Deny),
             ),
             ("also alone", "deny: [{http: {methods: [GET]}}], allow: [{source: {}}]", Some(Effect::Deny)),
+            (
+                "and by a newer type",
+                "deny: [{spiffeID: {type: Glob, pattern: x}}], allow: [{source: {}}]",
+                Some(Effect::Deny),
+            ),
             (
                 "whom it is known to mean",
                 "deny: [{source: {workload: api}, http: {}}], allow: [{source: {}}]",

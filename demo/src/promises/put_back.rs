@@ -98,7 +98,7 @@ async fn nothing_left(mesh: &mut Mesh) -> anyhow::Result<()> {
     api.put(JOINED_CATALOG, JOIN_CATALOG).await?;
     let revision = api.put(PERMISSION, ALLOW_SHOP).await?;
     time::sleep(UNCHANGED).await;
-    let joined: Page<ZoneOverview> = get(&api, "/zones/_overview").await?;
+    let joined: Page<ZoneOverview> = api.get("/zones/_overview").await?;
     ensure!(joined.items.is_empty(), "without a new token there are {:?}", joined.items);
     every_pair_answers(mesh, "/refused", |_| true)
         .await
@@ -142,14 +142,14 @@ async fn all_diverged(api: &ApiClient, revision: &Version) -> anyhow::Result<()>
     let told: RevisionState = api.revision(revision, Duration::ZERO).await?;
     let diverged = told.zones.iter().filter(|zone| zone.state == ZoneState::Diverged).count();
     ensure!(diverged == ZONES.len(), "the zones are {:?}", told.zones);
-    let status: MeshStatus = get(api, "/status").await?;
+    let status: MeshStatus = api.get("/status").await?;
     ensure!(status.zones.iter().all(|zone| zone.diverged), "the mesh is {:?}", status.zones);
     Ok(())
 }
 
 /// What a zone would lose of the global.
 async fn hold(api: &ApiClient) -> anyhow::Result<Hold> {
-    let holds: Page<Hold> = get(api, "/holds").await?;
+    let holds: Page<Hold> = api.get("/holds").await?;
     let of_global = holds.items.into_iter().find(|hold| hold.origin == Origin::Global);
     of_global.context("it holds nothing of the global")
 }
@@ -163,8 +163,4 @@ async fn accept(api: &ApiClient, hold: &Hold) -> anyhow::Result<()> {
 
 async fn is_there(api: &ApiClient, path: &str) -> anyhow::Result<bool> {
     Ok(api.request(Method::GET, path).send().await?.status().is_success())
-}
-
-async fn get<T: serde::de::DeserializeOwned>(api: &ApiClient, path: &str) -> anyhow::Result<T> {
-    Ok(api.request(Method::GET, path).send().await?.error_for_status()?.json().await?)
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should end")]
 
+mod bad_documents;
 mod exports;
 mod fake_zone;
 mod fixture;

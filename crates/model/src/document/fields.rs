@@ -46,20 +46,47 @@ pub struct Report {
     mode: Mode,
     violations: RefCell<Vec<Violation>>,
     ignored: Cell<usize>,
+    /// The first of those that are passed over, for who asks about a document.
+    passed_over: RefCell<Vec<String>>,
 }
+
+/// One page has no room for all.
+const MAX_PASSED_OVER: usize = 10;
 
 impl Report {
     pub fn new(mode: Mode) -> Self {
-        Self { mode, violations: RefCell::default(), ignored: Cell::default() }
+        Self {
+            mode,
+            violations: RefCell::default(),
+            ignored: Cell::default(),
+            passed_over: RefCell::default(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
         self.violations.borrow().is_empty()
     }
 
-    /// How many unknown fields were passed over; always 0 when strict.
+    /// How much that is unknown was passed over; always 0 when strict.
     pub fn ignored(&self) -> usize {
         self.ignored.get()
+    }
+
+    /// What this program does not know of the document: the first few, by their path.
+    pub(crate) fn passed_over(&self) -> Vec<String> {
+        self.passed_over.borrow().clone()
+    }
+
+    fn ignore(&self, field: String) {
+        self.ignored.set(self.ignored.get() + 1);
+        self.pass_over(field);
+    }
+
+    fn pass_over(&self, field: String) {
+        let mut passed_over = self.passed_over.borrow_mut();
+        if passed_over.len() < MAX_PASSED_OVER {
+            passed_over.push(field);
+        }
     }
 
     /// In the order of the document, and no more than anybody reads.
@@ -239,6 +266,16 @@ impl<'a> Item<'a> {
         found
     }
 
+    /// The same; but in transit a word that is none of them is a newer author's, and passed over.
+    pub(crate) fn known_word<T: Clone>(&self, words: &[(&str, T)]) -> Option<T> {
+        let is_newer = self.as_text().is_some_and(|text| words.iter().all(|(word, _)| *word != text));
+        if is_newer && self.report.mode == Mode::Tolerant {
+            self.report.ignore(self.path.clone());
+            return None;
+        }
+        self.one_of(words)
+    }
+
     /// Reports and gives nothing.
     pub fn fail<T>(&self, reason: impl Display) -> Option<T> {
         self.refuse(reason);
@@ -284,8 +321,10 @@ impl<'a> Fields<'a> {
 
     /// Takes a field that is known and deliberately not there, with the reason.
     pub fn unsupported(&mut self, name: &'static str, reason: &str) {
-        if let (Some(item), Mode::Strict) = (self.optional(name), self.report.mode) {
-            item.refuse(reason);
+        let Some(item) = self.optional(name) else { return };
+        match self.report.mode {
+            Mode::Strict => item.refuse(reason),
+            Mode::Tolerant => self.report.pass_over(item.path),
         }
     }
 
@@ -345,7 +384,7 @@ impl<'a> Fields<'a> {
             } else if !self.taken.contains(name) {
                 match self.report.mode {
                     Mode::Strict => self.report.add(self.below(name), key.at, unknown(name, &self.taken)),
-                    Mode::Tolerant => self.report.ignored.set(self.report.ignored.get() + 1),
+                    Mode::Tolerant => self.report.ignore(self.below(name)),
                 }
             }
         }
@@ -448,5 +487,6 @@ mod tests {
         let read = Item::new(&tree, "", &report)
             .object(|fields| fields.required("a")?.object(|fields| fields.required("b")?.integer(0, 9)));
         assert_eq!((read, report.is_empty(), report.ignored()), (Some(1), true, 2));
+        assert_eq!(report.passed_over(), ["a.new", "newer"]);
     }
 }

@@ -62,6 +62,11 @@ impl Document {
 
     /// Reads a document as it rests in a store or came over a link.
     pub fn from_record(record: &Record) -> Result<Self, Unreadable> {
+        Self::look_at(record).map(|(document, _)| document)
+    }
+
+    /// With the paths of the first few fields that this program does not know.
+    fn look_at(record: &Record) -> Result<(Self, Vec<String>), Unreadable> {
         let key = &record.key;
         let kind =
             kinds::by_name(key.kind.as_str()).ok_or_else(|| Unreadable::UnknownKind(key.kind.clone()))?;
@@ -130,6 +135,16 @@ fn summary(violations: &[Violation]) -> String {
     let lines: Vec<String> =
         violations.iter().map(|violation| format!("{} {}", violation.field, violation.reason)).collect();
     lines.join("; ")
+}
+
+/// What of a document this program does not understand; none where it understands everything. An author who writes
+/// by the API hears that at once.
+pub fn problem(record: &Record) -> Option<String> {
+    match Document::look_at(record) {
+        Ok((_, passed_over)) if passed_over.is_empty() => None,
+        Ok((_, passed_over)) => Some(format!("this version does not know {}", passed_over.join(", "))),
+        Err(unreadable) => Some(unreadable.to_string()),
+    }
 }
 
 /// A document as the API answers it: what its author wrote, and under `status` what we know of it.

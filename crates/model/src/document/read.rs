@@ -43,7 +43,8 @@ pub struct Address {
 
 /// Reads a document that says itself what it is. Every mistake is reported, in the order of the text.
 pub fn read(tree: &Tree, defaults: &Defaults) -> Result<Document, Vec<Violation>> {
-    read_known(tree, &Known { default_mesh: Some(&defaults.mesh), ..Known::default() }, Mode::Strict)
+    let known = Known { default_mesh: Some(&defaults.mesh), ..Known::default() };
+    read_known(tree, &known, Mode::Strict).map(|(document, _)| document)
 }
 
 /// Reads a document that is to be put at an address; kind, mesh and name may be left out of it.
@@ -55,7 +56,7 @@ pub fn read_at(tree: &Tree, address: &Address) -> Result<Document, Vec<Violation
         origin: address.origin.as_ref(),
         ..Known::default()
     };
-    read_known(tree, &known, Mode::Strict)
+    read_known(tree, &known, Mode::Strict).map(|(document, _)| document)
 }
 
 /// Reads what a store holds. The envelope says what it is, and its bytes stay as they are.
@@ -63,15 +64,17 @@ pub(super) fn read_record(
     tree: &Tree,
     kind: &'static Kind,
     record: &Record,
-) -> Result<Document, Vec<Violation>> {
+) -> Result<(Document, Vec<String>), Vec<Violation>> {
     let known = Known {
         kind: Some(kind),
         mesh: record.key.mesh.as_ref(),
         name: Some(record.key.name.as_str()),
         ..Known::default()
     };
-    let document = read_known(tree, &known, Mode::Tolerant)?;
-    Ok(Document { namespace: record.key.namespace.clone(), canonical: record.bytes.clone(), ..document })
+    let (document, passed_over) = read_known(tree, &known, Mode::Tolerant)?;
+    let document =
+        Document { namespace: record.key.namespace.clone(), canonical: record.bytes.clone(), ..document };
+    Ok((document, passed_over))
 }
 
 /// What is known of a document before it is read.
@@ -84,11 +87,12 @@ struct Known<'a> {
     origin: Option<&'a Origin>,
 }
 
-fn read_known(tree: &Tree, known: &Known<'_>, mode: Mode) -> Result<Document, Vec<Violation>> {
+/// With what was passed over.
+fn read_known(tree: &Tree, known: &Known<'_>, mode: Mode) -> Result<(Document, Vec<String>), Vec<Violation>> {
     let report = Report::new(mode);
     let document = read_document(tree, known, &report);
     match document {
-        Some(document) if report.is_empty() => Ok(document),
+        Some(document) if report.is_empty() => Ok((document, report.passed_over())),
         _ => Err(report.into_violations()),
     }
 }

@@ -52,8 +52,14 @@ pub(super) fn read_match(item: &Item<'_>) -> Option<Match> {
 }
 
 fn read_spiffe_id(item: &Item<'_>) -> Option<SpiffeIdMatch> {
+    let ignored = item.report().ignored();
     item.object(|fields| {
-        let exact = fields.required("type").and_then(|item| item.one_of(&[("Exact", true), ("Prefix", false)]));
+        let words = [("Exact", true), ("Prefix", false)];
+        let exact = fields.required("type").and_then(|item| item.known_word(&words));
+        if item.report().ignored() > ignored {
+            // What a type of a newer author needs beside is not known here.
+            return None;
+        }
         let value = fields.required("value");
         if exact? {
             value?.parse().map(SpiffeIdMatch::Exact)
