@@ -43,6 +43,11 @@ impl Disk {
         lock(&self.fault).clone()
     }
 
+    /// Takes the medium for one that failed.
+    pub(super) fn fail(&self, cause: io::Error) {
+        lock(&self.fault).get_or_insert(Arc::new(cause));
+    }
+
     /// The last durable commit is the last one again, also after a power cut.
     pub(super) fn take_back(&self) -> io::Result<()> {
         *lock(&self.fault) = None;

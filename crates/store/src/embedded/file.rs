@@ -1,6 +1,7 @@
 //! A database that opens itself again: after one failed read or write redb refuses all that come after.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{
@@ -65,13 +66,18 @@ impl StoreFile {
     ) -> Result<(), Error> {
         let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
         let times = opened.times;
-        let result = match opened.database.as_ref().filter(|_| opened.live) {
+        let attempt = || match opened.database.as_ref().filter(|_| opened.live) {
             Some(database) => begun(database.begin_write()).and_then(|mut rows| match write(&mut rows)? {
                 Keep::Nothing => Ok(()),
                 Keep::All => rows.0.commit().map_err(Error::unavailable),
             }),
             None => Err(Error::unavailable("it cannot be written")),
         };
+        // A file that is not as redb wrote it makes it panic: then it is as if the medium had failed.
+        let result = catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| {
+            self.disk.fail(io::Error::other("the database panicked"));
+            Err(Error::unavailable("the database panicked"))
+        });
         drop(opened);
         result.map_err(|error| self.explained(error, Error::of_disk)).inspect_err(|_| {
             if self.disk.fault().is_some() {
@@ -98,8 +104,9 @@ impl StoreFile {
             return;
         }
         opened.times += 1;
-        // Two at a time would write over each other.
-        opened.database = None;
+        // Two at a time would write over each other. One that panicked may do so once more when it is let go.
+        let old = opened.database.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
         let live =
             self.disk.take_back().map_err(DatabaseError::from).and_then(|()| open(Live(self.disk.clone())));
         opened.live = live.is_ok();

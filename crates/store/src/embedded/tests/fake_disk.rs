@@ -26,6 +26,8 @@ struct State {
     operations: u64,
     /// The operation that the power goes with.
     cut_at: Option<u64>,
+    /// The operation at which whoever asked for it meets a mistake in the code that writes.
+    panic_at: Option<u64>,
     condition: Condition,
     /// Says that it synced, and did not.
     lies: bool,
@@ -64,6 +66,7 @@ impl FakeDisk {
             pending: Vec::new(),
             operations: 0,
             cut_at: None,
+            panic_at: None,
             condition: Condition::Sound,
             lies: false,
         }))
@@ -78,6 +81,17 @@ impl FakeDisk {
     pub(super) fn cut_after(&self, operations: u64) {
         let mut state = self.state();
         state.cut_at = Some(state.operations + operations);
+    }
+
+    /// The n-th operation from now on panics, and what comes after is as before.
+    pub(super) fn panic_after(&self, operations: u64) {
+        let mut state = self.state();
+        state.panic_at = Some(state.operations + operations);
+    }
+
+    /// Whether it is still to panic.
+    pub(super) fn is_to_panic(&self) -> bool {
+        self.state().panic_at.is_some()
     }
 
     pub(super) fn becomes(&self, condition: Condition) {
@@ -124,6 +138,11 @@ impl FakeDisk {
     fn change(&self) -> MutexGuard<'_, State> {
         let mut state = self.state();
         state.operations += 1;
+        if state.panic_at.is_some_and(|at| state.operations >= at) {
+            state.panic_at = None;
+            drop(state);
+            panic!("the disk was asked to panic");
+        }
         if state.cut_at.is_some_and(|at| state.operations >= at) {
             state.condition = Condition::Dead;
         }

@@ -106,3 +106,36 @@ async fn works_again(store: &Arc<dyn Store>) -> Result<(), String> {
     let again = tokio::time::timeout(Duration::from_secs(30), writable.wait_for(|writable| *writable)).await;
     again.map(drop).map_err(|_| "it does not work again".to_owned())
 }
+
+/// A file that is not as the database wrote it makes the database panic, in the middle of a write.
+#[test]
+fn a_write_in_which_the_database_panics_did_not_happen_and_the_next_ones_do() {
+    assert_none(failing_seeds(20, async |seed| survive_panics(seed).await));
+}
+
+async fn survive_panics(seed: u64) -> Result<(), String> {
+    let mut dice = Dice(!seed);
+    let disk = Arc::new(FakeDisk::new(seed));
+    let store = open(&disk)?;
+    let model = model();
+    let mut panics = 0;
+    for n in 1..=30 {
+        let armed = dice.one_in(3);
+        if armed {
+            disk.panic_after(dice.below(6) + 1);
+        }
+        let work = Work::roll(&mut dice, n);
+        match work.ask(&store).await {
+            Ok(()) => work.ask(&model).await.map_err(|error| format!("only here: {error}"))?,
+            Err(Error::Unavailable { .. }) if armed && !disk.is_to_panic() => panics += 1,
+            Err(error @ (Error::Full { .. } | Error::Unavailable { .. } | Error::Closed)) => {
+                return Err(format!("{n}: {error}"));
+            }
+            Err(other) => drop(work.ask(&model).await.expect_err(&other.to_string())),
+        }
+        same(&store, &model).await.map_err(|error| format!("{n}: {error}"))?;
+        disk.panic_after(u64::MAX / 2);
+        works_again(&store).await?;
+    }
+    if panics == 0 { Err("nothing panicked".to_owned()) } else { Ok(()) }
+}
