@@ -22,14 +22,12 @@ use sync::link::Handle;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-use crate::last_words::LastWords;
+use crate::memory::Memory;
 use crate::planner::{Client, Input, Look, Output, Plan, Planner, Proof, ProxyId, SessionNumber};
-use crate::proof;
+use crate::{proof, settling};
 
 /// How long a proxy whose session was lost still counts as it did.
 const LOSS_COUNTS_AFTER: Duration = Duration::from_secs(5);
-/// For so long after the start nothing is said about proxies that are not back yet.
-const SETTLING: Duration = Duration::from_secs(10);
 
 pub struct Hub {
     zone: ZoneName,
@@ -44,6 +42,8 @@ struct State {
     planner: Planner,
     links: BTreeMap<Client, Link>,
     sessions: SessionNumber,
+    /// When somebody came for the first time last.
+    last_news: Option<Instant>,
     /// The session with the global, for a zone that has one.
     upstream: Option<Handle>,
 }
@@ -75,13 +75,26 @@ impl Hub {
         children: Children,
         clock: Clock,
     ) -> Arc<Self> {
-        let state = State { planner, links: BTreeMap::new(), sessions: 0, upstream };
+        let state = State { planner, links: BTreeMap::new(), sessions: 0, last_news: None, upstream };
         Arc::new(Self { zone, state: Mutex::new(state), ticks: watch::Sender::new(0), children, clock })
     }
 
     /// Begins the time in which proxies may come back without having been missed.
     pub fn start_settling(self: &Arc<Self>) {
-        self.later(SETTLING, Input::Settled);
+        let hub = self.clone();
+        self.children.spawn("settling", move |stop| async move {
+            let start = Instant::now();
+            let mut ends = settling::ends(start, None);
+            while time::timeout_at(ends, stop.cancelled()).await.is_err() {
+                let last = hub.state().last_news;
+                ends = settling::ends(start, last);
+                if ends <= Instant::now() {
+                    hub.input(Input::Settled);
+                    break;
+                }
+            }
+            Ok(())
+        });
     }
 
     pub fn input(self: &Arc<Self>, input: Input) {
@@ -99,6 +112,9 @@ impl Hub {
         let mut state = self.state();
         state.sessions += 1;
         let session = state.sessions;
+        if state.planner.is_news(&client) {
+            state.last_news = Some(Instant::now());
+        }
         let (plan, plans) = watch::channel(Plan::default());
         let replaced = state.links.insert(client.clone(), Link { session, handle, plan });
         drop(state);
@@ -211,9 +227,9 @@ impl Hub {
         }
     }
 
-    /// What other zones said last of their services.
-    pub fn last_words(&self) -> Arc<LastWords> {
-        self.state().planner.last_words()
+    /// What the next start is to know.
+    pub fn memory(&self) -> Memory {
+        self.state().planner.memory()
     }
 
     /// How many proxies run the newest that the zone knows of, and how many do not.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use model::kinds::{Dataplane, ResourceSpec};
 use model::{DestinationId, DocumentKey, MeshName, Origin, ResourceName, World, ZoneName};
+use serde::{Deserialize, Serialize};
 use snapshot::endpoints::Exports;
 use snapshot::handle::Salt;
 use snapshot::parts::{PartName, SignalName};
@@ -21,14 +22,14 @@ use snapshot::{Proxy, View, compile};
 use store::{Change, Commit, Listing};
 use tracing::warn;
 
-use crate::last_words::LastWords;
 use crate::lives::Life;
+use crate::memory::{LastWords, Memory};
 
 pub use proof::{Late, Proof, Reason, Report, Standing};
 pub use status::Look;
 
 /// A sidecar, by its Dataplane.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 pub struct ProxyId {
     pub mesh: MeshName,
     pub name: ResourceName,
@@ -141,14 +142,15 @@ pub enum Input {
         session: SessionNumber,
         drained: bool,
     },
-    /// 5 s after a lost session; 10 s after the start for all who did not come back.
+    /// 5 s after a lost session.
     LossCounts {
         client: Client,
         session: SessionNumber,
     },
+    /// Whoever did not come back after the start is missed from now on.
     Settled,
-    /// The last words of other zones as they were kept, before any new one.
-    Kept(LastWords),
+    /// What was kept when this control plane stopped, before anybody came.
+    Kept(Memory),
     /// The latest word of another zone on its service; none if there is no word yet.
     Exported {
         destination: DestinationId,
@@ -197,8 +199,10 @@ pub struct Planner {
     world: World,
     clients: BTreeMap<Client, State>,
     lives: BTreeMap<ProxyId, Life>,
-    /// Until the settling time after the start is over, proxies that are not back yet count as they did.
     settled: bool,
+    /// Until it has settled after its start: the proxies that counted before, and are not back yet. None before
+    /// the store was listed.
+    returning: Option<BTreeSet<ProxyId>>,
     /// The last word of other zones, for destinations that somebody here subscribed to.
     exports: Arc<LastWords>,
     /// The services of this zone that other zones subscribed to, with what they were told.
@@ -247,6 +251,7 @@ impl Planner {
             clients: BTreeMap::new(),
             lives: BTreeMap::new(),
             settled: false,
+            returning: None,
             exports: Arc::default(),
             wanted: BTreeMap::new(),
             asked: BTreeSet::new(),
@@ -261,9 +266,16 @@ impl Planner {
         &self.world
     }
 
-    /// Another one each time that something in it has changed.
-    pub fn last_words(&self) -> Arc<LastWords> {
-        self.exports.clone()
+    /// What the next start is to know.
+    pub fn memory(&self) -> Memory {
+        let proxies = self.view.all::<Dataplane>().filter_map(|(held, _)| ProxyId::of(&held.key));
+        let missed = proxies.filter(|proxy| !self.is_live(proxy)).collect();
+        Memory { words: self.exports.clone(), missed }
+    }
+
+    /// Whether a client has not been here since this control plane started.
+    pub fn is_news(&self, client: &Client) -> bool {
+        !self.clients.contains_key(client)
     }
 
     pub fn on_input(&mut self, input: Input) -> Vec<Output> {
@@ -320,10 +332,16 @@ impl Planner {
             }
             Input::Settled => {
                 self.settled = true;
+                self.returning = Some(BTreeSet::new());
                 self.review_wishes(&mut out);
                 self.refresh_signals(&mut out);
             }
-            Input::Kept(words) => self.exports = Arc::new(words),
+            Input::Kept(Memory { words, missed }) => {
+                self.exports = words;
+                if let Some(returning) = &mut self.returning {
+                    returning.retain(|proxy| !missed.contains(proxy));
+                }
+            }
             Input::Exported { destination, exports } => self.exported(destination, exports, &mut out),
             Input::Wanted { added, removed } => self.wanted(&added, &removed, &mut out),
         }
@@ -336,6 +354,8 @@ impl Planner {
         for record in &listing.records {
             self.take(record);
         }
+        let all = || listing.records.iter().filter_map(|record| ProxyId::of(&record.key)).collect();
+        self.returning.get_or_insert_with(all);
         self.replan(|_, _| true, out);
         self.review_wishes(out);
         self.refresh_signals(out);
@@ -373,6 +393,9 @@ impl Planner {
     fn forget(&mut self, key: &DocumentKey) {
         let Some(proxy) = ProxyId::of(key) else { return };
         self.lives.remove(&proxy);
+        if let Some(returning) = &mut self.returning {
+            returning.remove(&proxy);
+        }
         let client = Client::Proxy(proxy);
         if self.clients.get(&client).is_some_and(|state| !state.has_session()) {
             self.clients.remove(&client);
@@ -408,6 +431,10 @@ impl Planner {
 
     fn connected(&mut self, client: Client, session: SessionNumber, out: &mut Vec<Output>) {
         let known = self.clients.get(&client);
+        let returns = match &client {
+            Client::Proxy(proxy) => self.is_live(proxy),
+            Client::Ingress(_) => false,
+        };
         if known.is_some_and(|state| state.session > session) {
             return;
         }
@@ -416,7 +443,7 @@ impl Planner {
             presence: Presence::Connected,
             // Who comes back within moments goes on as it did; a newcomer serves once it has said so. One that was
             // about to leave may be new as well.
-            serves: known.map_or(!self.settled, State::is_live),
+            serves: returns,
             draining: false,
             signals: BTreeMap::new(),
             plan: Plan::default(),
@@ -500,12 +527,11 @@ impl Planner {
     }
 
     /// Whether the instances of a proxy count as being there.
-    fn is_live(&self, mesh: &MeshName, name: &ResourceName) -> bool {
-        let client = Client::Proxy(ProxyId { mesh: mesh.clone(), name: name.clone() });
-        match self.clients.get(&client) {
+    fn is_live(&self, proxy: &ProxyId) -> bool {
+        match self.clients.get(&Client::Proxy(proxy.clone())) {
             Some(state) => state.is_live(),
-            // No word is not "gone": not in the first seconds of this control plane.
-            None => !self.settled,
+            // No word is not "gone": not in the first time of this control plane.
+            None => self.returning.as_ref().is_some_and(|returning| returning.contains(proxy)),
         }
     }
 }

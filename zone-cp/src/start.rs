@@ -41,7 +41,7 @@ use crate::reporter::Reporter;
 use crate::sessions::Sessions;
 use crate::take_up::TakeUp;
 use crate::upstream::Upstream;
-use crate::{last_words, lives};
+use crate::{lives, memory};
 
 /// The zone control plane, to be started in any process.
 pub struct ZoneCp;
@@ -71,6 +71,11 @@ impl ZoneCp {
         let planner = Planner::new(zone.clone(), salt(&*store).await?);
         let hub = Hub::new(zone.clone(), planner, upstream.clone(), tasks.children(), clock.clone());
         follow_store(&mut tasks, store.clone(), hub.clone()).await?;
+        memory::load(&*store, &hub).await?;
+        tasks.spawn("memory", {
+            let (store, hub) = (store.clone(), hub.clone());
+            |stop| memory::run(store, hub, stop)
+        });
         let authorities = Arc::new(Authorities::default());
         let ingresses = Arc::new(Ingresses::load(&*store).await?);
         let generator = Generator {
@@ -131,9 +136,6 @@ impl ZoneCp {
                     clock: clock.clone(),
                 };
                 let authority = Authority::Global { address: Some(address) };
-                last_words::load(&*store, &hub).await?;
-                let (keeping, of) = (store.clone(), hub.clone());
-                tasks.spawn("last words", |stop| last_words::run(keeping, of, stop));
                 join(&mut tasks, store.clone(), joining, host, handle.clone(), upward).await?;
                 follow_counts(&mut tasks, hub.clone(), counts.clone(), Some((zone.clone(), handle.clone())));
                 report_changes(&mut tasks, store.clone(), handle);

@@ -109,3 +109,38 @@ async fn who_drains_is_let_go_when_its_zone_and_the_others_have_taken_it_out() {
         assert!(String::from_utf8_lossy(&value).contains("\"ready\":false"), "{value:?}");
     }
 }
+
+/// When a hub with a proxy that stays away begins to miss it, in seconds after the start; others come at these.
+async fn misses_at(arrivals: &[u64]) -> u64 {
+    let zone: ZoneName = "east".parse().unwrap();
+    let mut planner = Planner::new(zone.clone(), Salt::new(&[7; 32]));
+    let records = vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()];
+    planner.on_input(Input::Listed(Listing { sequence: 1, world: world(10, 10), records }));
+    let tasks = Tasks::new();
+    let hub = Hub::new(zone, planner, None, tasks.children(), Clock::system());
+    hub.start_settling();
+    for second in 0..70 {
+        for number in arrivals.iter().filter(|at| **at == second) {
+            hub.attach(proxy(&format!("web-{number}")), Handle::new());
+            // Who comes again is no news.
+            hub.attach(proxy("web"), Handle::new());
+        }
+        time::sleep(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+        let Client::Proxy(cart) = proxy("cart") else { unreachable!() };
+        if hub.memory().missed.contains(&cart) {
+            return second + 1;
+        }
+    }
+    panic!("it is never missed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_back_is_missed_when_nobody_comes_any_more_and_after_a_minute_at_the_latest() {
+    assert_eq!(misses_at(&[]).await, 10);
+    assert_eq!(misses_at(&[1, 2]).await, 10);
+    assert_eq!(misses_at(&[1, 4, 8]).await, 13);
+    assert_eq!(misses_at(&[1, 4, 8, 12, 16, 20, 30]).await, 25);
+    let for_ever: Vec<u64> = (0..70).collect();
+    assert_eq!(misses_at(&for_ever).await, 60);
+}

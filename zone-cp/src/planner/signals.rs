@@ -15,7 +15,7 @@ use snapshot::Joined;
 use snapshot::endpoints::{self, Exports};
 use snapshot::parts::{Endpoints, SignalName};
 
-use super::{Client, Output, Planner, Presence, SessionNumber};
+use super::{Client, Output, Planner, Presence, ProxyId, SessionNumber};
 
 /// The kinds that signals are made of.
 pub(super) const READS: [&str; 5] = [
@@ -197,7 +197,9 @@ impl Planner {
     }
 
     pub(super) fn instances(&self, destination: &DestinationId) -> Vec<endpoints::Instance> {
-        let is_live = |mesh: &_, name: &_| self.is_live(mesh, name);
+        let is_live = |mesh: &MeshName, name: &ResourceName| {
+            self.is_live(&ProxyId { mesh: mesh.clone(), name: name.clone() })
+        };
         endpoints::instances(&self.view, &self.zone, &self.salt, destination, is_live)
     }
 }

@@ -251,6 +251,57 @@ fn an_endpoint_is_not_ready_five_seconds_after_its_session_was_lost_and_no_soone
 }
 
 #[test]
+fn over_a_restart_no_endpoint_comes_or_goes_before_it_is_over_who_is_back() {
+    let names = ["cart-1", "cart-2", "cart-3"];
+    let carts = |names: &[&str]| {
+        let carts = names.iter().zip(2..).map(|(name, revision)| instance(revision, name));
+        carts.chain([dataplane(1, "web"), service(9, "cart"), identity()]).collect()
+    };
+    let ready = |out: &[Output]| -> Vec<bool> { endpoints(out).0.iter().map(|one| one.ready).collect() };
+    let asks = |planner: &mut Planner| connect(planner, "web", &["endpoints/ms_default_east__cart_http"]).1;
+    let mut before = planner(carts(&names));
+    before.on_input(Input::Settled);
+    for name in names {
+        let (cart, _) = connect(&mut before, name, &[]);
+        confirm(&mut before, &cart, world(10, 10));
+    }
+    before.on_input(Input::Silent { client: proxy("cart-3"), session: 1, silent: true });
+    before.on_input(Input::Disconnected { client: proxy("cart-2"), session: 1, drained: false });
+    assert_eq!(ready(&asks(&mut before)), [true, true, false]);
+
+    let mut planner = planner(carts(&names));
+    planner.on_input(Input::Kept(before.memory()));
+    assert_eq!(ready(&asks(&mut planner)), [true, true, false], "as it was told before");
+    let (back, _) = connect(&mut planner, "cart-1", &[]);
+    let generation = planner.clients[&back].plan.generation;
+    let confirmed = Input::Confirmed { client: back, session: 1, world: world(10, 10), generation };
+    let told = planner.on_input(confirmed);
+    assert!(told.is_empty(), "who comes back is no news: {told:?}");
+
+    let new = commit(world(10, 11), vec![Change::Put(instance(11, "cart-4"))]);
+    assert_eq!(ready(&planner.on_input(new)), [true, true, false, false], "whom nobody knew is not missed");
+    let (new, _) = connect(&mut planner, "cart-4", &[]);
+    assert!(!planner.clients[&new].is_live(), "nor does it serve before it says so");
+    let generation = planner.clients[&new].plan.generation;
+    let confirmed = Input::Confirmed { client: new, session: 1, world: world(10, 10), generation };
+    assert_eq!(ready(&planner.on_input(confirmed)), [true, true, false, true]);
+    assert_eq!(ready(&planner.on_input(Input::Settled)), [true, false, false, true]);
+}
+
+/// One of several proxies of the workload `cart`.
+fn instance(revision: u64, name: &str) -> model::Record {
+    let number: u16 = name.rsplit('-').next().unwrap().parse().unwrap();
+    let spec = json!({
+        "labels": { "tombolo.io/workload": "cart" },
+        "networking": {
+            "address": "127.0.0.1",
+            "inbound": [{ "port": 8080 + number, "servicePort": 9080, "name": "http", "protocol": "http" }],
+        },
+    });
+    record("east", revision, "Dataplane", name, spec)
+}
+
+#[test]
 fn a_proxy_that_is_silent_is_unknown_and_not_ready_until_it_is_heard_again() {
     let mut planner =
         planner(vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()]);
@@ -456,20 +507,20 @@ fn a_start_takes_up_the_last_words_of_other_zones_and_forgets_those_that_nobody_
         );
         before.on_input(exported(zone, "x.y"));
     }
-    let words = before.last_words();
+    let words = before.memory().words;
     assert_eq!(words.len(), 2);
     before.on_input(exported("west", "x.y"));
-    assert!(Arc::ptr_eq(&before.last_words(), &words), "the same word again is no news");
+    assert!(Arc::ptr_eq(&before.memory().words, &words), "the same word again is no news");
 
     let mut planner = planner(documents);
-    planner.on_input(Input::Kept((*words).clone()));
+    planner.on_input(Input::Kept(before.memory()));
     let (_, out) = connect(&mut planner, "web", &[CATALOG]);
     assert_eq!(zones_told(&out), ["east", "west"]);
-    assert_eq!(planner.last_words().len(), 2, "whoever is not back yet may ask for the other");
+    assert_eq!(planner.memory().words.len(), 2, "whoever is not back yet may ask for the other");
     let out = planner.on_input(Input::Settled);
     assert!(!endpoints(&out).0.iter().any(|endpoint| endpoint.zone.as_str() == "east" && endpoint.ready));
     assert_eq!(zones_told(&out), ["east", "west"]);
-    assert!(planner.last_words().keys().eq([&"ms_default_west__catalog_http".parse().unwrap()]));
+    assert!(planner.memory().words.keys().eq([&"ms_default_west__catalog_http".parse().unwrap()]));
 }
 
 #[test]
