@@ -7,6 +7,8 @@
 
 pub mod options;
 
+pub mod run;
+
 mod start;
 
 pub mod policy;
@@ -28,4 +30,5 @@ mod answers;
 mod metrics;
 
 pub use options::Options;
+pub use run::{PROGRAM, program};
 pub use start::GlobalCp;

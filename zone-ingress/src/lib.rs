@@ -9,4 +9,4 @@ pub mod static_file;
 
 pub use control::{ControlOptions, Running, start};
 pub use ingress::{Ingress, Stopped};
-pub use run::{run_control, run_static};
+pub use run::{PROGRAM, program, run_control, run_static};
