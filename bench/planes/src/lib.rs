@@ -3,6 +3,19 @@
 //! [`scale`] starts a zone control plane and, in a process of their own, [`proxies`]: each of them [`simulated`], with its own
 //! key, certificates, TLS connection and session, carrying no traffic. What the programs take is read from the
 //! system ([`usage`]), and told as a table for people or as lines of JSON ([`report`]).
+//!
+//! [`figures`] starts a whole [`mesh`] of processes, with [`application`]s that are [`asking`] each other for its [`parties`], and
+//! measures what takes how long and what fails when something comes or dies.
+
+pub mod figures;
+
+pub mod parties;
+
+pub mod mesh;
+
+pub mod asking;
+
+pub mod application;
 
 pub mod scale;
 

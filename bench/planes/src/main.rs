@@ -1,11 +1,12 @@
-//! `planes`: measures control planes. Called `tombolo-zone-cp` it is that program, so that its own test needs no
-//! other file.
+//! `planes`: measures control planes. Called as one of the programs of the product it is that one, so that its own test
+//! needs no other file.
 
 use std::io::{IsTerminal, stdout};
 use std::path::Path;
 
 use clap::{Parser, Subcommand};
-use planes::{proxies, scale};
+use planes::{application, figures, proxies, scale};
+use tokio::runtime::{Builder, Runtime};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -23,21 +24,34 @@ enum Work {
     Scale(scale::Options),
     /// The process of the simulated proxies; 'scale' starts it
     Proxies(proxies::Options),
+    /// A whole mesh of processes: how fast policies, services and instances travel, and what fails when something dies
+    Figures(figures::Options),
+    /// The process of an application; 'figures' starts it
+    Application(application::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     let called = std::env::args_os().next().unwrap_or_default();
-    if Path::new(&called).file_name().is_some_and(|name| name == zone_cp::PROGRAM) {
-        return tokio::runtime::Runtime::new()?.block_on(zone_cp::program());
+    match Path::new(&called).file_name().and_then(|name| name.to_str()) {
+        Some(global_cp::PROGRAM) => return Runtime::new()?.block_on(global_cp::program()),
+        Some(zone_cp::PROGRAM) => return Runtime::new()?.block_on(zone_cp::program()),
+        Some(zone_ingress::PROGRAM) => return Runtime::new()?.block_on(zone_ingress::program()),
+        Some(dataplane::PROGRAM) => return Runtime::new()?.block_on(dataplane::program()),
+        _ => {}
     }
     let Options { work } = Options::parse();
     // One thread is cheapest, and leaves the processors to those who are measured.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     match work {
         Work::Scale(options) => {
             let rows = runtime.block_on(scale::run(&options))?;
             options.output.print(&rows, stdout().is_terminal(), &mut stdout())
         }
         Work::Proxies(options) => runtime.block_on(proxies::run(options)),
+        Work::Figures(options) => {
+            let rows = runtime.block_on(figures::run(&options))?;
+            options.output.print(&rows, stdout().is_terminal(), &mut stdout())
+        }
+        Work::Application(options) => runtime.block_on(application::run(options)),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -45,11 +45,16 @@ impl Program {
 
     /// The next line that it says, such as its ready line.
     pub async fn line<T: DeserializeOwned>(&mut self, limit: Duration) -> anyhow::Result<T> {
+        let line = self.text(limit).await?;
+        serde_json::from_str(&line).with_context(|| format!("it says {line}"))
+    }
+
+    /// The same of one that speaks to people.
+    pub async fn text(&mut self, limit: Duration) -> anyhow::Result<String> {
         let line = time::timeout(limit, self.output.next_line()).await;
-        match line.with_context(|| format!("it says nothing for {limit:?}: {}", self.last_words()))?? {
-            Some(line) => serde_json::from_str(&line).with_context(|| format!("it says {line}")),
-            None => bail!("it ended: {}", self.last_words()),
-        }
+        let line =
+            line.with_context(|| format!("it says nothing for {limit:?}: {}", self.last_words()))??;
+        line.with_context(|| format!("it ended: {}", self.last_words()))
     }
 
     pub async fn tell(&mut self, line: &impl Serialize) -> anyhow::Result<()> {

@@ -72,3 +72,9 @@ impl Output {
         Ok(())
     }
 }
+
+/// What happens, for who waits.
+#[expect(clippy::print_stderr, reason = "standard output is for the figures")]
+pub fn tell(what: &str) {
+    eprintln!("{what}");
+}

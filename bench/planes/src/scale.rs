@@ -19,7 +19,7 @@ use tokio::time::{self, Instant};
 
 use crate::program::Program;
 use crate::proxies::{Line, Progress, Reached, Until};
-use crate::report::{Output, Row};
+use crate::report::{Output, Row, tell};
 use crate::simulated::{self, Nanos, Shape, service_name};
 use crate::usage::{self, Wire};
 
@@ -308,10 +308,4 @@ fn seconds(from: Nanos, to: Nanos) -> f64 {
 
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
-}
-
-/// What happens, for who waits.
-#[expect(clippy::print_stderr, reason = "standard output is for the figures")]
-fn tell(what: &str) {
-    eprintln!("{what}");
 }
