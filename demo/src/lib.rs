@@ -8,6 +8,7 @@
 pub mod api_client;
 pub mod check;
 pub mod client;
+pub mod liar;
 pub mod load;
 pub mod members;
 pub mod mesh;

@@ -10,6 +10,7 @@ mod forgery;
 mod global_away;
 mod identity;
 mod killed;
+mod liar;
 mod missing;
 mod put_back;
 mod takeover;
@@ -104,6 +105,11 @@ pub const ALL: &[Promise] = &[
         number: 14,
         says: "a bad document in the store of the global delays nothing else, opens nothing, and is told",
         keep: |mesh, terms| Box::pin(behind_the_api::keep(mesh, terms)),
+    },
+    Promise {
+        number: 15,
+        says: "a zone that publishes what is not its own is refused and told, and what is its own flows",
+        keep: |mesh, _| Box::pin(liar::keep(mesh)),
     },
     Promise {
         number: 16,
