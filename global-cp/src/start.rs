@@ -11,7 +11,7 @@ use control::{
 };
 use model::Origin;
 use prometheus_client::registry::Registry;
-use runtime::{AdminPages, Readiness, Tasks};
+use runtime::{AdminPages, Tasks};
 use sync::{link, server, session};
 
 use crate::admission::GlobalAdmission;
@@ -53,15 +53,7 @@ impl GlobalCp {
         metrics::show_sessions(&mut registry, [("zones", sessions.counters.clone())]);
 
         let mut tasks = Tasks::new();
-        let readiness = Readiness::new();
-        serve::readiness_of_store(&mut tasks, &*home.store, readiness.clone());
-        let stopping = tasks.stopping();
-        let draining = readiness.clone();
-        tasks.spawn("readiness", |_| async move {
-            stopping.cancelled().await;
-            let _not_ready = draining.guard("the end");
-            Ok(())
-        });
+        let readiness = serve::readiness(&mut tasks, &*home.store);
         tasks.spawn("certificate", |stop| renewal.run(stop));
         tasks.spawn("defaults", |stop| defaults::run(home.store.clone(), stop));
         let followed = zones.clone();

@@ -5,6 +5,7 @@
 mod architecture;
 mod control_metrics;
 mod ended_leaf;
+mod first_policy;
 mod hot_changes;
 mod ingress;
 mod lost_stores;

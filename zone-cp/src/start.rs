@@ -150,8 +150,10 @@ impl ZoneCp {
             }
         };
 
-        let readiness = Readiness::new();
-        serve::readiness_of_store(&mut tasks, &*store, readiness.clone());
+        let readiness = serve::readiness(&mut tasks, &*store);
+        if matches!(authority, Authority::Global { .. }) {
+            wait_for_policy(&mut tasks, hub.clone(), &readiness);
+        }
         let pages = AdminPages { readiness: Some(readiness), metrics: Some(Arc::new(registry)) };
         serve::health(&mut tasks, listeners.health, pages);
         let zone_state = Arc::new(Zone {
@@ -193,6 +195,22 @@ impl ZoneCp {
         serve::rest(&mut tasks, listeners.api, tls.api, config);
         Ok(Running::start(addresses, tasks, home))
     }
+}
+
+/// A zone that never heard of its global has no policy, and nothing to tell its proxies. Later, also after a restart, it
+/// serves by what it has.
+fn wait_for_policy(tasks: &mut Tasks, hub: Arc<Hub>, readiness: &Readiness) {
+    let not_ready = readiness.guard("the first policy of the global");
+    tasks.spawn("first policy", |stop| async move {
+        let mut ticks = hub.ticks();
+        let known =
+            async { while hub.world().point(&Origin::Global).is_none() && ticks.changed().await.is_ok() {} };
+        if stop.run_until_cancelled(known).await.is_some() {
+            drop(not_ready);
+        }
+        stop.cancelled().await;
+        Ok(())
+    });
 }
 
 async fn salt(store: &dyn Store) -> anyhow::Result<Salt> {

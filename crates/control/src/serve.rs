@@ -72,19 +72,21 @@ async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("could not bind the {what} address {address}"))
 }
 
-/// Health, readiness and metrics.
+/// Health, readiness and metrics: the last that is served, so that whoever looks sees how the end comes.
 pub fn health(tasks: &mut Tasks, listener: TcpListener, pages: AdminPages) {
-    tasks.spawn("health", |stop| admin::serve(listener, pages, stop));
+    tasks.spawn_last("health", |stop| admin::serve(listener, pages, stop));
 }
 
-/// Not ready while the store cannot be written: what is known goes on being served, and nothing new can be
-/// promised.
-pub fn readiness_of_store(tasks: &mut Tasks, store: &dyn Store, readiness: Readiness) {
+/// Of a control plane: not ready while its store cannot be written, when what is known goes on being served and
+/// nothing new can be promised; nor from when it is told to stop.
+pub fn readiness(tasks: &mut Tasks, store: &dyn Store) -> Readiness {
+    let readiness = Readiness::new();
     let mut writable = store.writable();
+    let told = readiness.clone();
     tasks.spawn("store", |stop| async move {
         let following = async {
             while writable.wait_for(|writable| !writable).await.is_ok() {
-                let _not_ready = readiness.guard("the disk of the store");
+                let _not_ready = told.guard("the disk of the store");
                 let _ = writable.wait_for(|writable| *writable).await;
             }
         };
@@ -92,6 +94,14 @@ pub fn readiness_of_store(tasks: &mut Tasks, store: &dyn Store, readiness: Readi
         stop.cancelled().await;
         Ok(())
     });
+    let (stopping, told) = (tasks.stopping(), readiness.clone());
+    tasks.spawn_last("readiness", |ended| async move {
+        stopping.cancelled().await;
+        let _not_ready = told.guard("the end");
+        ended.cancelled().await;
+        Ok(())
+    });
+    readiness
 }
 
 /// The REST API. A new certificate counts for connections from then on; those that are open are drained.
@@ -218,6 +228,7 @@ mod tests {
     use identity::{ControlCa, ServerRole, api_client_config, api_server_config};
     use model::{Origin, Version};
     use store::MemoryStore;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::time;
     use tokio_rustls::TlsConnector;
@@ -277,6 +288,47 @@ mod tests {
 
         running.shutdown().await.unwrap();
         TcpListener::bind(addresses.api).await.unwrap();
+    }
+
+    /// What the readiness page says; none where nobody answers.
+    async fn readiness_page(address: SocketAddr) -> Option<String> {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: here\r\n\r\n").await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer)
+    }
+
+    #[tokio::test]
+    async fn what_stops_says_that_it_is_not_ready_until_everything_has_finished() {
+        let listeners = Listeners::bind(&Addresses::any_local()).await.unwrap();
+        let addresses = listeners.addresses().unwrap();
+        let mut tasks = Tasks::new();
+        let pages = AdminPages {
+            readiness: Some(readiness(&mut tasks, &*MemoryStore::new(Origin::Global))),
+            ..AdminPages::default()
+        };
+        health(&mut tasks, listeners.health, pages);
+        let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+        tasks.spawn("slow", |stop| async move {
+            stop.cancelled().await;
+            finished.await?;
+            Ok(())
+        });
+        let running = Running::start(addresses, tasks, ());
+        let said = readiness_page(addresses.health).await.unwrap();
+        assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+
+        running.stop();
+        let told = async {
+            while !readiness_page(addresses.health).await.unwrap().contains("waiting for the end") {
+                tokio::task::yield_now().await;
+            }
+        };
+        time::timeout(GRACE, told).await.unwrap();
+        finish.send(()).unwrap();
+        running.wait().await.unwrap();
+        assert_eq!(readiness_page(addresses.health).await, None);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use futures::FutureExt;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,9 @@ use tracing::{Instrument, error, info, info_span, warn};
 /// others, and the process with them.
 pub struct Tasks {
     parts: JoinSet<(&'static str, anyhow::Result<()>)>,
+    /// They stop when all others have ended.
+    last: JoinSet<(&'static str, anyhow::Result<()>)>,
+    stop_last: CancellationToken,
     children: Children,
     /// Whoever drops the tasks, by a test that ends early too, ends the children.
     _end: DropGuard,
@@ -32,7 +35,13 @@ impl Default for Tasks {
             stop: CancellationToken::new(),
             end: CancellationToken::new(),
         };
-        Self { parts: JoinSet::new(), _end: children.end.clone().drop_guard(), children }
+        Self {
+            parts: JoinSet::new(),
+            last: JoinSet::new(),
+            stop_last: CancellationToken::new(),
+            _end: children.end.clone().drop_guard(),
+            children,
+        }
     }
 }
 
@@ -48,6 +57,16 @@ impl Tasks {
     {
         let part = part(self.children.stop.child_token()).instrument(info_span!("task", name));
         self.parts.spawn(async move { (name, part.await) });
+    }
+
+    /// Starts a part by which others see how the process does: it is told to stop when all other parts, and the
+    /// children, have ended.
+    pub fn spawn_last<F>(&mut self, name: &'static str, part: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let part = part(self.stop_last.child_token()).instrument(info_span!("task", name));
+        self.last.spawn(async move { (name, part.await) });
     }
 
     /// What parts use to start children while the process runs.
@@ -66,34 +85,48 @@ impl Tasks {
     pub async fn run(mut self, shutdown: impl Future, grace: Duration) -> anyhow::Result<()> {
         let outcome = tokio::select! {
             _ = shutdown => Ok(()),
-            Some(ended) = self.parts.join_next() => match ended {
-                Ok((name, Ok(()))) => Err(anyhow!("{name} ended on its own")),
-                Ok((name, Err(error))) => Err(error.context(format!("{name} failed"))),
-                Err(panic) => Err(panic).context("a part panicked"),
-            },
+            Some(ended) = self.parts.join_next() => too_early(ended),
+            Some(ended) = self.last.join_next() => too_early(ended),
         };
         self.children.stop.cancel();
         self.children.tracker.close();
         let drained = async {
-            while let Some(ended) = self.parts.join_next().await {
-                match ended {
-                    Ok((name, Ok(()))) => info!(name, "finished"),
-                    Ok((name, Err(error))) => {
-                        warn!(name, error = format!("{error:#}"), "failed while stopping")
-                    }
-                    Err(error) => error!(%error, "a part panicked while stopping"),
-                }
-            }
+            finish(&mut self.parts).await;
             self.children.tracker.wait().await;
+            self.stop_last.cancel();
+            finish(&mut self.last).await;
         };
         if time::timeout(grace, drained).await.is_err() {
-            let (parts, children) = (self.parts.len(), self.children.tracker.len());
+            let (parts, children) = (self.parts.len() + self.last.len(), self.children.tracker.len());
             warn!(parts, children, "grace period over, dropping the rest");
             self.children.end.cancel();
             self.parts.shutdown().await;
             self.children.tracker.wait().await;
+            self.last.shutdown().await;
         }
         outcome
+    }
+}
+
+type Ended = Result<(&'static str, anyhow::Result<()>), JoinError>;
+
+/// Why nothing goes on after a part ended that nobody had told to.
+fn too_early(ended: Ended) -> anyhow::Result<()> {
+    match ended {
+        Ok((name, Ok(()))) => Err(anyhow!("{name} ended on its own")),
+        Ok((name, Err(error))) => Err(error.context(format!("{name} failed"))),
+        Err(panic) => Err(panic).context("a part panicked"),
+    }
+}
+
+/// Waits for parts that were told to stop.
+async fn finish(parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>) {
+    while let Some(ended) = parts.join_next().await {
+        match ended {
+            Ok((name, Ok(()))) => info!(name, "finished"),
+            Ok((name, Err(error))) => warn!(name, error = format!("{error:#}"), "failed while stopping"),
+            Err(error) => error!(%error, "a part panicked while stopping"),
+        }
     }
 }
 
