@@ -15,7 +15,7 @@ use snapshot::{Held, View};
 use store::{Change, Draft, Expect, Filter, Store, Write};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::authorities::Authorities;
 use crate::generate::{self, GENERATOR, Generated};
@@ -47,8 +47,18 @@ impl Generator {
         loop {
             let registered = ingresses.borrow_and_update().clone();
             let generated = self.generate(&view, &registered, &mut orphans).await;
-            if let Err(error) = &generated {
-                warn!(error = format!("{error:#}"), "generated documents could not be written; trying again");
+            match &generated {
+                Ok(()) => {}
+                // What was written has not come back by the watch yet: it wakes us when it has.
+                Err(error) if matches!(error.downcast_ref(), Some(store::Error::Conflict { .. })) => {
+                    debug!(%error, "documents are generated from what is behind the store");
+                }
+                Err(error) => {
+                    warn!(
+                        error = format!("{error:#}"),
+                        "generated documents could not be written; trying again"
+                    );
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
