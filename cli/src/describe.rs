@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use api::shapes::{
-    Connection, InspectDataplane, LateState, Page, ProxyCounts, RevisionState, ZoneOverview, ZoneProgress,
-    ZoneState,
+    Connection, InspectDataplane, LateState, Page, ProxyCounts, Refusal, RevisionState, ZoneOverview,
+    ZoneProgress, ZoneState,
 };
 use api::status::MeshStatus;
 use model::kinds::Kind;
@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::inspect;
 use crate::kind::{self, DocumentArgs};
 use crate::output::{Ordered, Out, Tone, ago, yaml};
+use crate::status;
 use crate::wait;
 
 pub(crate) async fn run(args: DocumentArgs, client: Client, out: &mut Out<'_>) -> Result<ExitCode, Failure> {
@@ -114,6 +115,11 @@ fn explain(kind: &Kind, document: &Value, known: &Known) -> String {
     }
     lines.extend(several("Labels", &columns::labels(document)));
     lines.extend(several("Computed", &computed(status)));
+    for (index, refusal) in refusals(document).iter().enumerate() {
+        let revision = refusal.revision.as_ref().map(|revision| format!("{revision} ")).unwrap_or_default();
+        let line = format!("{revision}by {}", status::refused_by(refusal));
+        lines.push((if index == 0 { "Refused" } else { "" }, Tone::Bad.paint(&line)));
+    }
     if let Some(zone) = &known.zone {
         let proxies = zone.proxies;
         let counts =
@@ -136,6 +142,11 @@ fn explain(kind: &Kind, document: &Value, known: &Known) -> String {
         page.push_str(&inspect::explain(proxy));
     }
     page
+}
+
+/// What is said of the document, by those who do not take it.
+fn refusals(document: &Value) -> Vec<Refusal> {
+    serde_json::from_value(document["status"]["refusals"].clone()).unwrap_or_default()
 }
 
 fn owner(status: &Value) -> String {

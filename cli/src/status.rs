@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use api::shapes::{Connection, Hold, LateState, Page};
-use api::status::{EndingCertificate, MeshStatus, RefusedDocument, ZoneReport, ZoneStatus};
+use api::shapes::{Connection, Hold, LateState, Page, Refusal, RefusedDocument};
+use api::status::{EndingCertificate, MeshStatus, ZoneReport, ZoneStatus};
 use model::{DocumentKey, Origin};
 use serde::Serialize;
 
@@ -63,7 +63,7 @@ fn findings(status: &MeshStatus, now: SystemTime) -> Vec<Finding> {
 }
 
 fn unread(unread: &RefusedDocument) -> Finding {
-    let RefusedDocument { document, by, reason, .. } = unread;
+    let RefusedDocument { document, refusal: Refusal { reporter: by, reason, .. } } = unread;
     let (document, look) = named(document);
     let what = format!("{document} got past the API into the store of {by}, and is not understood: {reason}");
     Finding { what, look: look.unwrap_or_else(|| "tombolo status -o yaml".into()) }
@@ -107,13 +107,9 @@ fn of_zone(status: &ZoneStatus, needs_ingress: bool, now: SystemTime, found: &mu
         find(what, format!("tombolo zone accept global (asked of zone {zone})"));
     }
     for refused in &status.refused {
-        let by = match &refused.by {
-            Origin::Global => "the global".to_owned(),
-            Origin::Zone(zone) => format!("zone {zone}"),
-        };
-        let (what, look) = named(&refused.document);
+        let (_, look) = named(&refused.document);
         let look = look.unwrap_or_else(|| format!("tombolo describe zone {zone}"));
-        find(format!("{what} is refused by {by}: {}", refused.reason), look);
+        find(refusal(refused), look);
     }
     let Some(report) = &status.report else {
         let counts = status.overview.proxies;
@@ -126,6 +122,25 @@ fn of_zone(status: &ZoneStatus, needs_ingress: bool, now: SystemTime, found: &mu
         return;
     };
     of_report(zone.as_str(), report, needs_ingress, now, found);
+}
+
+/// Which document is refused, by whom, why, and what counts there instead.
+pub(crate) fn refusal(RefusedDocument { document, refusal }: &RefusedDocument) -> String {
+    let (what, _) = named(document);
+    format!("{what} is refused by {}", refused_by(refusal))
+}
+
+/// Who refuses, why, and what counts there instead.
+pub(crate) fn refused_by(Refusal { reporter, reason, in_force, .. }: &Refusal) -> String {
+    let by = match reporter {
+        Origin::Global => "the global".to_owned(),
+        Origin::Zone(zone) => format!("zone {zone}"),
+    };
+    let instead = match in_force {
+        Some(version) => format!("{version} stays in force there"),
+        None => "no revision of it was ever taken there".to_owned(),
+    };
+    format!("{by}: {reason} ({instead})").replace(char::is_control, "\u{fffd}")
 }
 
 fn of_report(
@@ -335,9 +350,13 @@ mod tests {
     fn a_document_that_is_not_understood_is_named_and_shown_where_somebody_can() {
         let unread = |document: &str| RefusedDocument {
             document: document.into(),
-            version: None,
-            by: Origin::Global,
-            reason: "the bytes are not JSON".into(),
+            refusal: Refusal {
+                reporter: Origin::Global,
+                revision: None,
+                reason: "the bytes are not JSON".into(),
+                since: 0,
+                in_force: None,
+            },
         };
         let mut status = mesh(Vec::new());
         status.control_plane.unread =
@@ -364,9 +383,13 @@ mod tests {
         };
         let refused = RefusedDocument {
             document: "MeshTrust/default/east//trust".into(),
-            version: None,
-            by: Origin::Global,
-            reason: "it is older".into(),
+            refusal: Refusal {
+                reporter: Origin::Global,
+                revision: None,
+                reason: "it is older".into(),
+                since: 0,
+                in_force: Some("east-1-3".parse().unwrap()),
+            },
         };
         let late = |state, reason, detail: &str| LateProxy {
             zone: "east".parse().unwrap(),
@@ -393,7 +416,7 @@ mod tests {
             ),
             (
                 ZoneStatus { refused: vec![refused], ..with(|_| {}) },
-                "MeshTrust trust of east is refused by the global: it is older",
+                "MeshTrust trust of east is refused by the global: it is older (east-1-3 stays in force there)",
                 "tombolo describe meshtrust trust --mesh default --zone east",
             ),
             (

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{Cell, Out, Tone, table};
+use crate::status;
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
@@ -79,7 +80,10 @@ fn explain(state: &RevisionState, applied: bool, waited: Duration) -> String {
         return format!("{revision} is applied: {current} proxies run it{rest} (after {seconds:.1}s)\n");
     }
     let mut text = match state.state {
-        Progress::Refused => format!("{revision} is refused\n\n"),
+        Progress::Refused => {
+            let documents = state.refusals.iter().map(|one| format!("  {}\n", status::refusal(one)));
+            format!("{revision} is refused\n{}\n", documents.collect::<String>())
+        }
         _ => format!("{revision} is not applied everywhere after {seconds:.1}s\n\n"),
     };
     text.push_str(&table(
@@ -144,7 +148,7 @@ pub(crate) fn late_reason(reason: LateReason) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use api::shapes::{LateProxy, ProxyCounts, ZoneProgress};
+    use api::shapes::{LateProxy, ProxyCounts, Refusal, RefusedDocument, ZoneProgress};
 
     use super::*;
     use crate::output::seen;
@@ -157,7 +161,13 @@ mod tests {
                 proxies: ProxyCounts { current: *current, late: *late, unknown: *unknown },
             };
         let zones = zones.iter().enumerate().map(zone).collect();
-        RevisionState { revision: "global-1-7".parse().unwrap(), state, zones, late: Vec::new() }
+        RevisionState {
+            revision: "global-1-7".parse().unwrap(),
+            state,
+            zones,
+            late: Vec::new(),
+            refusals: Vec::new(),
+        }
     }
 
     #[test]
@@ -180,6 +190,31 @@ mod tests {
         for (why, state, strict, lenient) in cases {
             assert_eq!((is_applied(&state, false), is_applied(&state, true)), (strict, lenient), "{why}");
         }
+    }
+
+    #[test]
+    fn a_document_that_is_refused_is_named_with_what_stays_in_force() {
+        let mut refused = state(Progress::Refused, &[]);
+        let refusal = |in_force: Option<&str>| RefusedDocument {
+            document: "MeshTrafficPermission/default/global//all".into(),
+            refusal: Refusal {
+                reporter: "east".parse().unwrap(),
+                revision: Some("global-1-7".parse().unwrap()),
+                reason: "spec: no".into(),
+                since: 1,
+                in_force: in_force.map(|version| version.parse().unwrap()),
+            },
+        };
+        refused.refusals = vec![refusal(Some("global-1-5")), refusal(None)];
+        let page = explain(&refused, false, Duration::ZERO);
+        let page = seen(&page, false);
+        let what = "  MeshTrafficPermission all of global is refused by zone east: spec: no";
+        let lines = [
+            "global-1-7 is refused",
+            &format!("{what} (global-1-5 stays in force there)"),
+            &format!("{what} (no revision of it was ever taken there)"),
+        ];
+        assert_eq!(page.lines().take(3).collect::<Vec<_>>(), lines);
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod zones;
 
 mod session;
 
+mod refusals;
+
 pub mod proof;
 
 mod admission;

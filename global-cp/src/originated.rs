@@ -57,7 +57,7 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
         });
         match judged {
             Ok(record) => writes.push(Write::Copy(record)),
-            Err(reason) => refused.push(Refused { key, version, reason }),
+            Err(reason) => refused.push(Refused::new(key, version, reason)),
         }
     }
     let mut leave = |key: DocumentKey| {
@@ -67,7 +67,7 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
     for text in batch.removed {
         match text.parse::<DocumentKey>() {
             Ok(key) if key.origin == origin => leave(key),
-            _ => refused.push(Refused { key: text, version: None, reason: not_theirs(zone) }),
+            _ => refused.push(Refused::new(text, None, not_theirs(zone))),
         }
     }
     if batch.whole {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use api::shapes::{LateReason, MOST_LATE, Progress, ProxyCounts, RevisionState, ZoneProgress, ZoneState};
+use api::shapes::{
+    LateReason, MOST_LATE, Progress, ProxyCounts, RefusedDocument, RevisionState, ZoneProgress, ZoneState,
+};
+use api::status::MOST_NAMED;
 use api::{NoSuchRevision, Proof};
 use control::questions::{REVISION, RevisionAnswer, RevisionQuestion};
 use futures::future::{BoxFuture, join_all};
@@ -48,7 +51,11 @@ pub fn exists(
 }
 
 /// One refusal is a refusal; otherwise it is applied when every zone and every proxy says so.
-pub fn combine(revision: Version, answers: Vec<RevisionAnswer>) -> RevisionState {
+pub fn combine(
+    revision: Version,
+    answers: Vec<RevisionAnswer>,
+    mut refusals: Vec<RefusedDocument>,
+) -> RevisionState {
     let mut zones = Vec::new();
     let mut late = Vec::new();
     for answer in answers {
@@ -58,14 +65,15 @@ pub fn combine(revision: Version, answers: Vec<RevisionAnswer>) -> RevisionState
     zones.sort_by(|a, b| a.name.cmp(&b.name));
     late.sort_by(|a, b| (&a.zone, &a.proxy).cmp(&(&b.zone, &b.proxy)));
     late.truncate(MOST_LATE);
-    let state = if zones.iter().any(|zone| zone.state == ZoneState::Refused) {
+    refusals.truncate(MOST_NAMED);
+    let state = if !refusals.is_empty() || zones.iter().any(|zone| zone.state == ZoneState::Refused) {
         Progress::Refused
     } else if zones.iter().all(is_applied) {
         Progress::Applied
     } else {
         Progress::Pending
     };
-    RevisionState { revision, state, zones, late }
+    RevisionState { revision, state, zones, late, refusals }
 }
 
 /// What counts, beside what the zone says, is that none of its proxies is late and none unknown.
@@ -134,6 +142,7 @@ impl GlobalProof {
                     state: Progress::Pending,
                     zones: Vec::new(),
                     late: Vec::new(),
+                    refusals: Vec::new(),
                 };
                 return Ok(nobody);
             }
@@ -149,12 +158,20 @@ impl GlobalProof {
             |document: &Result<Zone, Unreadable>| document.as_ref().map_or(true, |zone| zone.enabled);
         let enabled = documents.into_iter().filter(|(_, document)| counts(document)).map(|(zone, _)| zone);
         // Where one refuses, the others are asked on: who runs it is worth knowing all the more.
-        let answers = join_all(enabled.map(|zone| self.zone(zone, &asked, deadline))).await;
-        Ok(combine(version, answers))
+        let answers = join_all(enabled.map(|zone| self.zone(zone, &version, &asked, deadline))).await;
+        let (answers, refusals): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+        Ok(combine(version, answers, refusals.into_iter().flatten().collect()))
     }
 
-    /// What one zone says, once nothing more is to come, or as it is at the deadline or when this process ends.
-    async fn zone(&self, zone: ZoneName, version: &Version, deadline: Instant) -> RevisionAnswer {
+    /// What one zone says, once nothing more is to come, or as it is at the deadline or when this process ends; and
+    /// what of a revision was refused. `version` is what the zone is asked for.
+    async fn zone(
+        &self,
+        zone: ZoneName,
+        revision: &Version,
+        version: &Version,
+        deadline: Instant,
+    ) -> (RevisionAnswer, Vec<RefusedDocument>) {
         let mut comings = self.zones.comings();
         loop {
             comings.mark_unchanged();
@@ -177,11 +194,15 @@ impl GlobalProof {
                     (without_word(&zone, ZoneState::Pending, heard.counts), false)
                 }
             };
-            if self.zones.refuses(&zone, version) {
+            let refusals = self.zones.refusals(&zone, revision).await.unwrap_or_else(|error| {
+                error!(%error, "the store failed");
+                Vec::new()
+            });
+            if refusals.iter().any(|one| one.refusal.reporter != Origin::Global) {
                 answer.zone.state = ZoneState::Refused;
             }
             if over || is_final(&answer) {
-                return answer;
+                return (answer, refusals);
             }
             let next = async {
                 if is_away {
@@ -192,7 +213,7 @@ impl GlobalProof {
             };
             tokio::select! {
                 () = next => {}
-                () = time::sleep_until(deadline) => return answer,
+                () = time::sleep_until(deadline) => return (answer, refusals),
                 () = self.stopping.cancelled() => {}
             }
         }
@@ -263,7 +284,7 @@ mod tests {
             ),
         ];
         for (why, answers, want) in cases {
-            assert_eq!(combine("global-1-1".parse().unwrap(), answers).state, want, "{why}");
+            assert_eq!(combine("global-1-1".parse().unwrap(), answers, Vec::new()).state, want, "{why}");
         }
     }
 
@@ -281,7 +302,7 @@ mod tests {
             answer.late = (0..80).map(late).collect();
             of_zone(&zone.parse().unwrap(), answer)
         });
-        let state = combine("global-1-1".parse().unwrap(), answers.into());
+        let state = combine("global-1-1".parse().unwrap(), answers.into(), Vec::new());
         assert_eq!(state.zones.iter().map(|zone| zone.name.as_str()).collect::<Vec<_>>(), ["east", "west"]);
         assert_eq!((state.late.len(), state.late[0].zone.as_str()), (MOST_LATE, "east"));
     }

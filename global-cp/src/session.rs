@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::shapes::ProxyCounts;
 use bytes::Bytes;
-use control::Admission;
 use control::line::{self, Heard};
 use control::questions::{CLIENT_CERTIFICATE, HELD, HeldQuestion, SUMMARY};
+use control::{Admission, Refusals, reports};
 use identity::certificates_to_pem;
 use model::kinds::{MeshTrust, ResourceSpec};
 use model::{Origin, World, ZoneName};
@@ -83,12 +83,7 @@ impl ZoneSession {
         }
         let standing = self.standing(&batch).await?;
         let heard = Heard { point: upto, hash: batch.hash.clone() };
-        let told: Vec<String> = batch
-            .entries
-            .iter()
-            .map(|entry| entry.key.clone())
-            .chain(batch.removed.iter().cloned())
-            .collect();
+        let named = reports::Judged::of(&batch);
         let Some(judged) = originated::judge(batch, &self.zone, &standing) else {
             return Err(format!("zone '{}' sent no batch of its own", self.zone).into());
         };
@@ -99,12 +94,15 @@ impl ZoneSession {
         }
         let mut writes = vec![Write::Fence(fence), heard.write(&self.origin())];
         writes.extend(judged.writes);
+        let lane = lane(&self.zone);
+        let before = Refusals::load(self.store(), &lane).await?;
+        let refusals = before.clone().after(&named, judged.refused, self.store(), self.zones.now()).await?;
+        writes.extend((refusals != before).then(|| refusals.write(&lane)));
         self.store().apply(writes).await?;
         self.zones.holds().taken_over(&self.origin());
-        if self.is_latest() {
-            self.zones.judged(&self.zone, &Origin::Global, &told, &judged.refused);
-        }
-        Ok(Applied::Stored { world: judged.world, refused: judged.refused })
+        let refused = refusals.told();
+        self.zones.reports().put(lane, refusals);
+        Ok(Applied::Stored { world: judged.world, refused })
     }
 
     async fn standing(&self, batch: &Batch) -> Result<Standing, HostError> {
@@ -170,8 +168,7 @@ impl Host for ZoneSession {
         if *topic == Topic::POLICY {
             self.mark(Line::Continues);
         }
-        self.zones.judged(&self.zone, &self.origin(), &[], refused);
-        for Refused { key, reason, .. } in refused {
+        for Refused { key, reason, .. } in self.zones.told(&self.zone, refused) {
             self.zones.metrics().documents_refused_by_zones.inc();
             warn!(zone = %self.zone, document = key, reason, "the zone refused a document");
         }

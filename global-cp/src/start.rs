@@ -43,6 +43,7 @@ impl GlobalCp {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let zones = Zones::new(home.clone(), enroller.clone(), clock.clone(), metrics);
+        zones.recall().await.context("what was refused cannot be read")?;
         registry.register_collector(Box::new(ZoneAges(zones.clone())));
         let of_both = control::Metrics::register(&mut registry, &*home.store);
         let (authority_ends, server_ends) = (home.ca.validity().not_after, tls.ends.clone());
@@ -69,6 +70,7 @@ impl GlobalCp {
             proof: proof.clone(),
             auth: home.auth(),
             admission: Arc::new(GlobalAdmission::new(zones.clone())),
+            reports: zones.reports().clone(),
             hosts: hosts.into_iter().collect::<BTreeSet<_>>(),
             ages: Arc::new(move |origin: &Origin| {
                 let heard = of_zones.heard(origin.zone()?);

@@ -3,22 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::shapes::ProxyCounts;
-use api::status::{MOST_NAMED, RefusedDocument};
 use control::line::OwnLine;
 use control::questions::SUMMARY;
-use control::{Admission, Clock, Enroller, Holds, Home};
+use control::{Admission, Clock, Enroller, Holds, Home, Reports};
 use futures::future::join_all;
 use identity::Peer;
 use model::document::Unreadable;
 use model::kinds::{ResourceSpec, Zone};
-use model::{Document, DocumentKey, Labels, Origin, Record, Version, ZoneName};
+use model::{Document, DocumentKey, Labels, Origin, Record, ZoneName};
 use rustls::pki_types::CertificateDer;
 use snapshot::handle::zone_tag;
 use store::{Change, Draft, Expect, Filter, Store};
-use sync::batch::Refused;
 use sync::frame::Signal;
 use sync::link::{self, Handle};
 use sync::server::{Enrolment, Handler, Refusal};
@@ -43,6 +41,7 @@ pub(crate) struct Zones(Arc<Inner>);
 struct Inner {
     home: Home,
     clock: Clock,
+    reports: Arc<Reports>,
     enroller: Arc<Enroller>,
     metrics: Metrics,
     line: OwnLine,
@@ -62,8 +61,6 @@ struct Entry {
     last_heard: Option<Instant>,
     counts: ProxyCounts,
     line: Line,
-    /// What one of us did not take from the other, by key; at most [`MOST_NAMED`].
-    refused: BTreeMap<String, RefusedDocument>,
 }
 
 /// Whether what the zone has of the global is of this history.
@@ -99,6 +96,7 @@ impl Zones {
             enroller,
             home,
             clock,
+            reports: Arc::default(),
             metrics,
             line: OwnLine::default(),
             holds: Holds::default(),
@@ -257,52 +255,13 @@ impl Zones {
         std::mem::replace(&mut entry.line, line) != line
     }
 
-    /// Somebody did not take documents of a batch; of those that it took is nothing left to say.
-    pub(crate) fn judged(&self, zone: &ZoneName, by: &Origin, taken: &[String], refused: &[Refused]) {
-        self.change(zone, |entry| {
-            for key in taken {
-                entry.refused.remove(key);
-            }
-            for Refused { key, version, reason } in refused {
-                if entry.refused.len() < MOST_NAMED || entry.refused.contains_key(key) {
-                    let (document, version) = (key.clone(), version.clone());
-                    let refused =
-                        RefusedDocument { document, version, by: by.clone(), reason: reason.clone() };
-                    entry.refused.insert(key.clone(), refused);
-                }
-            }
-        });
+    /// What was not taken, by whom.
+    pub(crate) fn reports(&self) -> &Arc<Reports> {
+        &self.0.reports
     }
 
-    /// Whether a zone said that it does not take the document of this version. Kept in memory: a zone that was asked
-    /// by an earlier process is believed.
-    pub(crate) fn refuses(&self, zone: &ZoneName, version: &Version) -> bool {
-        let entries = self.entries();
-        let mut refused = entries.get(zone).into_iter().flat_map(|entry| entry.refused.values());
-        refused.any(|one| one.by != Origin::Global && one.version.as_ref() == Some(version))
-    }
-
-    /// The refusals that still count: of our own documents those of which no newer version is there.
-    pub(crate) async fn refused(&self, zone: &ZoneName) -> Result<Vec<RefusedDocument>, store::Error> {
-        let mut refused: Vec<RefusedDocument> = self
-            .entries()
-            .get(zone)
-            .map(|entry| entry.refused.values().cloned().collect())
-            .unwrap_or_default();
-        let mut passed = Vec::new();
-        for one in &refused {
-            let Ok(key) = one.document.parse::<DocumentKey>() else { continue };
-            if one.by == Origin::Global || one.version.is_none() {
-                continue;
-            }
-            let held = self.store().get(&key).await?;
-            if held.map(|held| held.version) != one.version {
-                passed.push(one.document.clone());
-            }
-        }
-        self.change(zone, |entry| entry.refused.retain(|key, _| !passed.contains(key)));
-        refused.retain(|one| !passed.contains(&one.document));
-        Ok(refused)
+    pub(crate) fn now(&self) -> SystemTime {
+        self.0.clock.now()
     }
 
     fn change(&self, zone: &ZoneName, change: impl FnOnce(&mut Entry)) {
@@ -470,6 +429,7 @@ async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
             if let (Change::Deleted { key, .. }, Ok(zone)) = (change, change.key().name.as_str().parse()) {
                 info!(%zone, document = %key, "the zone was removed");
                 zones.store().unfence(&lane(&zone)).await?;
+                zones.forget_refusals(&zone).await?;
             }
         }
         if commit.changes.iter().any(|change| of_zones(&change)) {

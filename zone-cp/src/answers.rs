@@ -8,9 +8,9 @@ use api::routes::{self, Inspector};
 use api::shapes::{
     Connection, Hold, InspectDataplane, MOST_LATE, Problem, Progress, RevisionState, ZoneOverview, ZoneState,
 };
-use api::status::{ControlPlane, MeshStatus, Status, ZoneStatus};
+use api::status::{ControlPlane, MOST_NAMED, MeshStatus, Status, ZoneStatus};
 use api::{Admission, Change, NoSuchRevision, Proof};
-use control::{Enroller, Holds, Unread};
+use control::{Enroller, Holds, Reports, Unread};
 use futures::future::BoxFuture;
 use identity::Peer;
 use model::{MeshName, Origin, ResourceName, Version, ZoneName};
@@ -25,12 +25,14 @@ use crate::lives;
 use crate::planner::{Client, ProxyId};
 use crate::proof;
 use crate::reporter::Reporter;
+use crate::upstream::{LANE, REFUSED_ABOVE};
 
 pub struct Answers {
     pub zone: ZoneName,
     pub hub: Arc<Hub>,
     pub reporter: Arc<Reporter>,
     pub unread: Unread,
+    pub reports: Arc<Reports>,
     /// Open waits end with the process.
     pub stopping: CancellationToken,
 }
@@ -48,14 +50,16 @@ impl Proof for Answers {
                 proof = self.hub.prove(&version, wait) => proof,
                 () = self.stopping.cancelled() => self.hub.prove(&version, Duration::ZERO).await,
             };
-            let zone = proof::progress(&self.zone, &proof);
+            let mut refusals = proof::refusals(&self.reports, &version);
+            let zone = proof::progress(&self.zone, &proof, &refusals);
+            refusals.truncate(MOST_NAMED);
             let state = match zone.state {
                 ZoneState::Applied => Progress::Applied,
                 ZoneState::Refused => Progress::Refused,
                 _ => Progress::Pending,
             };
             let late = proof::late(&self.zone, &proof).take(MOST_LATE).collect();
-            Ok(RevisionState { revision: version, state, zones: vec![zone], late })
+            Ok(RevisionState { revision: version, state, zones: vec![zone], late, refusals })
         })
     }
 }
@@ -134,7 +138,9 @@ impl Status for Answers {
                 age_ms: Some(0),
                 proxies,
             };
-            let zone = ZoneStatus { overview, diverged: false, refused: Vec::new(), report: Some(report) };
+            let mut refused = self.reports.list(&[LANE, REFUSED_ABOVE]);
+            refused.truncate(MOST_NAMED);
+            let zone = ZoneStatus { overview, diverged: false, refused, report: Some(report) };
             Ok(MeshStatus { control_plane, zones: vec![zone] })
         })
     }

@@ -1,12 +1,22 @@
 //! The proof of a version as the API tells it.
 
-use api::shapes::{LateProxy, LateReason, LateState, ProxyCounts, ZoneProgress, ZoneState};
-use model::ZoneName;
+use api::shapes::{LateProxy, LateReason, LateState, ProxyCounts, RefusedDocument, ZoneProgress, ZoneState};
+use control::{Reports, reports};
+use model::{Version, ZoneName};
 
 use crate::planner::{Proof, Reason, Standing};
+use crate::upstream::LANE;
 
-pub fn progress(zone: &ZoneName, proof: &Proof) -> ZoneProgress {
+/// Why this zone does not enforce a version, as far as it refused documents of the global.
+pub fn refusals(reports: &Reports, version: &Version) -> Vec<RefusedDocument> {
+    let mut refused = reports.list(&[LANE]);
+    refused.retain(|one| reports::concerns(one, version));
+    refused
+}
+
+pub fn progress(zone: &ZoneName, proof: &Proof, refusals: &[RefusedDocument]) -> ZoneProgress {
     let state = match () {
+        () if !refusals.is_empty() => ZoneState::Refused,
         () if proof.is_applied() => ZoneState::Applied,
         () if proof.is_refused() => ZoneState::Refused,
         () => ZoneState::Pending,

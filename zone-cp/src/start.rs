@@ -10,8 +10,8 @@ use bytes::Bytes;
 use control::line::OwnLine;
 use control::presence::Ages;
 use control::{
-    Clock, Enroller, Holds, Home, Listeners, Running, ServerTls, TokenOffice, Unread, defaults, metrics,
-    questions, serve, server_tls,
+    Clock, Enroller, Holds, Home, Listeners, Refusals, Reports, Running, ServerTls, TokenOffice, Unread,
+    defaults, metrics, questions, serve, server_tls,
 };
 use identity::Peer;
 use joining::{Joining, Keep, Kept, Membership};
@@ -40,7 +40,7 @@ use crate::proxies::Zone;
 use crate::reporter::Reporter;
 use crate::sessions::Sessions;
 use crate::take_up::TakeUp;
-use crate::upstream::Upstream;
+use crate::upstream::{self, Upstream};
 use crate::{lives, memory};
 
 /// The zone control plane, to be started in any process.
@@ -95,6 +95,8 @@ impl ZoneCp {
             authority_ends: home.ca.validity().not_after,
         });
         let ages = Arc::new(Mutex::new(Ages::default()));
+        let reports = Arc::new(Reports::default());
+        reports.put(upstream::LANE, Refusals::load(&*store, upstream::LANE).await?);
         let mut registry = Registry::default();
         let counts = Metrics::register(&mut registry);
         let of_both = control::Metrics::register(&mut registry, &*store);
@@ -128,6 +130,8 @@ impl ZoneCp {
                         ingresses.clone(),
                     ),
                     line: OwnLine::default(),
+                    reports: reports.clone(),
+                    clock: clock.clone(),
                 });
                 let joining = Joining {
                     peer: Peer::Zone(zone.clone()),
@@ -172,8 +176,14 @@ impl ZoneCp {
         hub.start_settling();
 
         let unread = Unread::find(store.clone()).await.context("the store cannot be read")?;
-        let answers = Answers { zone, hub: hub.clone(), reporter, unread, stopping: tasks.stopping() };
-        let answers = Arc::new(answers);
+        let answers = Arc::new(Answers {
+            zone,
+            hub: hub.clone(),
+            reporter,
+            reports: reports.clone(),
+            unread,
+            stopping: tasks.stopping(),
+        });
         let (written, proof) = (store.clone(), answers.clone());
         tasks.spawn("propagation", |stop| of_both.follow(written, proof, stop));
         let config = ApiConfig {
@@ -186,6 +196,7 @@ impl ZoneCp {
                 let ages = ages.lock().unwrap_or_else(PoisonError::into_inner);
                 ages.heard(origin, time::Instant::now())
             }),
+            reports,
             hosts: server_tls::host_name().into_iter().collect(),
             extra: routes::inspect(answers.clone())
                 .merge(routes::holds(holding))

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use api::shapes::MOST_LATE;
 use bytes::Bytes;
-use control::Holds;
 use control::line::{self, Heard, OwnLine};
 use control::presence::Ages;
 use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion, exported};
+use control::{Clock, Holds, Refusals, Reports, reports};
 use model::{Origin, World, ZoneName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,7 +17,7 @@ use store::{Fence, Filter, Store, Write};
 use sync::frame::{Heartbeat, Signal};
 use sync::link::{Host, HostError, Topics};
 use sync::session::Applied;
-use sync::{Base, Batch, Place, Topic};
+use sync::{Base, Batch, Place, Refused, Topic};
 use tokio::time::Instant;
 
 use crate::hub::Hub;
@@ -36,12 +36,17 @@ pub struct Upstream {
     pub ages: Arc<Mutex<Ages>>,
     pub take_up: TakeUp,
     pub line: OwnLine,
+    pub reports: Arc<Reports>,
+    pub clock: Clock,
     /// The right to store what the global sends, from a session's first look at what is held of it.
     pub fence: Mutex<Option<Fence>>,
 }
 
 /// The lane of what the global sends.
-const LANE: &str = "policy";
+pub const LANE: &str = "policy";
+
+/// The lane of what the global says that it refuses of what this zone wrote.
+pub const REFUSED_ABOVE: &str = "originated";
 
 /// The longest that a question about a revision may wait here; its asker asks again.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
@@ -88,12 +93,23 @@ impl Host for Upstream {
         }
         let heard = batch.world.point(&Origin::Global).map(|point| Heard { point, hash: batch.hash.clone() });
         let known = self.store.head().await?.world;
+        let named = reports::Judged::of(&batch);
         let (mut writes, refused) = replica::writes(&self.zone, &known, &held, batch);
         writes.insert(0, Write::Fence(fence));
         writes.extend(heard.map(|heard| heard.write(&Origin::Global)));
+        let before = Refusals::load(&*self.store, LANE).await?;
+        let refusals = before.clone().after(&named, refused, &*self.store, self.clock.now()).await?;
+        writes.extend((refusals != before).then(|| refusals.write(LANE)));
+        let refused = refusals.told();
+        // Known before anybody can hear that the rest is in force.
+        self.reports.put(LANE, refusals);
         let receipt = self.store.apply(writes).await?;
         self.holds.taken_over(&Origin::Global);
         Ok(Applied::Stored { world: self.copied(&receipt.world), refused })
+    }
+
+    fn acknowledged(&self, _: &Topic, _: &World, refused: &[Refused]) {
+        self.reports.put(REFUSED_ABOVE, Refusals::heard(&Origin::Global, refused));
     }
 
     fn subscribed(&self, added: &[String], removed: &[String]) {
@@ -121,7 +137,8 @@ impl Host for Upstream {
                 let wait = Duration::from_millis(wait_ms).min(LONGEST_WAIT);
                 let proof = self.hub.prove(&revision, wait).await;
                 let late = proof::late(&self.zone, &proof).take(MOST_LATE).collect();
-                write(&RevisionAnswer { zone: proof::progress(&self.zone, &proof), late })
+                let refusals = proof::refusals(&self.reports, &revision);
+                write(&RevisionAnswer { zone: proof::progress(&self.zone, &proof, &refusals), late })
             }
             questions::INSPECT => {
                 let InspectQuestion { mesh, name } = read(&body)?;

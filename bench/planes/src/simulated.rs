@@ -311,7 +311,7 @@ impl Host for Simulated {
         let world = batch.world;
         let mut refused = Vec::new();
         let mut refuse = |key: &str, reason: &str| {
-            refused.push(Refused { key: key.to_owned(), version: None, reason: reason.to_owned() });
+            refused.push(Refused::new(key, None, reason));
         };
         if !self.is_certified() {
             refuse("identity", "the proxy waits for a certificate");

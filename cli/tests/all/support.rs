@@ -130,6 +130,7 @@ fn serve(
         auth: Arc::new(AdminToken::new("an-administrator")),
         admission: Arc::new(AdmitAll),
         ages: Arc::new(|_: &Origin| None),
+        reports: Arc::new(()),
         hosts: Default::default(),
         extra: routes::zones(program.clone())
             .merge(routes::tokens(program.clone()))
@@ -198,6 +199,7 @@ impl Proof for Program {
                 state,
                 zones: vec![ZoneProgress { name: east, state: zone, proxies }],
                 late: who.into_iter().collect(),
+                refusals: Vec::new(),
             })
         })
     }

@@ -51,7 +51,7 @@ pub use gate::{AdminToken, Auth, Caller};
 pub use ownership::Authority;
 pub use revisions::{NoSuchRevision, Proof};
 pub use shapes::Problem;
-pub use view::Ages;
+pub use view::{Ages, Reports};
 
 /// What a control plane's API is made of.
 pub struct ApiConfig {
@@ -63,6 +63,8 @@ pub struct ApiConfig {
     pub admission: Arc<dyn Admission>,
     /// How the origins of copies are heard.
     pub ages: Arc<dyn Ages>,
+    /// What was said about documents; `()` where nobody says anything.
+    pub reports: Arc<dyn Reports>,
     /// Names under which browsers may reach this API, beside `localhost` and plain addresses.
     pub hosts: BTreeSet<String>,
     /// The program's own routes, which must not have a fallback: [`routes`] has those that programs share.
@@ -89,8 +91,8 @@ pub fn router(config: ApiConfig) -> Router {
 
 /// Answers that go on and on end with `stop`.
 fn router_until(config: ApiConfig, stop: CancellationToken) -> Router {
-    let ApiConfig { store, authority, proof, auth, admission, ages, hosts, extra } = config;
-    let viewer = view::Viewer { own: store.origin().clone(), ages };
+    let ApiConfig { store, authority, proof, auth, admission, ages, reports, hosts, extra } = config;
+    let viewer = view::Viewer { own: store.origin().clone(), ages, reports };
     let watches = watch::Watches::new(store.clone(), viewer.clone(), stop);
     let documents = Arc::new(documents::Documents { store, admission, authority, viewer, watches });
     let gate = Arc::new(gate::Gate { auth, hosts });

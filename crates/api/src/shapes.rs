@@ -150,6 +150,35 @@ pub struct RevisionState {
     pub zones: Vec<ZoneProgress>,
     /// At most [`MOST_LATE`]; the counts of the zones are complete.
     pub late: Vec<LateProxy>,
+    /// Why it is refused, where documents were: this revision, or one without which nobody enforces what was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<RefusedDocument>,
+}
+
+/// A report on a document, kept by who made it: what it does not take, and why. Stands under `status.refusals` of the
+/// document. A report changes neither revision nor ETag, and is gone when a later revision is taken.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Refusal {
+    /// Who refuses: `global` or a zone.
+    pub reporter: Origin,
+    /// What it refuses, as far as it came with a revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Version>,
+    pub reason: String,
+    /// In seconds since 1970, by the reporter's clock; 0 where it is not known.
+    pub since: u64,
+    /// What stays in force there; absent where no revision was ever taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<Version>,
+}
+
+/// A [`Refusal`] with the document that it is about.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct RefusedDocument {
+    /// `<kind>/<mesh>/<zone>/<namespace>/<name>`, as it came.
+    pub document: String,
+    #[serde(flatten)]
+    pub refusal: Refusal,
 }
 
 pub const MOST_LATE: usize = 100;

@@ -10,12 +10,12 @@ use axum::response::Response;
 use axum::routing::get;
 use futures::future::BoxFuture;
 use http::Uri;
-use model::{Origin, Version};
+use model::Origin;
 use serde::{Deserialize, Serialize};
 
 use crate::query::Query;
 use crate::routes::respond;
-use crate::shapes::{LateProxy, Problem, ZoneOverview};
+use crate::shapes::{LateProxy, Problem, RefusedDocument, ZoneOverview};
 
 /// At most so many of each list; the counts beside them are complete.
 pub const MOST_NAMED: usize = 100;
@@ -53,17 +53,6 @@ pub struct ZoneStatus {
     /// What the zone says itself; absent where it cannot be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ZoneReport>,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
-pub struct RefusedDocument {
-    /// `<kind>/<mesh>/<zone>/<namespace>/<name>`, as it came.
-    pub document: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<Version>,
-    /// Who refused it.
-    pub by: Origin,
-    pub reason: String,
 }
 
 /// What a zone knows of itself.

@@ -9,7 +9,7 @@ use model::{DocumentKey, Name, Origin, Record, Version};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::shapes::Heard;
+use crate::shapes::{Heard, Refusal};
 
 /// The fields of a document in the order in which people write them, and `status` last.
 #[derive(Debug, Serialize)]
@@ -35,6 +35,22 @@ pub(crate) struct Status {
     /// How its origin is heard, for a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heard: Option<Heard>,
+    /// Who does not take it, or an earlier revision of it, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
+}
+
+/// What others, and this control plane itself, said about documents.
+pub trait Reports: Send + Sync + 'static {
+    /// By reporter.
+    fn refusals(&self, document: &DocumentKey) -> Vec<Refusal>;
+}
+
+/// Nobody said anything.
+impl Reports for () {
+    fn refusals(&self, _document: &DocumentKey) -> Vec<Refusal> {
+        Vec::new()
+    }
 }
 
 /// How other origins are heard now.
@@ -57,6 +73,7 @@ where
 pub(crate) struct Viewer {
     pub(crate) own: Origin,
     pub(crate) ages: Arc<dyn Ages>,
+    pub(crate) reports: Arc<dyn Reports>,
 }
 
 const FIRST: [&str; 8] = ["apiVersion", "kind", "type", "mesh", "name", "metadata", "labels", "spec"];
@@ -72,7 +89,8 @@ impl Viewer {
         let heard = if is_own { None } else { self.ages.heard(&record.key.origin) };
         let mut fields = written.unwrap_or_else(|| identity(&record.key));
         fields.sort_by_key(|field, _| FIRST.iter().position(|first| first == field).unwrap_or(FIRST.len()));
-        Shown { fields, status: Status { problem, heard, ..status } }
+        let refusals = self.reports.refusals(&record.key);
+        Shown { fields, status: Status { problem, heard, refusals, ..status } }
     }
 }
 
@@ -97,6 +115,7 @@ fn status(key: &DocumentKey, revision: Version) -> Status {
         labels: computed_labels(key),
         problem: None,
         heard: None,
+        refusals: Vec::new(),
     }
 }
 

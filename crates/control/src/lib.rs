@@ -4,7 +4,8 @@
 //! then `server_tls` and `serve` (how one is reached), `enrolment`, `revocation` and `tokens` (how peers join,
 //! and when they may stay no more), `defaults`
 //! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
-//! zones), `line` (whose history counts when a store was put back), and `unread` (what got into a store behind the API).
+//! zones), `line` (whose history counts when a store was put back), `reports` (what was not taken, and by whom) and
+//! `unread` (what got into a store behind the API).
 //! `metrics` is what both count.
 
 pub mod home;
@@ -27,6 +28,8 @@ pub mod questions;
 
 pub mod line;
 
+pub mod reports;
+
 pub mod unread;
 
 pub mod metrics;
@@ -35,6 +38,7 @@ pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};
 pub use home::{Home, HomeError};
 pub use line::Holds;
 pub use metrics::Metrics;
+pub use reports::{Refusals, Reports};
 pub use revocation::Admission;
 pub use runtime::Clock;
 pub use serve::{Addresses, Listeners, Running};

@@ -21,7 +21,8 @@ use sync::{Base, Batch, Entry};
 use tracing::{error, info, warn};
 
 /// Without these, more would be open than somebody asked for.
-const GUARDING: [&str; 3] = [Mesh::KIND.name, MeshIdentity::KIND.name, MeshTrafficPermission::KIND.name];
+pub(crate) const GUARDING: [&str; 3] =
+    [Mesh::KIND.name, MeshIdentity::KIND.name, MeshTrafficPermission::KIND.name];
 
 /// The most keys that a hold names.
 const MOST_KEYS: usize = 100;

@@ -145,7 +145,7 @@ pub fn rest(
 }
 
 fn copy(config: &ApiConfig) -> ApiConfig {
-    let ApiConfig { store, authority, proof, auth, admission, ages, hosts, extra } = config;
+    let ApiConfig { store, authority, proof, auth, admission, ages, reports, hosts, extra } = config;
     ApiConfig {
         store: store.clone(),
         authority: authority.clone(),
@@ -153,6 +153,7 @@ fn copy(config: &ApiConfig) -> ApiConfig {
         auth: auth.clone(),
         admission: admission.clone(),
         ages: ages.clone(),
+        reports: reports.clone(),
         hosts: hosts.clone(),
         extra: extra.clone(),
     }
@@ -255,6 +256,7 @@ mod tests {
             auth: Arc::new(|_: &str| None),
             admission: Arc::new(AdmitAll),
             ages: Arc::new(|_: &Origin| None),
+            reports: Arc::new(()),
             hosts: Default::default(),
             extra: Default::default(),
         }

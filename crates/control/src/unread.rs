@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use api::status::{MOST_NAMED, RefusedDocument};
+use api::shapes::{Refusal, RefusedDocument};
+use api::status::MOST_NAMED;
 use model::{DocumentKey, Version, document};
 use store::{Filter, Store};
 use tracing::error;
@@ -33,12 +34,14 @@ impl Unread {
         for (key, version, problem) in &self.found {
             let held = self.store.get(key).await?;
             if held.is_some_and(|held| held.version == *version) && left.len() < MOST_NAMED {
-                left.push(RefusedDocument {
-                    document: key.to_string(),
-                    version: Some(version.clone()),
-                    by: self.store.origin().clone(),
+                let refusal = Refusal {
+                    reporter: self.store.origin().clone(),
+                    revision: Some(version.clone()),
                     reason: problem.clone(),
-                });
+                    since: 0,
+                    in_force: None,
+                };
+                left.push(RefusedDocument { document: key.to_string(), refusal });
             }
         }
         Ok(left)

@@ -87,6 +87,16 @@ pub struct Refused {
     pub version: Option<Version>,
     /// For people; at most [`crate::frame::MAX_REASON`] bytes travel.
     pub reason: String,
+    /// Since when, in seconds since 1970 by the clock of who refuses; 0 if nobody remembers.
+    pub since: u64,
+    /// The version that stays in force; none where none was ever accepted, and for parts.
+    pub in_force: Option<Version>,
+}
+
+impl Refused {
+    pub fn new(key: impl Into<String>, version: Option<Version>, reason: impl Into<String>) -> Self {
+        Self { key: key.into(), version, reason: reason.into(), since: 0, in_force: None }
+    }
 }
 
 /// SHA-256 of an entry's body.
@@ -117,7 +127,7 @@ impl Entry {
 
     /// This entry, refused.
     pub fn refused(&self, reason: impl ToString) -> Refused {
-        Refused { key: self.key.clone(), version: self.version.clone(), reason: reason.to_string() }
+        Refused::new(self.key.clone(), self.version.clone(), reason.to_string())
     }
 
     pub fn digest(&self) -> Digest {

@@ -84,9 +84,9 @@ pub trait Host: Send + Sync + 'static {
         }
     }
 
-    /// The peer has stored the last batch that [`Host::collect`] returned, but for what it refuses; also the empty
-    /// one that a first `None` stands for, of which it can still refuse what it already had. A later batch that
-    /// changes neither entries nor world is not sent, and so not acknowledged.
+    /// The peer has stored the last batch that [`Host::collect`] returned, but for what it refuses: all that it does,
+    /// also of earlier batches and sessions; also after the empty batch that a first `None` stands for. A later
+    /// batch that changes neither entries nor world is not sent, and so not acknowledged.
     fn acknowledged(&self, topic: &Topic, world: &World, refused: &[Refused]) {
         let _ = (topic, world, refused);
     }

@@ -106,6 +106,7 @@ pub enum Applied {
     Stored {
         /// What the copy has now of this topic.
         world: World,
+        /// All that is refused of it, also of earlier batches.
         refused: Vec<Refused>,
     },
     /// The owner's history does not continue ours: we keep what we have, and take nothing more until
@@ -132,7 +133,7 @@ pub enum Action {
         topic: Topic,
         batch: Batch,
     },
-    /// The peer has stored what was sent, but for what it refused.
+    /// The peer has stored what was sent, but for what it refuses, also of earlier batches.
     Acknowledged {
         topic: Topic,
         world: World,

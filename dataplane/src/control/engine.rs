@@ -330,11 +330,7 @@ impl Engine {
             let names = self.parts.bodies().map(|(name, _)| name);
             // By the credentials of before everything else is in force.
             let names = names.filter(move |name| has_none || lacking.concerns(name));
-            names.map(move |name| Refused {
-                key: name.to_string(),
-                version: None,
-                reason: lacking.reason().to_owned(),
-            })
+            names.map(move |name| Refused::new(name.to_string(), None, lacking.reason()))
         });
         let problems = self.problems.iter().map(refusal);
         lacking.into_iter().flatten().chain(problems).chain(self.parts.refused()).collect()
@@ -614,5 +610,5 @@ fn refusal(problem: &ListenProblem<Purpose>) -> Refused {
         Purpose::Outbound(_) => "listeners".to_owned(),
         Purpose::Inbound(port) => format!("inbound/{port}"),
     };
-    Refused { key, version: None, reason: format!("{problem}: {}", problem.cause) }
+    Refused::new(key, None, format!("{problem}: {}", problem.cause))
 }

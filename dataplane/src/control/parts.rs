@@ -101,11 +101,7 @@ impl Parts {
     }
 
     pub fn refused(&self) -> impl Iterator<Item = Refused> {
-        self.refused.iter().map(|(key, reason)| Refused {
-            key: key.clone(),
-            version: None,
-            reason: reason.clone(),
-        })
+        self.refused.iter().map(|(key, reason)| Refused::new(key.clone(), None, reason.clone()))
     }
 }
 

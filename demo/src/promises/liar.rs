@@ -65,7 +65,7 @@ async fn checked(mesh: &Mesh, liar: &Liar) -> anyhow::Result<usize> {
     let its = status.zones.into_iter().find(|zone| zone.overview.name.as_str() == ZONE);
     let told = its.context("nobody knows it")?.refused.into_iter();
     let told: BTreeSet<String> =
-        told.filter(|one| one.by == Origin::Global).map(|one| one.document).collect();
+        told.filter(|one| one.refusal.reporter == Origin::Global).map(|one| one.document).collect();
     ensure!(told == wanted, "an operator hears of {told:?}, and should hear of {wanted:?}");
     let now = self::others(mesh).await?;
     ensure!(now == others, "others had {others:?}, and have {now:?}");

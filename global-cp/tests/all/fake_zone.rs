@@ -5,14 +5,15 @@ use std::future::pending;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::shapes::{Hold, LateProxy, LateReason, LateState, ProxyCounts, ZoneProgress, ZoneState};
 use api::status::ZoneReport;
 use bytes::Bytes;
-use control::Holds;
 use control::line::{self, Heard, OwnLine};
 use control::questions::{INSPECT, REVISION, RevisionAnswer, RevisionQuestion, STATUS};
+use control::reports::Judged;
+use control::{Holds, Refusals};
 use identity::{Credential, Pin, PrivateKey, ServerRole, ca_of_token};
 use model::{DocumentKey, Origin, Record, Version, World, ZoneName};
 use serde_json::{Value, json};
@@ -337,22 +338,29 @@ impl Host for Site {
         Ok(Place { have, hash: heard.hash, held: BTreeMap::new() })
     }
 
-    async fn apply(&self, _topic: Topic, batch: Batch) -> Result<Applied, HostError> {
+    async fn apply(&self, _topic: Topic, mut batch: Batch) -> Result<Applied, HostError> {
         if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch).await? {
             return Ok(Applied::Held { reason });
         }
         let world = batch.world.clone();
         let poison = self.poison.lock().unwrap().clone();
-        let refused = batch.entries.iter().filter(|entry| Some(&entry.key) == poison.as_ref());
+        let judged = Judged::of(&batch);
+        let refused = batch.entries.extract_if(.., |entry| Some(&entry.key) == poison.as_ref());
         let refused = refused.map(|entry| entry.refused("it cannot be read")).collect();
+        let lane = "policy";
+        let refusals = Refusals::load(&*self.store, lane).await?;
+        let refusals = refusals.after(&judged, refused, &*self.store, SystemTime::now()).await?;
+        self.store.apply(vec![refusals.write(lane)]).await?;
         self.take_over(batch).await?;
-        Ok(Applied::Stored { world, refused })
+        Ok(Applied::Stored { world, refused: refusals.told() })
     }
 
     fn acknowledged(&self, _topic: &Topic, world: &World, refused: &[Refused]) {
         self.see(|seen| {
             seen.acknowledged = world.clone();
-            seen.refused.extend(refused.iter().cloned());
+            let news = refused.iter().filter(|refused| !seen.refused.contains(refused));
+            let news: Vec<Refused> = news.cloned().collect();
+            seen.refused.extend(news);
         });
     }
 

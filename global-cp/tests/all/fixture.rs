@@ -119,3 +119,8 @@ pub(crate) fn permission(name: &str) -> Value {
     let rules = json!([{"default": {"allow": [{"source": {}}]}}]);
     json!({"type": "MeshTrafficPermission", "mesh": "default", "name": name, "spec": {"rules": rules}})
 }
+
+pub(crate) fn timeout(name: &str, seconds: u64) -> Value {
+    let rules = json!([{"default": {"connectionTimeout": format!("{seconds}s")}}]);
+    json!({"type": "MeshTimeout", "mesh": "default", "name": name, "spec": {"rules": rules}})
+}

@@ -8,7 +8,7 @@ use sync::session::Timing;
 use tokio::time;
 
 use crate::fake_zone::FakeZone;
-use crate::fixture::{Global, LIMIT};
+use crate::fixture::{Global, LIMIT, timeout};
 
 #[tokio::test]
 async fn a_revision_is_applied_when_all_zones_say_so() {
@@ -157,9 +157,9 @@ async fn a_global_that_stops_keeps_nobody_waiting() {
 async fn a_zone_that_does_not_take_a_document_refuses_its_revision_and_no_other() {
     let global = Global::start().await;
     let east = global.zone("east").await;
-    let poison = "MeshTrafficPermission/default/global//poison";
+    let poison = "MeshTimeout/default/global//poison";
     *east.site.poison.lock().unwrap() = Some(poison.to_owned());
-    let bad = global.permit("poison").await;
+    let bad = global.put("/meshes/default/meshtimeouts/poison", timeout("poison", 1)).await;
     let good = global.permit("good").await;
     let (_, state) = global.get(&format!("/revisions/{bad}?wait=20s")).await;
     assert_eq!(

@@ -162,6 +162,7 @@ pub(crate) fn config(
         auth: Arc::new(AdminToken::new(TOKEN)),
         admission,
         ages: Arc::new(|_: &Origin| None),
+        reports: Arc::new(()),
         hosts: ["cp.example.org".to_owned()].into(),
         extra,
     }
@@ -189,7 +190,7 @@ impl Proof for FarProof {
             };
             let proxies = ProxyCounts { current: 3, late: u64::from(wait.is_zero()), unknown: 0 };
             let zones = vec![ZoneProgress { name: "east".parse().unwrap(), state: zone, proxies }];
-            Ok(RevisionState { revision: version, state, zones, late: Vec::new() })
+            Ok(RevisionState { revision: version, state, zones, late: Vec::new(), refusals: Vec::new() })
         })
     }
 }

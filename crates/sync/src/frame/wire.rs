@@ -243,11 +243,19 @@ fn refused(refused: v1::Refused) -> Result<Refused, Malformed> {
         key: key(refused.key)?,
         version: version(&refused.version)?,
         reason: short("reason", refused.reason, MAX_REASON)?,
+        since: refused.since,
+        in_force: version(&refused.in_force)?,
     })
 }
 
 fn to_refused(refused: Refused) -> v1::Refused {
-    v1::Refused { key: refused.key, version: to_version(refused.version), reason: cut(refused.reason) }
+    v1::Refused {
+        key: refused.key,
+        version: to_version(refused.version),
+        reason: cut(refused.reason),
+        since: refused.since,
+        in_force: to_version(refused.in_force),
+    }
 }
 
 fn version(text: &str) -> Result<Option<Version>, Malformed> {

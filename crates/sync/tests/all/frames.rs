@@ -174,11 +174,8 @@ fn place() -> impl Strategy<Value = Place> {
 }
 
 fn refused() -> impl Strategy<Value = Refused> {
-    (text(), option::of(version()), text()).prop_map(|(key, version, reason)| Refused {
-        key,
-        version,
-        reason,
-    })
+    (text(), option::of(version()), text(), any::<u64>(), option::of(version()))
+        .prop_map(|(key, version, reason, since, in_force)| Refused { key, version, reason, since, in_force })
 }
 
 fn world() -> impl Strategy<Value = World> {

@@ -118,7 +118,7 @@ fn what_a_peer_refuses_of_what_it_already_had_is_told() {
         let refused = refused.to_vec();
         receive(session, Frame::Ack { topic: topic.clone(), opening, batch: 1, world: world(7), refused })
     };
-    let taken = Refused { key: "inbound/8080".into(), version: None, reason: "address in use".into() };
+    let taken = Refused::new("inbound/8080", None, "address in use");
     let told = |refused: &[Refused]| {
         [Action::Acknowledged { topic: topic.clone(), world: world(7), refused: refused.to_vec() }]
     };

@@ -1,0 +1,264 @@
+//! What was not taken, by whom and why: reports on documents, merged when somebody reads one.
+//!
+//! Who refuses a document keeps the report, beside its store's documents and in the same transaction, and tells all that
+//! it refuses with every acknowledgement. So its peer only remembers what it heard last: after a restart it hears it
+//! again. A report is gone when its reporter takes a later revision, or hears that the document was deleted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use api::shapes::{Refusal, RefusedDocument};
+use model::{DocumentKey, Origin, Version};
+use serde::{Deserialize, Serialize};
+use store::{Store, Write};
+use sync::frame::MAX_REASON;
+use sync::{Batch, Refused};
+
+use crate::line::GUARDING;
+
+/// The most reports on one topic of one peer.
+pub const MOST: usize = 1000;
+
+/// What one reporter refuses of one topic, by the text of the documents' keys.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Refusals(BTreeMap<String, Refusal>);
+
+impl Refusals {
+    /// What this control plane kept of a lane. What cannot be read is as if it had never been: it comes again when
+    /// its document does.
+    pub async fn load(store: &dyn Store, lane: &str) -> Result<Self, store::Error> {
+        let kept = store.secret_get(&secret_name(lane)).await?;
+        Ok(kept.and_then(|kept| serde_json::from_slice(kept.expose()).ok()).unwrap_or_default())
+    }
+
+    /// Keeps them, as part of the transaction that takes over the rest of a batch.
+    pub fn write(&self, lane: &str) -> Write {
+        let bytes = serde_json::to_vec(self).expect("texts and numbers are JSON");
+        Write::Private { name: secret_name(lane), value: bytes.into() }
+    }
+
+    /// For a peer that is gone for good.
+    pub async fn forget(store: &dyn Store, lane: &str) -> Result<(), store::Error> {
+        store.secret_delete(&secret_name(lane)).await
+    }
+
+    /// As a peer told them: all of them.
+    pub fn heard(reporter: &Origin, refused: &[Refused]) -> Self {
+        let refusal = |refused: &Refused| Refusal {
+            reporter: reporter.clone(),
+            revision: refused.version.clone(),
+            reason: refused.reason.clone(),
+            since: refused.since,
+            in_force: refused.in_force.clone(),
+        };
+        Self(refused.iter().take(MOST).map(|refused| (refused.key.clone(), refusal(refused))).collect())
+    }
+
+    /// What is refused once a batch is taken over but for `refused`.
+    pub async fn after(
+        mut self,
+        batch: &Judged,
+        refused: Vec<Refused>,
+        store: &dyn Store,
+        now: SystemTime,
+    ) -> Result<Self, store::Error> {
+        let mut before = if batch.whole { std::mem::take(&mut self.0) } else { BTreeMap::new() };
+        for key in &batch.named {
+            before.extend(self.0.remove_entry(key));
+        }
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        for Refused { key, version: revision, mut reason, .. } in refused {
+            if self.0.len() >= MOST {
+                break;
+            }
+            reason.truncate(reason.floor_char_boundary(MAX_REASON));
+            let since = before.get(&key).filter(|before| before.revision == revision);
+            let since = since.map_or(now, |before| before.since);
+            let in_force = match key.parse() {
+                Ok(key) => store.get(&key).await?.map(|held| held.version),
+                Err(_) => None,
+            };
+            let reporter = store.origin().clone();
+            self.0.insert(key, Refusal { reporter, revision, reason, since, in_force });
+        }
+        Ok(self)
+    }
+
+    /// For an acknowledgement.
+    pub fn told(&self) -> Vec<Refused> {
+        let refused = |(key, refusal): (&String, &Refusal)| Refused {
+            key: key.clone(),
+            version: refusal.revision.clone(),
+            reason: refusal.reason.clone(),
+            since: refusal.since,
+            in_force: refusal.in_force.clone(),
+        };
+        self.0.iter().map(refused).collect()
+    }
+}
+
+/// Of which documents a batch speaks; what is refused of them was decided by it.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    whole: bool,
+    named: BTreeSet<String>,
+}
+
+impl Judged {
+    pub fn of(batch: &Batch) -> Self {
+        let entries = batch.entries.iter().map(|entry| &entry.key);
+        Self { whole: batch.whole, named: entries.chain(&batch.removed).cloned().collect() }
+    }
+}
+
+fn secret_name(lane: &str) -> String {
+    format!("refused/{lane}")
+}
+
+/// All reports that are known here, by lane: the own ones, and what peers said last.
+#[derive(Default)]
+pub struct Reports {
+    lanes: Mutex<BTreeMap<String, Refusals>>,
+}
+
+impl Reports {
+    /// What is refused in a lane now.
+    pub fn put(&self, lane: impl Into<String>, refusals: Refusals) {
+        let lane = lane.into();
+        if refusals.0.is_empty() {
+            self.lanes().remove(&lane);
+        } else {
+            self.lanes().insert(lane, refusals);
+        }
+    }
+
+    /// Those of some lanes, by document.
+    pub fn list(&self, lanes: &[&str]) -> Vec<RefusedDocument> {
+        let held = self.lanes();
+        let refusals = lanes.iter().filter_map(|lane| held.get(*lane)).flat_map(|refusals| &refusals.0);
+        let mut list: Vec<_> = refusals
+            .map(|(document, refusal)| RefusedDocument {
+                document: document.clone(),
+                refusal: refusal.clone(),
+            })
+            .collect();
+        list.sort_by(|a, b| a.document.cmp(&b.document));
+        list
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, BTreeMap<String, Refusals>> {
+        // Nothing can panic between two states that fit together.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl api::Reports for Reports {
+    fn refusals(&self, document: &DocumentKey) -> Vec<Refusal> {
+        let lanes = self.lanes();
+        if lanes.is_empty() {
+            return Vec::new();
+        }
+        let key = document.to_string();
+        let mut refusals: Vec<Refusal> =
+            lanes.values().filter_map(|refusals| refusals.0.get(&key)).cloned().collect();
+        refusals.sort_by(|a, b| a.reporter.cmp(&b.reporter));
+        refusals
+    }
+}
+
+/// Whether nobody enforces `version` where this is refused: it is what was refused, or without it something is open or
+/// closed there that should not be.
+pub fn concerns(refused: &RefusedDocument, version: &Version) -> bool {
+    refused.refusal.revision.as_ref() == Some(version) || degrades(refused)
+}
+
+/// A document that guards and was never taken in any version.
+fn degrades(RefusedDocument { document, refusal }: &RefusedDocument) -> bool {
+    let kind = document.split('/').next().unwrap_or_default();
+    refusal.in_force.is_none() && GUARDING.contains(&kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use api::Reports as _;
+    use model::Record;
+    use store::MemoryStore;
+    use sync::Entry;
+
+    use super::*;
+
+    const KEY: &str = "MeshTrafficPermission/default/global//p";
+
+    fn entry(version: &str) -> Entry {
+        let version = version.parse().unwrap();
+        let key = KEY.parse().unwrap();
+        Record { key, version, secret: false, requires: vec![], bundle: None, bytes: "{}".into() }.into()
+    }
+
+    fn batch(entries: Vec<Entry>) -> Judged {
+        Judged::of(&Batch { entries, ..Batch::default() })
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[tokio::test]
+    async fn a_report_stands_until_a_later_revision_is_taken_or_the_document_is_gone() {
+        let store = MemoryStore::new("east".parse().unwrap());
+        let (bad, again) = (entry("global-1-7"), entry("global-1-8"));
+        let refusals = Refusals::default();
+        let refused = |entry: &Entry| vec![entry.refused("bad")];
+        let first = refusals.after(&batch(vec![bad.clone()]), refused(&bad), &*store, at(100)).await.unwrap();
+        let told = first.told();
+        assert_eq!((told.len(), told[0].since, &told[0].in_force), (1, 100, &None));
+
+        let nothing = first.clone().after(&batch(vec![]), vec![], &*store, at(200)).await.unwrap();
+        assert_eq!(nothing, first, "other documents say nothing of it");
+        let whole = Judged::of(&Batch { whole: true, entries: vec![bad.clone()], ..Batch::default() });
+        let repeated = first.clone().after(&whole, refused(&bad), &*store, at(200)).await.unwrap();
+        assert_eq!(repeated, first, "the same again is as old as it was");
+        let later = first
+            .clone()
+            .after(&batch(vec![again.clone()]), refused(&again), &*store, at(200))
+            .await
+            .unwrap();
+        assert_eq!(later.told()[0].since, 200);
+
+        let removed = Judged::of(&Batch { removed: vec![KEY.to_owned()], ..Batch::default() });
+        let gone = Judged::of(&Batch { whole: true, ..Batch::default() });
+        for (why, batch) in [("taken", batch(vec![again])), ("deleted", removed), ("gone", gone)] {
+            let after = first.clone().after(&batch, vec![], &*store, at(300)).await.unwrap();
+            assert_eq!(after, Refusals::default(), "{why}");
+        }
+
+        store.apply(vec![first.write("policy")]).await.unwrap();
+        assert_eq!(Refusals::load(&*store, "policy").await.unwrap(), first, "after a restart");
+        assert_eq!(Refusals::load(&*store, "other").await.unwrap(), Refusals::default());
+    }
+
+    #[tokio::test]
+    async fn what_stays_in_force_is_said_and_what_guards_and_never_was_degrades() {
+        let store = MemoryStore::new("east".parse().unwrap());
+        let bad = entry("global-1-7");
+        let report = async || {
+            let refusals = Refusals::default();
+            let judged = batch(vec![bad.clone()]);
+            let refusals = refusals.after(&judged, vec![bad.refused("bad")], &*store, at(1)).await.unwrap();
+            let reports = Reports::default();
+            reports.put("policy", Refusals::heard(&"east".parse().unwrap(), &refusals.told()));
+            assert_eq!(reports.refusals(&KEY.parse().unwrap())[0].reporter, "east".parse().unwrap());
+            reports.list(&["policy", "nothing"]).remove(0)
+        };
+        let [own, other] = ["global-1-7", "global-1-9"].map(|text| text.parse::<Version>().unwrap());
+        let never = report().await;
+        assert!(concerns(&never, &own) && concerns(&never, &other), "{never:?}");
+        store.apply(vec![Write::Copy(entry("global-1-6").try_into().unwrap())]).await.unwrap();
+        let before = report().await;
+        assert_eq!(before.refusal.in_force, Some("global-1-6".parse().unwrap()));
+        assert!(concerns(&before, &own) && !concerns(&before, &other), "{before:?}");
+    }
+}

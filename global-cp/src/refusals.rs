@@ -1,0 +1,83 @@
+//! What the global and a zone refuse of each other's documents: the reports that still count, and whose proof they spoil.
+
+use api::shapes::RefusedDocument;
+use api::status::MOST_NAMED;
+use control::{Refusals, reports};
+use model::{DocumentKey, Origin, Version, ZoneName};
+use sync::{Refused, Topic};
+
+use crate::session::lane;
+use crate::zones::Zones;
+
+/// The lane of what a zone says that it refuses.
+fn refused_by(zone: &ZoneName) -> String {
+    format!("{}/{zone}", Topic::POLICY)
+}
+
+impl Zones {
+    /// Reads again what this global refused before it was stopped. What zones refuse they say themselves.
+    pub(crate) async fn recall(&self) -> Result<(), store::Error> {
+        for zone in self.documents().await?.into_keys() {
+            let lane = lane(&zone);
+            let refusals = Refusals::load(self.store(), &lane).await?;
+            self.reports().put(lane, refusals);
+        }
+        Ok(())
+    }
+
+    /// A zone was removed.
+    pub(crate) async fn forget_refusals(&self, zone: &ZoneName) -> Result<(), store::Error> {
+        let lane = lane(zone);
+        Refusals::forget(self.store(), &lane).await?;
+        self.reports().put(lane, Refusals::default());
+        self.reports().put(refused_by(zone), Refusals::default());
+        Ok(())
+    }
+
+    /// What a zone refuses of what it was told, all of it; returned is what is new.
+    pub(crate) fn told(&self, zone: &ZoneName, refused: &[Refused]) -> Vec<Refused> {
+        let lane = refused_by(zone);
+        let known = self.reports().list(&[&lane]);
+        let is_known = |refused: &&Refused| {
+            known
+                .iter()
+                .any(|known| known.document == refused.key && known.refusal.revision == refused.version)
+        };
+        let news = refused.iter().filter(|refused| !is_known(refused)).cloned().collect();
+        self.reports().put(lane, Refusals::heard(&Origin::Zone(zone.clone()), refused));
+        news
+    }
+
+    /// The refusals between us and a zone that still count: of our own documents those of which no newer version is
+    /// there.
+    pub(crate) async fn refused(&self, zone: &ZoneName) -> Result<Vec<RefusedDocument>, store::Error> {
+        let mut refused = self.reports().list(&[&lane(zone)]);
+        for one in self.reports().list(&[&refused_by(zone)]) {
+            let held = match one.document.parse::<DocumentKey>() {
+                Ok(key) => self.store().get(&key).await?,
+                Err(_) => None,
+            };
+            if held.is_some_and(|held| Some(held.version) == one.refusal.revision) {
+                refused.push(one);
+            }
+        }
+        refused.truncate(MOST_NAMED);
+        Ok(refused)
+    }
+
+    /// Why a version is not enforced in a zone, or everywhere but in the zone that wrote it, as far as documents were
+    /// refused.
+    pub(crate) async fn refusals(
+        &self,
+        zone: &ZoneName,
+        version: &Version,
+    ) -> Result<Vec<RefusedDocument>, store::Error> {
+        let mut refused = self.refused(zone).await?;
+        refused.retain(|one| match one.refusal.reporter {
+            // What a zone enforces of its own it has; it does not travel on.
+            Origin::Global => one.refusal.revision.as_ref() == Some(version),
+            Origin::Zone(_) => reports::concerns(one, version),
+        });
+        Ok(refused)
+    }
+}
