@@ -217,7 +217,7 @@ struct State {
     presence: Presence,
     signals: BTreeMap<SignalName, Bytes>,
     plan: Plan,
-    /// It has said at least once that its configuration is in force.
+    /// It has said at least once that its configuration is in force, with its own Dataplane in it.
     serves: bool,
     /// It has said that it is about to leave. It goes on serving, and counts for the proof until it has gone.
     draining: bool,
@@ -291,9 +291,10 @@ impl Planner {
                 self.lives.insert(proxy, life);
             }
             Input::Confirmed { client, session, world, generation } => {
+                let is_in = self.is_in(&client, &world);
                 if let Some(state) = self.current(&client, session) {
                     state.confirmed = Some((world, generation));
-                    let first = !std::mem::replace(&mut state.serves, true);
+                    let first = is_in && !std::mem::replace(&mut state.serves, true);
                     state.refused.clear();
                     if first {
                         self.refresh_signals(&mut out);
@@ -524,6 +525,14 @@ impl Planner {
     /// The state of a client, if this is still its session.
     fn current(&mut self, client: &Client, session: SessionNumber) -> Option<&mut State> {
         self.clients.get_mut(client).filter(|state| state.session == session)
+    }
+
+    /// Whether a client is known in a world as it is now: a newcomer runs what was there before it for a moment, and
+    /// listens nowhere yet.
+    fn is_in(&self, client: &Client, world: &World) -> bool {
+        let Client::Proxy(proxy) = client else { return true };
+        let held = self.view.get::<Dataplane>(&proxy.key(&self.zone));
+        held.is_some_and(|(held, _)| world.covers(&held.version))
     }
 
     /// Whether the instances of a proxy count as being there.

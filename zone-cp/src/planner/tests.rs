@@ -251,6 +251,21 @@ fn an_endpoint_is_not_ready_five_seconds_after_its_session_was_lost_and_no_soone
 }
 
 #[test]
+fn a_newcomer_is_ready_once_it_says_so_of_a_world_that_it_is_in() {
+    let mut planner = planner(vec![dataplane(1, "web"), service(3, "cart"), identity()]);
+    planner.on_input(Input::Settled);
+    connect(&mut planner, "web", &["endpoints/ms_default_east__cart_http"]);
+    // It has nothing to put in force before it is registered, and says that it has done so.
+    let (cart, _) = connect(&mut planner, "cart", &["inbound/8080"]);
+    confirm(&mut planner, &cart, world(10, 10));
+    let registered = commit(world(10, 11), vec![Change::Put(dataplane(11, "cart"))]);
+    assert!(!endpoints(&planner.on_input(registered)).0[0].ready, "it listens nowhere yet");
+    let generation = planner.clients[&cart].plan.generation;
+    let confirmed = Input::Confirmed { client: cart, session: 1, world: world(10, 11), generation };
+    assert!(endpoints(&planner.on_input(confirmed)).0[0].ready);
+}
+
+#[test]
 fn over_a_restart_no_endpoint_comes_or_goes_before_it_is_over_who_is_back() {
     let names = ["cart-1", "cart-2", "cart-3"];
     let carts = |names: &[&str]| {
@@ -283,7 +298,7 @@ fn over_a_restart_no_endpoint_comes_or_goes_before_it_is_over_who_is_back() {
     let (new, _) = connect(&mut planner, "cart-4", &[]);
     assert!(!planner.clients[&new].is_live(), "nor does it serve before it says so");
     let generation = planner.clients[&new].plan.generation;
-    let confirmed = Input::Confirmed { client: new, session: 1, world: world(10, 10), generation };
+    let confirmed = Input::Confirmed { client: new, session: 1, world: world(10, 11), generation };
     assert_eq!(ready(&planner.on_input(confirmed)), [true, true, false, true]);
     assert_eq!(ready(&planner.on_input(Input::Settled)), [true, false, false, true]);
 }
