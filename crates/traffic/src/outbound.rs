@@ -242,7 +242,11 @@ impl Destination {
         let old = self.endpoints.borrow().clone();
         let new = endpoints.0.iter().map(|part| match old.iter().find(|endpoint| endpoint.is_at(part)) {
             Some(endpoint) => {
-                endpoint.ready.set(part.ready);
+                let was_ready = endpoint.ready.replace(part.ready);
+                if part.ready && !was_ready {
+                    // As good as an answer: how often it failed before says nothing of who has come back.
+                    endpoint.answered();
+                }
                 endpoint.weight.set(part.weight);
                 endpoint.clone()
             }
@@ -403,6 +407,39 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         endpoint.answered();
         assert!(is_good() && endpoint.record.get().is_spotless());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_back_is_asked_at_once_however_long_it_was_ejected() {
+        let world = World::new();
+        let id: DestinationId = "ms_default_west__catalog_http".parse().unwrap();
+        let (shared, outbound) = (Rc::<Shared>::default(), Outbound::new(Rc::default()));
+        outbound.apply(&ProxyConfig {
+            outbound: Vec::new(),
+            inbounds: BTreeMap::new(),
+            destinations: [(
+                id.clone(),
+                Arc::new(destination(Protocol::Http, &[CATALOG], Duration::from_secs(5))),
+            )]
+            .into(),
+            credentials: world.credentials(&world.east, WEB),
+        });
+        let told = |ready| {
+            let endpoints = vec![parts::Endpoint { ready, ..endpoint(nowhere(), CATALOG) }];
+            outbound.set_endpoints(&id, Arc::new(Endpoints(endpoints)));
+            outbound.destination(&id).unwrap().endpoints.borrow()[0].clone()
+        };
+        let fitness = |endpoint: &Endpoint| endpoint.record.get().fitness(Instant::now());
+        let gone = told(true);
+        gone.refused(&shared);
+        advance(Duration::from_secs(1)).await;
+        gone.refused(&shared);
+        assert_eq!(fitness(&told(true)), Fitness::Ejected, "it was there all the time");
+        told(false);
+        assert_eq!(fitness(&told(true)), Fitness::Good);
+        gone.eject(true, &shared);
+        told(false);
+        assert_eq!(fitness(&told(true)), Fitness::Out, "who it is has not changed");
     }
 
     #[test]
