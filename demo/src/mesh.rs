@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use api::shapes::{TokenKind, TokenRequest};
-use control::{Addresses, Running};
+use control::{Addresses, Clock, Running};
 use global_cp::GlobalCp;
 use identity::ServerRole;
 use model::Name;
@@ -25,6 +25,9 @@ use crate::shop::App;
 use crate::traffic::{Pair, Traffic};
 
 pub const ZONES: [&str; 2] = ["east", "west"];
+
+/// What the global is called among the control planes.
+const GLOBAL_CP: &str = "global";
 
 /// The last bytes of the addresses of the global control plane, of the first zone's, and of the relay of that; those
 /// of the next zone come after.
@@ -47,6 +50,7 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// Everything that runs. Dropping it stops it, but [`Mesh::shutdown`] waits for the end.
 pub struct Mesh {
     dir: TempDir,
+    clock_of: fn(&str) -> Clock,
     /// The first three bytes of every address: each mesh has a piece of 127.0.0.0/8 of its own, so that
     /// ports can be written into documents before anyone listens on them.
     net: [u8; 3],
@@ -93,13 +97,19 @@ struct Zone {
 impl Mesh {
     /// Everything is up and has answered once when this returns; `tell` hears what happens.
     pub async fn start(tell: &mut dyn FnMut(String)) -> anyhow::Result<Self> {
+        Self::start_by(|_| Clock::system(), tell).await
+    }
+
+    /// The same, with clocks of the control planes: of `global` and of each zone.
+    pub async fn start_by(clock_of: fn(&str) -> Clock, tell: &mut dyn FnMut(String)) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("tombolo-demo-").tempdir()?;
         let net = [127, rand::random_range(1..=254), rand::random()];
         let global_addresses = control_plane(net, GLOBAL, GLOBAL_SYNC);
-        let global = start_global(&dir.path().join("global"), global_addresses).await?;
+        let global = start_global(&dir.path().join("global"), global_addresses, clock_of(GLOBAL_CP)).await?;
         tell(format!("global control plane   API https://{}", global_addresses.api));
         let mut mesh = Self {
             dir,
+            clock_of,
             net,
             global: Some(global),
             global_addresses,
@@ -175,6 +185,7 @@ impl Mesh {
             api_address: api,
             sync_address: sync,
             health_address: health,
+            clock: (self.clock_of)(zone),
             ..zone_cp::Options::local(zone.parse()?, self.zone_dir(zone))
         })
         .await
@@ -299,7 +310,8 @@ impl Mesh {
 
     /// Starts it again, with the same data at the same addresses.
     pub async fn resume_global(&mut self) -> anyhow::Result<()> {
-        self.global = Some(start_global(&self.global_dir(), self.global_addresses).await?);
+        self.global =
+            Some(start_global(&self.global_dir(), self.global_addresses, (self.clock_of)(GLOBAL_CP)).await?);
         Ok(())
     }
 
@@ -485,12 +497,13 @@ fn control_plane([a, b, c]: [u8; 3], host: u8, sync: u16) -> Addresses {
     Addresses { api: at(API), sync: at(sync), health: at(HEALTH) }
 }
 
-async fn start_global(data_dir: &Path, addresses: Addresses) -> anyhow::Result<Running> {
+async fn start_global(data_dir: &Path, addresses: Addresses, clock: Clock) -> anyhow::Result<Running> {
     let Addresses { api, sync, health } = addresses;
     let options = global_cp::Options {
         api_address: api,
         sync_address: sync,
         health_address: health,
+        clock,
         ..global_cp::Options::local(data_dir)
     };
     GlobalCp::start(options).await.context("starting the global control plane")

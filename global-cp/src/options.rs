@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
-use control::Addresses;
+use control::{Addresses, Clock};
 
 /// The global control plane: owns policy, joins zones.
 #[derive(Clone, Debug, Parser)]
@@ -33,6 +33,10 @@ pub struct Options {
     /// Such as info or sync=debug,info
     #[arg(long, env = "TOMBOLO_LOG", default_value = "info")]
     pub log: String,
+
+    /// The time of day
+    #[arg(skip = Clock::system())]
+    pub clock: Clock,
 }
 
 impl Options {
@@ -46,6 +50,7 @@ impl Options {
             health_address: health,
             log_format: runtime::logs::LogFormat::default(),
             log: "info".to_owned(),
+            clock: Clock::system(),
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use api::{ApiConfig, Authority, routes, status};
 use control::{
-    Clock, Enroller, Home, Listeners, Running, ServerTls, TokenOffice, Unread, defaults, metrics, presence,
-    serve, server_tls,
+    Enroller, Home, Listeners, Running, ServerTls, TokenOffice, Unread, defaults, metrics, presence, serve,
+    server_tls,
 };
 use model::Origin;
 use prometheus_client::registry::Registry;
@@ -27,7 +27,7 @@ pub struct GlobalCp;
 impl GlobalCp {
     /// Serves when this returns. Everything is released when [`Running::shutdown`] does.
     pub async fn start(options: Options) -> anyhow::Result<Running> {
-        let clock = Clock::system();
+        let clock = options.clock.clone();
         // Ports first: whoever cannot have them should not touch the folder.
         let listeners = Listeners::bind(&options.addresses()).await?;
         let addresses = listeners.addresses()?;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the answer")]
 
 mod architecture;
+mod clocks;
 mod control_metrics;
 mod ended_leaf;
 mod first_policy;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use control::Clock;
 use identity::{AUTHORITY_LIFETIME, ZoneCa};
 use model::kinds::MeshTrust;
 use model::{BundleNumber, MeshName, SpiffeId, TrustDomain};
@@ -16,8 +17,8 @@ use tracing::info;
 use crate::generate::PublicAuthority;
 
 /// By mesh and trust domain. A key belongs to one trust domain for life.
-#[derive(Default)]
 pub struct Authorities {
+    clock: Clock,
     known: Mutex<BTreeMap<(MeshName, TrustDomain), Arc<Authority>>>,
     /// Certificates of authorities that these came after, in PEM: who was certified by them is still believed.
     earlier: Mutex<BTreeMap<(MeshName, TrustDomain), Vec<String>>>,
@@ -32,6 +33,11 @@ struct Authority {
 }
 
 impl Authorities {
+    pub fn new(clock: Clock) -> Self {
+        let (known, earlier, making) = (Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
+        Self { clock, known, earlier, changed: watch::Sender::new(()), making }
+    }
+
     /// Loads the authority of a trust domain from the store, or makes it and keeps it there.
     pub async fn ensure(
         &self,
@@ -53,7 +59,7 @@ impl Authorities {
                 Authority::read(&sealed).with_context(|| format!("reading the authority of {domain}"))?
             }
             None => {
-                let now = SystemTime::now();
+                let now = self.clock.now();
                 let ca = ZoneCa::create(domain.clone(), AUTHORITY_LIFETIME, now)?;
                 // Later than whatever was published before, as far as that is known.
                 let by_clock = now.duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
@@ -132,7 +138,7 @@ impl Authorities {
         let known = self.known().get(&(mesh.clone(), id.trust_domain())).cloned();
         let authority =
             known.with_context(|| format!("this zone has no authority for {}", id.trust_domain()))?;
-        let chain = authority.ca.issue(request, id, lifetime, SystemTime::now())?;
+        let chain = authority.ca.issue(request, id, lifetime, self.clock.now())?;
         Ok(identity::certificates_to_pem(&chain))
     }
 

@@ -233,7 +233,7 @@ networking: {address: 127.0.0.1, inbound: [{port: 8080, servicePort: 80}]}";
         let generator = Generator {
             zone: "east".parse().unwrap(),
             store: store.clone(),
-            authorities: Arc::default(),
+            authorities: Arc::new(Authorities::new(control::Clock::system())),
             ingresses: Arc::new(Ingresses::load(&*store).await.unwrap()),
         };
         let stop = CancellationToken::new();

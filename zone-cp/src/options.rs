@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
-use control::Addresses;
+use control::{Addresses, Clock};
 use model::ZoneName;
 
 /// The zone control plane: turns policy and services into what the proxies of its zone run.
@@ -46,6 +46,10 @@ pub struct Options {
     /// Such as info or zone_cp=debug,info
     #[arg(long, env = "TOMBOLO_LOG", default_value = "info")]
     pub log: String,
+
+    /// The time of day
+    #[arg(skip = Clock::system())]
+    pub clock: Clock,
 }
 
 impl Options {
@@ -62,6 +66,7 @@ impl Options {
             health_address: health,
             log_format: runtime::logs::LogFormat::default(),
             log: "info".to_owned(),
+            clock: Clock::system(),
         }
     }
 

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use control::line::OwnLine;
 use control::presence::Ages;
 use control::{
-    Clock, Enroller, Holds, Home, Listeners, Refusals, Reports, Running, ServerTls, TokenOffice, Unread,
-    defaults, metrics, questions, serve, server_tls,
+    Enroller, Holds, Home, Listeners, Refusals, Reports, Running, ServerTls, TokenOffice, Unread, defaults,
+    metrics, questions, serve, server_tls,
 };
 use identity::Peer;
 use joining::{Joining, Keep, Kept, Membership};
@@ -52,7 +52,7 @@ const SALT: &str = "handle-salt";
 impl ZoneCp {
     /// Serves when this returns. Everything is released when [`Running::shutdown`] does.
     pub async fn start(options: Options) -> anyhow::Result<Running> {
-        let clock = Clock::system();
+        let clock = options.clock.clone();
         let zone = options.zone.clone();
         // Ports first: whoever cannot have them should not touch the folder.
         let listeners = Listeners::bind(&options.addresses()).await?;
@@ -76,7 +76,7 @@ impl ZoneCp {
             let (store, hub) = (store.clone(), hub.clone());
             |stop| memory::run(store, hub, stop)
         });
-        let authorities = Arc::new(Authorities::default());
+        let authorities = Arc::new(Authorities::new(clock.clone()));
         let ingresses = Arc::new(Ingresses::load(&*store).await?);
         let generator = Generator {
             zone: zone.clone(),

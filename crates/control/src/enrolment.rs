@@ -538,7 +538,7 @@ mod tests {
         for (token, peer, told) in [
             ("garbage", "zone/east", "malformed"),
             (&expired, "zone/east", "expired"),
-            (&early, "zone/east", "not valid for another"),
+            (&early, "zone/east", "compare the clocks"),
             (&other_use, "zone/east", "is for 'api'"),
             (&other, "zone/east", "not ours"),
             (&expired, "zone/global", "names no peer"),

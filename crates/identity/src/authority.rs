@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::certificate::{
     BACKDATED, CertificateError, Facts, Validity, certificates_from_pem, certificates_to_pem,
 };
+use crate::clocks::OutOfTime;
 use crate::key::{KeyError, PrivateKey, RequestError};
 
 /// How long an authority lives unless told otherwise.
@@ -41,8 +42,8 @@ pub enum IssueError {
     Request(#[from] RequestError),
     #[error("this authority signs for {signs_for} alone, not for {asked}")]
     NotOurs { asked: String, signs_for: String },
-    #[error("the authority's own certificate does not cover this time")]
-    AuthorityOutOfTime,
+    #[error("the authority's own certificate is out of time: {0}")]
+    AuthorityOutOfTime(#[from] OutOfTime),
     #[error("'{0}' cannot stand in a certificate")]
     Name(String),
     #[error("the certificate could not be written")]
@@ -136,9 +137,7 @@ impl Authority {
         leaf: Leaf,
         now: SystemTime,
     ) -> Result<CertificateDer<'static>, IssueError> {
-        if !self.validity.covers(now) {
-            return Err(IssueError::AuthorityOutOfTime);
-        }
+        self.validity.check(now)?;
         let mut params = params(now, end(now, leaf.lifetime).min(self.validity.not_after));
         // Says so, and carries the key's identifier, which rcgen otherwise leaves out.
         params.is_ca = IsCa::ExplicitNoCa;

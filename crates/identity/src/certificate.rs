@@ -12,6 +12,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 use zeroize::Zeroizing;
 
+use crate::clocks::OutOfTime;
+
 /// Certificates, ours and others', begin this long before they are issued: clocks differ.
 pub const BACKDATED: Duration = Duration::from_secs(10 * 60);
 
@@ -43,6 +45,10 @@ impl Validity {
 
     pub fn covers(&self, now: SystemTime) -> bool {
         self.not_before <= now && now <= self.not_after
+    }
+
+    pub fn check(&self, now: SystemTime) -> Result<(), OutOfTime> {
+        if self.covers(now) { Ok(()) } else { Err(OutOfTime { validity: *self, now }) }
     }
 }
 

@@ -20,6 +20,7 @@ use rustls::{
 };
 
 use crate::certificate::{CertificateError, Facts, Validity, certificates_from_pem};
+use crate::clocks::OutOfTime;
 use crate::control::{ControlCa, peer_from_certificate};
 use crate::peer::ServerRole;
 use crate::pin::Pin;
@@ -100,8 +101,10 @@ pub enum ServerError {
     NotPinned(Pin),
     #[error("the certificate to anchor on is not one of a CA")]
     NotAuthority,
-    #[error("the CA's certificate is out of time")]
-    AuthorityOutOfTime,
+    #[error("the CA's certificate is out of time: {0}")]
+    AuthorityOutOfTime(OutOfTime),
+    #[error("the server's certificate is out of time: {0}")]
+    OutOfTime(OutOfTime),
     #[error("the server's certificate is not for use as a server")]
     Purpose,
     #[error("the server's certificate is not one of {wanted}, but of {found}")]
@@ -194,12 +197,14 @@ impl ServerVerifier {
     ) -> Result<(), Error> {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let signed_by = |anchor: &Anchor| {
-            if !anchor.validity.covers(system_time(now)) {
-                return Err(refuse(ServerError::AuthorityOutOfTime));
-            }
+            let in_time = anchor.validity.check(system_time(now));
+            in_time.map_err(|error| refuse(ServerError::AuthorityOutOfTime(error)))?;
             let all = self.algorithms.all;
             verify_server_cert_signed_by_trust_anchor(&parsed, &anchor.roots, intermediates, now, all)
         };
+        if let Ok(validity) = Validity::of(leaf) {
+            validity.check(system_time(now)).map_err(|error| refuse(ServerError::OutOfTime(error)))?;
+        }
         match &self.anchors {
             Anchors::Pin(pin) => {
                 let pinned = std::iter::once(leaf).chain(intermediates).find(|der| Pin::of(der) == *pin);
@@ -302,9 +307,8 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if !self.validity.covers(system_time(now)) {
-            return Err(refuse(ServerError::AuthorityOutOfTime));
-        }
+        let in_time = self.validity.check(system_time(now));
+        in_time.map_err(|error| refuse(ServerError::AuthorityOutOfTime(error)))?;
         let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
         peer_from_certificate(leaf, &self.server).map_err(refuse)?;
         Ok(verified)

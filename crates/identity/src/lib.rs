@@ -12,10 +12,11 @@
 //!
 //! Read `key` and `svid` (who we are), `trust` (whom to believe), `tls` (between proxies), `ca` (a zone
 //! issues), then `peer`, `control`, `control_tls` (on the ports of control planes) and `token` (how one
-//! gets there); `certificate` and `authority` are what they share.
+//! gets there); `certificate`, `clocks` and `authority` are what they share.
 
 mod authority;
 mod certificate;
+mod clocks;
 
 pub mod ca;
 pub mod control;
@@ -33,6 +34,7 @@ pub use ca::{SVID_LIFETIME, ZoneCa};
 pub use certificate::{
     BACKDATED, CertificateError, IdError, Validity, certificates_from_pem, certificates_to_pem,
 };
+pub use clocks::{OutOfTime, utc};
 pub use control::{ControlCa, PEER_RENEWAL, PeerError, peer_from_certificate, token_of_certificate};
 pub use control_tls::{
     ApiTlsError, ServerError, api_client_config, api_server_config, client_config, server_config,

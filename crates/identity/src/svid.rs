@@ -12,6 +12,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::certificate::{
     BACKDATED, CertificateError, Facts, IdError, Validity, certificates_from_pem, certificates_to_pem, pem,
 };
+use crate::clocks::OutOfTime;
 use crate::key::PrivateKey;
 use crate::tls::provider;
 
@@ -88,10 +89,22 @@ impl Credential {
         not_before + backdated + life.mul_f64((share - jitter.clamp(0.0, 1.0) / 10.0).clamp(0.0, 1.0))
     }
 
+    /// Whether it counts now, and is not to be renewed already, as one that was issued just now: see
+    /// [`Self::renew_at`].
+    pub fn check_fresh(&self, share: f64, now: SystemTime) -> Result<(), OutOfTime> {
+        if self.renew_at(share, 1.0) <= now {
+            return Err(OutOfTime { validity: self.validity, now });
+        }
+        self.validity.check(now)
+    }
+
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
         self.certified.clone()
     }
 }
+
+/// The share of its life after which a workload's certificate is renewed.
+const RENEWAL: f64 = 2.0 / 3.0;
 
 /// A workload's certificate with its key: a credential whose leaf carries exactly one SPIFFE id.
 pub struct Svid {
@@ -133,7 +146,12 @@ impl Svid {
 
     /// At two thirds of its life, or up to a tenth of it earlier: see [`Credential::renew_at`].
     pub fn renew_at(&self, jitter: f64) -> SystemTime {
-        self.credential.renew_at(2.0 / 3.0, jitter)
+        self.credential.renew_at(RENEWAL, jitter)
+    }
+
+    /// Whether it counts now, as one that was issued just now does: see [`Credential::check_fresh`].
+    pub fn check_fresh(&self, now: SystemTime) -> Result<(), OutOfTime> {
+        self.credential.check_fresh(RENEWAL, now)
     }
 }
 

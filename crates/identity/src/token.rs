@@ -19,6 +19,7 @@ use model::{MeshName, ResourceName, WorkloadName, ZoneName};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::clocks::utc;
 use crate::key::{KeyError, PrivateKey};
 use crate::pin::Pin;
 
@@ -102,10 +103,10 @@ pub enum TokenError {
     Issuer { wanted: Issuer, found: Issuer },
     #[error("the token is for '{found}' and cannot be used for '{wanted}'")]
     Audience { wanted: Audience, found: Audience },
-    #[error("the token expired {} s ago", .ago.as_secs())]
-    Expired { ago: Duration },
-    #[error("the token is not valid for another {} s; compare the clocks", .early.as_secs())]
-    NotYet { early: Duration },
+    #[error("the token expired at {}, and here it is {}", utc(*.end), utc(*.now))]
+    Expired { end: SystemTime, now: SystemTime },
+    #[error("the token counts from {}, and here it is {}: compare the clocks", utc(*.begin), utc(*.now))]
+    NotYet { begin: SystemTime, now: SystemTime },
 }
 
 /// The key with which one control plane signs its tokens.
@@ -201,17 +202,24 @@ impl TokenClaims {
         if self.aud != wanted {
             return Err(TokenError::Audience { wanted, found: self.aud });
         }
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (begin, end) = (Duration::from_secs(self.nbf), Duration::from_secs(self.exp));
+        let (begin, end) = (at(self.nbf), at(self.exp));
         if now >= end {
-            return Err(TokenError::Expired { ago: now - end });
+            return Err(TokenError::Expired { end, now });
         }
         if begin > now + NOT_BEFORE_LEEWAY {
-            return Err(TokenError::NotYet { early: begin - now });
+            return Err(TokenError::NotYet { begin, now });
         }
         Ok(())
     }
 }
+
+/// A token may say any number.
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds.min(FAR))
+}
+
+/// In the year 9999.
+const FAR: u64 = 253_000_000_000;
 
 /// What a token's bearer goes by.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize)]

@@ -18,6 +18,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 
 use crate::certificate::{CertificateError, Facts, IdError, Validity, certificates_from_pem, parse, shown};
+use crate::clocks::OutOfTime;
 use crate::tls::provider;
 
 /// Who a verified peer is.
@@ -65,8 +66,10 @@ pub enum VerifyError {
     Authority,
     #[error("trust domain {0} is not known here")]
     UnknownDomain(TrustDomain),
-    #[error("no anchor of trust domain {0} is valid at this time")]
+    #[error("trust domain {0} has no anchor here")]
     NoAnchor(TrustDomain),
+    #[error("no anchor of trust domain {0} is valid at this time: {1}")]
+    AnchorOutOfTime(TrustDomain, OutOfTime),
     #[error("an intermediate of the peer cannot sign for trust domain {0}")]
     Intermediate(TrustDomain),
     #[error("the peer's certificate is not signed by its trust domain, or out of time")]
@@ -264,7 +267,7 @@ impl TrustStore {
             }
         }
         let anchor = self.verify_chain(known, leaf, intermediates, now, role)?;
-        let anchor = anchor.ok_or(VerifyError::NoAnchor(domain))?;
+        let anchor = anchor.ok_or_else(|| known.no_anchor(domain, now))?;
         Ok(known.peer(id, &facts, anchor))
     }
 
@@ -283,7 +286,7 @@ impl TrustStore {
             [only] => Some(only),
             _ => self.verify_chain(known, leaf, intermediates, now, role)?,
         };
-        let anchor = anchor.ok_or_else(|| VerifyError::NoAnchor(id.trust_domain()))?;
+        let anchor = anchor.ok_or_else(|| known.no_anchor(id.trust_domain(), now))?;
         Ok(known.peer(id, &facts, anchor))
     }
 
@@ -327,6 +330,16 @@ impl TrustStore {
 }
 
 impl Domain {
+    /// Why nobody is believed now: of several anchors, the last to end tells.
+    fn no_anchor(&self, domain: TrustDomain, now: SystemTime) -> VerifyError {
+        let last =
+            self.anchors.iter().map(|anchor| anchor.validity).max_by_key(|validity| validity.not_after);
+        match last {
+            Some(validity) => VerifyError::AnchorOutOfTime(domain, OutOfTime { validity, now }),
+            None => VerifyError::NoAnchor(domain),
+        }
+    }
+
     fn peer(&self, id: SpiffeId, facts: &Facts<'_>, anchor: &Anchor) -> WorkloadPeer {
         let (zone, not_after) = (self.zone.clone(), facts.validity.not_after);
         WorkloadPeer { id, zone, not_after, anchor: anchor.key.clone() }

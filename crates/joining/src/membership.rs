@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use identity::{
-    CertificateError, Credential, PEER_RENEWAL, Peer, PeerError, Pin, PrivateKey, ServerRole, SvidError,
-    TlsError, certificates_from_pem, control_tls, peer_from_certificate,
+    CertificateError, Credential, OutOfTime, PEER_RENEWAL, Peer, PeerError, Pin, PrivateKey, ServerRole,
+    SvidError, TlsError, certificates_from_pem, control_tls, peer_from_certificate, utc,
 };
 use runtime::Clock;
-use runtime::logs::utc;
 use rustls::pki_types::CertificateDer;
 use sync::client::{self, DialError, Target};
 use sync::link::{self, Handle, Host};
@@ -69,8 +68,8 @@ pub enum JoinError {
     NotAPeer(#[from] PeerError),
     #[error("the certificate that was given is of {found}, not of {wanted}")]
     AnotherPeer { found: Peer, wanted: Peer },
-    #[error("the certificate that was given is to be renewed already; compare the clocks")]
-    OutOfTime,
+    #[error("the certificate that was given is of no use: {0}")]
+    OutOfTime(#[from] OutOfTime),
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -300,9 +299,7 @@ impl<K: Keep> Membership<K> {
             return Err(JoinError::AnotherPeer { found, wanted: wanted.clone() });
         }
         let credential = Credential::new(chain, key)?;
-        if credential.renew_at(PEER_RENEWAL, 1.0) <= self.joining.now() {
-            return Err(JoinError::OutOfTime);
-        }
+        credential.check_fresh(PEER_RENEWAL, self.joining.now())?;
         let kept = Kept::new(wanted.clone(), server.clone(), pin, token.to_owned(), credential)?;
         let kept = Arc::new(kept);
         // Serving comes first: what is not kept costs a token after a restart.

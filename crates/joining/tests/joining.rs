@@ -41,6 +41,7 @@ fn issuer() -> Issuer {
 
 /// The upper side: an authority, a key for tokens, and a list of who came.
 struct Zone {
+    clock: Clock,
     ca: ControlCa,
     tokens: TokenKey,
     enrolments: AtomicUsize,
@@ -65,7 +66,7 @@ impl Handler for Zone {
 
     async fn enrol(&self, enrolment: Enrolment) -> Result<Vec<CertificateDer<'static>>, Refusal> {
         self.enrolments.fetch_add(1, SeqCst);
-        let now = SystemTime::now();
+        let now = self.clock.now();
         let verified = self.tokens.verify(&enrolment.token, Audience::Dataplane, &issuer(), now);
         verified.map_err(|error| Refusal::Unauthenticated(error.to_string()))?;
         let peer: Peer = enrolment.peer.parse().map_err(|_| Refusal::Invalid("no peer".into()))?;
@@ -85,6 +86,7 @@ impl Zone {
     fn shared(&self) -> Arc<Zone> {
         let pem = self.ca.to_pem();
         Arc::new(Zone {
+            clock: self.clock.clone(),
             ca: ControlCa::from_pem(&pem).unwrap(),
             tokens: TokenKey::generate(),
             enrolments: AtomicUsize::new(0),
@@ -95,7 +97,7 @@ impl Zone {
     }
 
     fn token(&self, change: impl FnOnce(&mut TokenClaims)) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = self.clock.now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let mut claims = TokenClaims {
             iss: issuer(),
             aud: Audience::Dataplane,
@@ -127,7 +129,7 @@ impl Host for ZoneHost {
         }
         assert_eq!(kind, "client-certificate");
         self.zone.renewals.fetch_add(1, SeqCst);
-        let chain = self.zone.ca.issue_client(&body, &self.peer, None, SystemTime::now()).unwrap();
+        let chain = self.zone.ca.issue_client(&body, &self.peer, None, self.zone.clock.now()).unwrap();
         Ok(certificates_to_pem(&chain).into())
     }
 
@@ -148,17 +150,22 @@ struct Serving {
 
 impl Serving {
     async fn start() -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap()).await
+        Self::start_by(Clock::system()).await
     }
 
-    async fn start_at(address: SocketAddr) -> Self {
+    async fn start_by(clock: Clock) -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), clock).await
+    }
+
+    async fn start_at(address: SocketAddr, clock: Clock) -> Self {
         let (sessions, came) = mpsc::unbounded_channel();
         let (ended, left) = mpsc::unbounded_channel();
-        let now = SystemTime::now();
+        let now = clock.now();
         let ca = ControlCa::create(role(), now).unwrap();
         let credential = ca.server_credential(&[], now).unwrap();
         let tls = control_tls::server_config(&ca, &credential).unwrap();
         let zone = Arc::new(Zone {
+            clock,
             ca,
             tokens: TokenKey::generate(),
             enrolments: AtomicUsize::new(0),
@@ -351,6 +358,31 @@ async fn nothing_is_shown_to_a_server_of_another_authority() {
     running.stop().await;
 }
 
+/// A clock that is so many minutes ahead of ours, or behind it.
+fn off_by(minutes: i64) -> Clock {
+    let off = Duration::from_secs(60 * minutes.unsigned_abs());
+    Clock::new(move || if minutes < 0 { SystemTime::now() - off } else { SystemTime::now() + off })
+}
+
+#[tokio::test]
+async fn s41_a_control_plane_is_joined_whose_clock_is_five_minutes_off_and_beyond_ten_both_times_are_told() {
+    for minutes in [-5, 5] {
+        let (mut zone, proxy) = (Serving::start_by(off_by(minutes)).await, Proxy::new());
+        proxy.put_token(&zone.zone.token(|_| {}));
+        let running = proxy.start(zone.address).await;
+        zone.session().await;
+        running.handle.connected().await;
+        running.stop().await;
+    }
+    let (zone, proxy) = (Serving::start_by(off_by(11)).await, Proxy::new());
+    proxy.put_token(&zone.zone.token(|_| {}));
+    let running = proxy.start(zone.address).await;
+    let failure = running.host.failure().await;
+    let told = "certificate is out of time: it counts from 2";
+    assert!(failure.contains(told) && failure.contains("Z: compare the clocks"), "{failure}");
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn a_refused_token_may_be_replaced_in_its_file() {
     let (mut zone, proxy) = (Serving::start().await, Proxy::new());
@@ -386,7 +418,7 @@ async fn a_zone_with_a_new_authority_is_joined_anew_when_the_token_names_it_and_
     let before = running.membership.kept().unwrap();
     let address = zone.stop().await;
 
-    let mut zone = Serving::start_at(address).await;
+    let mut zone = Serving::start_at(address, Clock::system()).await;
     while !running.host.failure().await.contains("shows no certificate with the hash") {}
     assert_eq!(zone.zone.enrolments.load(SeqCst), 0);
     proxy.put_token(&zone.zone.token(|_| {}));

@@ -2,10 +2,7 @@
 
 use std::io;
 use std::str::FromStr;
-use std::time::SystemTime;
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tracing::Subscriber;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::{self, MakeWriter};
@@ -35,13 +32,6 @@ impl FromStr for LogFormat {
             _ => Err(InvalidLogFormat(text.into())),
         }
     }
-}
-
-/// A time of day for people, to the second and in UTC: `2026-11-21T15:49:47Z`.
-pub fn utc(time: SystemTime) -> String {
-    let time = OffsetDateTime::from(time);
-    // Only a year beyond 9999 has no such text.
-    time.truncate_to_second().format(&Rfc3339).unwrap_or_else(|_| time.to_string())
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -106,12 +96,6 @@ mod tests {
         fn read(&self) -> String {
             String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
         }
-    }
-
-    #[test]
-    fn a_time_is_told_in_utc_to_the_second() {
-        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_795_362_586_700);
-        assert_eq!(utc(time), "2026-11-22T15:49:46Z");
     }
 
     #[test]

@@ -6,10 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use identity::{CertificateError, PrivateKey, Svid, SvidError, certificates_from_pem};
+use identity::{CertificateError, OutOfTime, PrivateKey, Svid, SvidError, certificates_from_pem, utc};
 use joining::CERTIFICATE;
 use model::SpiffeId;
-use runtime::logs::utc;
 use sync::link::Handle;
 use sync::session::AskError;
 use tokio::sync::watch;
@@ -58,8 +57,8 @@ enum NotIssued {
     Svid(#[from] SvidError),
     #[error("it is of {found}, and this proxy is {wanted} now")]
     AnotherIdentity { found: SpiffeId, wanted: SpiffeId },
-    #[error("it is to be renewed already; compare the clocks")]
-    OutOfTime,
+    #[error(transparent)]
+    OutOfTime(#[from] OutOfTime),
 }
 
 /// Asks whenever a certificate is due, for as long as it is polled. `put` is done when it is in use.
@@ -118,9 +117,7 @@ async fn ask(handle: &Handle, clock: &joining::Clock, wanted: &SpiffeId) -> Resu
     if svid.id() != wanted {
         return Err(NotIssued::AnotherIdentity { found: svid.id().clone(), wanted: wanted.clone() });
     }
-    if svid.renew_at(1.0) <= clock.now() {
-        return Err(NotIssued::OutOfTime);
-    }
+    svid.check_fresh(clock.now())?;
     Ok(svid)
 }
 

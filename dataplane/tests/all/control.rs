@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, SystemTime};
 
 use dataplane::{ControlOptions, Purpose, Running};
@@ -205,7 +206,10 @@ struct Mesh {
 
 impl Mesh {
     async fn start() -> Self {
-        let zone = Zone::new();
+        Self::start_in(Zone::new()).await
+    }
+
+    async fn start_in(zone: Arc<Zone>) -> Self {
         let serving = zone.serve().await;
         let http = http_application().await;
         let (tcp, heard) = echo_application().await;
@@ -493,6 +497,32 @@ async fn an_ended_certificate_is_never_shown() {
     let web = mesh.web_folder.start().await;
     ready(&web).await;
     let _serving = mesh.zone.serve_at(address).await;
+}
+
+const MINUTE: i64 = 60;
+
+#[tokio::test]
+async fn s41_sidecars_serve_whose_zone_has_a_clock_that_is_five_minutes_off() {
+    for minutes in [-5, 5] {
+        let mesh = Mesh::start_in(Zone::ahead(minutes * MINUTE)).await;
+        assert_eq!(mesh.get_status(" 200 ").await, WEB_ID, "{minutes} minutes");
+    }
+}
+
+#[tokio::test]
+async fn s41_a_certificate_that_does_not_count_yet_is_not_taken_until_the_clocks_agree() {
+    let zone = Zone::new();
+    let serving = zone.serve().await;
+    let folder = Folder::new(&zone, &serving, "web-1", "");
+    let web = folder.start().await;
+    zone.until(WEB, "its wishes", |state| state.is_subscribed("trust")).await;
+    zone.ahead.store(11 * MINUTE, SeqCst);
+    zone.identify(WEB, WEB_ID);
+    zone.set(WEB, &[("trust", Some(trust(&zone))), ("listeners", Some(r#"{"outbound":[]}"#.into()))]);
+    zone.until(WEB, "a second question", |state| state.certificates >= 2).await;
+    assert!(web.pending().contains(&"certificate"), "{:?}", web.pending());
+    zone.ahead.store(0, SeqCst);
+    ready(&web).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use identity::{
-    Alpn, Credential, PrivateKey, Role, Svid, SvidError, TrustStore, peer_of, sni, workload_client,
+    Alpn, Credential, PrivateKey, Role, Svid, SvidError, TrustStore, peer_of, sni, utc, workload_client,
     workload_server,
 };
 use rcgen::KeyPair;
@@ -160,8 +160,13 @@ async fn s41_clocks_may_be_five_minutes_off() {
         let clock = if late < 0 { now() - off } else { now() + off };
         assert_eq!(believed(clock).unwrap().id, id("east", "web"), "{late} minutes");
     }
-    let refused = believed(now() - 11 * MINUTE).unwrap_err().to_string();
-    assert!(refused.contains("is valid at this time"), "{refused}");
+    let slow = now() - 11 * MINUTE;
+    let refused = believed(slow).unwrap_err().to_string();
+    let told = format!("and here it is {}: compare the clocks", utc(slow));
+    assert!(
+        refused.contains("is valid at this time: it counts from ") && refused.ends_with(&told),
+        "{refused}"
+    );
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use identity::{
     BACKDATED, CertificateRequest, ControlCa, IssueError, Peer, PrivateKey, RequestError, SVID_LIFETIME,
-    ServerRole, Svid, token_of_certificate,
+    ServerRole, Svid, token_of_certificate, utc,
 };
 use rcgen::{CertificateParams, KeyPair, SanType};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -127,6 +127,34 @@ fn a_request_is_signed_by_its_own_p_256_key() {
     }
 }
 
+/// A day is renewed at two thirds, or a tenth sooner; and what does not count yet is of no use either.
+#[test]
+fn s41_what_was_issued_just_now_is_fresh_unless_a_clock_is_wrong_by_hours() {
+    let zone = zone_ca("east");
+    let key = PrivateKey::generate();
+    let chain = zone.issue(key.request().der(), &id("east", "web"), SVID_LIFETIME, now()).unwrap();
+    let svid = Svid::new(chain, &key).unwrap();
+    let minute = HOUR / 60;
+    for (by, fresh) in [(0, true), (5, true), (13 * 60, true), (14 * 60, false), (24 * 60 + 1, false)] {
+        let found = svid.check_fresh(now() + by * minute);
+        assert_eq!(found.is_ok(), fresh, "{by} minutes later: {found:?}");
+    }
+    for (by, fresh) in [(5, true), (10, true), (11, false)] {
+        let clock = now() - by * minute;
+        let found = svid.check_fresh(clock);
+        assert_eq!(found.is_ok(), fresh, "{by} minutes sooner: {found:?}");
+        if let Err(error) = found {
+            let (begins, here) = (utc(svid.not_before()), utc(clock));
+            let told = format!("it counts from {begins} to ");
+            assert!(error.to_string().starts_with(&told), "{error}");
+            assert!(
+                error.to_string().ends_with(&format!("and here it is {here}: compare the clocks")),
+                "{error}"
+            );
+        }
+    }
+}
+
 #[test]
 fn an_authority_signs_for_its_own_domain_in_its_own_time() {
     let zone = zone_ca("east");
@@ -135,7 +163,7 @@ fn an_authority_signs_for_its_own_domain_in_its_own_time() {
     assert!(matches!(found, Err(IssueError::NotOurs { .. })));
     for bad in [now() - HOUR, now() + 11 * 365 * 24 * HOUR] {
         let found = zone.issue(request.der(), &id("east", "web"), HOUR, bad);
-        assert!(matches!(found, Err(IssueError::AuthorityOutOfTime)));
+        assert!(matches!(found, Err(IssueError::AuthorityOutOfTime(_))));
     }
     let forever = zone.issue(request.der(), &id("east", "web"), std::time::Duration::MAX, now()).unwrap();
     let key = PrivateKey::generate();

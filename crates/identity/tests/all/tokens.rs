@@ -94,10 +94,14 @@ fn a_token_is_good_for_one_purpose_at_one_issuer_in_its_time() {
         assert_eq!(found(Dataplane, issuer, NOW), Some(TokenError::Issuer { wanted, found: east() }));
     }
     assert_eq!(found(Dataplane, "zone:east", NOW - leeway), None);
-    let early = Duration::from_secs(leeway + 1);
-    assert_eq!(found(Dataplane, "zone:east", NOW - leeway - 1), Some(TokenError::NotYet { early }));
+    let now = at(NOW - leeway - 1);
+    assert_eq!(
+        found(Dataplane, "zone:east", NOW - leeway - 1),
+        Some(TokenError::NotYet { begin: at(NOW), now })
+    );
     assert_eq!(found(Dataplane, "zone:east", NOW + 3599), None);
-    let expired = |ago| Some(TokenError::Expired { ago: Duration::from_secs(ago) });
+    let end = NOW + 3600;
+    let expired = |ago| Some(TokenError::Expired { end: at(end), now: at(end + ago) });
     assert_eq!(found(Dataplane, "zone:east", NOW + 3600), expired(0), "the end has no leeway");
     assert_eq!(found(Dataplane, "zone:east", NOW + 4000), expired(400));
     assert_eq!(
