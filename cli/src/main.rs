@@ -1,5 +1,5 @@
-//! The `tombolo` command; called `tombolo-dataplane` it is a sidecar, so that the demo can start one as a process of its own
-//! wherever this one file is.
+//! The `tombolo` command; called as one of the programs it is that one, so that the demo can start each as a process of
+//! its own wherever this one file is.
 
 use std::io::{stderr, stdout};
 use std::path::Path;
@@ -11,8 +11,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let called = std::env::args_os().next().unwrap_or_default();
-    if Path::new(&called).file_name().is_some_and(|name| name == dataplane::PROGRAM) {
-        return dataplane::program().await.map(|()| ExitCode::SUCCESS);
-    }
-    Ok(cli::run(std::env::args_os(), &cli::Environment::of_process(), &mut stdout(), &mut stderr()).await)
+    let ended = match Path::new(&called).file_name().and_then(|name| name.to_str()) {
+        Some(global_cp::PROGRAM) => global_cp::program().await,
+        Some(zone_cp::PROGRAM) => zone_cp::program().await,
+        Some(zone_ingress::PROGRAM) => zone_ingress::program().await,
+        Some(dataplane::PROGRAM) => dataplane::program().await,
+        _ => {
+            let environment = cli::Environment::of_process();
+            return Ok(cli::run(std::env::args_os(), &environment, &mut stdout(), &mut stderr()).await);
+        }
+    };
+    ended.map(|()| ExitCode::SUCCESS)
 }

@@ -21,7 +21,7 @@ pub async fn check(out: &mut (dyn Write + Send), color: bool, program: PathBuf) 
         (true, true) => word.green().to_string(),
         (true, false) => word.red().to_string(),
     };
-    let terms = Terms { patience: 1, sidecar: program };
+    let terms = Terms { patience: 1, program };
     let start = Instant::now();
     let mut parts = 0;
     let mut mesh = Mesh::start(&mut |_| parts += 1).await?;

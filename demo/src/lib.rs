@@ -19,6 +19,7 @@ pub mod shop;
 pub mod table;
 pub mod traffic;
 pub mod watch;
+pub mod writers;
 
 pub use check::check;
 pub use mesh::Mesh;

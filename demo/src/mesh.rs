@@ -34,12 +34,15 @@ const GLOBAL_CP: &str = "global";
 const GLOBAL: u8 = 1;
 const ZONE_CPS: u8 = 2;
 const RELAYS: u8 = 31;
+/// Those of the ingresses.
+const INGRESSES: u8 = 41;
 
 /// The ports of control planes, as people know them.
 const API: u16 = 5681;
 const HEALTH: u16 = 5680;
 const GLOBAL_SYNC: u16 = 5685;
 const ZONE_SYNC: u16 = 5678;
+const INGRESS: u16 = 10_001;
 
 /// How long what is open may go on when the mesh ends.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -90,7 +93,9 @@ struct Zone {
     /// None while it is stopped.
     running: Option<Running>,
     addresses: Addresses,
-    ingress: zone_ingress::Running,
+    /// The same.
+    ingress: Option<zone_ingress::Running>,
+    ingress_options: zone_ingress::ControlOptions,
     relay: Relay,
 }
 
@@ -105,7 +110,8 @@ impl Mesh {
         let dir = tempfile::Builder::new().prefix("tombolo-demo-").tempdir()?;
         let net = [127, rand::random_range(1..=254), rand::random()];
         let global_addresses = control_plane(net, GLOBAL, GLOBAL_SYNC);
-        let global = start_global(&dir.path().join("global"), global_addresses, clock_of(GLOBAL_CP)).await?;
+        let options = global_options(&dir.path().join("global"), &global_addresses, clock_of(GLOBAL_CP));
+        let global = start_global(options).await?;
         tell(format!("global control plane   API https://{}", global_addresses.api));
         let mut mesh = Self {
             dir,
@@ -159,14 +165,16 @@ impl Mesh {
             self.write(&format!("{zone}-ingress.token"), &token)?,
             self.dir.path().join(format!("{zone}-ingress")),
         );
-        let ingress = zone_ingress::start(zone_ingress::ControlOptions {
+        let ip = self.any_port(INGRESSES + self.zones.len() as u8).ip();
+        let ingress_options = zone_ingress::ControlOptions {
+            listen: SocketAddr::new(ip, INGRESS),
             advertise: Some(relay.address),
             drain_time: DRAIN,
             ..joined
-        })
-        .await?;
+        };
+        let ingress = zone_ingress::start(ingress_options.clone()).await?;
         relay.lead_to(ingress.listen);
-        Ok(Zone { running: Some(running), addresses, ingress, relay })
+        Ok(Zone { running: Some(running), addresses, ingress: Some(ingress), ingress_options, relay })
     }
 
     /// With what a zone joins the global, in place of what it had.
@@ -178,8 +186,13 @@ impl Mesh {
     }
 
     async fn start_zone_cp(&self, zone: &str, addresses: &Addresses) -> anyhow::Result<Running> {
+        let options = self.zone_options_at(zone, addresses)?;
+        ZoneCp::start(options).await.with_context(|| format!("starting the control plane of {zone}"))
+    }
+
+    fn zone_options_at(&self, zone: &str, addresses: &Addresses) -> anyhow::Result<zone_cp::Options> {
         let Addresses { api, sync, health } = *addresses;
-        ZoneCp::start(zone_cp::Options {
+        Ok(zone_cp::Options {
             global: Some(self.global_addresses.sync.to_string()),
             token_file: Some(self.dir.path().join(format!("{zone}.token"))),
             api_address: api,
@@ -188,8 +201,6 @@ impl Mesh {
             clock: (self.clock_of)(zone),
             ..zone_cp::Options::local(zone.parse()?, self.zone_dir(zone))
         })
-        .await
-        .with_context(|| format!("starting the control plane of {zone}"))
     }
 
     async fn start_member(&mut self, member: Member) -> anyhow::Result<()> {
@@ -310,9 +321,13 @@ impl Mesh {
 
     /// Starts it again, with the same data at the same addresses.
     pub async fn resume_global(&mut self) -> anyhow::Result<()> {
-        self.global =
-            Some(start_global(&self.global_dir(), self.global_addresses, (self.clock_of)(GLOBAL_CP)).await?);
+        self.global = Some(start_global(self.global_options()).await?);
         Ok(())
+    }
+
+    /// With what it can be started again.
+    pub fn global_options(&self) -> global_cp::Options {
+        global_options(&self.global_dir(), &self.global_addresses, (self.clock_of)(GLOBAL_CP))
     }
 
     /// Stops the control plane of a zone, and waits until it is gone. Its ingress runs on.
@@ -330,6 +345,31 @@ impl Mesh {
         Ok(())
     }
 
+    /// With what it can be started again.
+    pub fn zone_options(&self, zone: &str) -> anyhow::Result<zone_cp::Options> {
+        self.zone_options_at(zone, &self.zones[zone].addresses)
+    }
+
+    /// Drains the ingress of a zone, and waits until it is gone.
+    pub async fn stop_ingress(&mut self, zone: &str) -> anyhow::Result<()> {
+        match self.zones.get_mut(zone).and_then(|zone| zone.ingress.take()) {
+            Some(ingress) => ingress.shutdown().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts it again from what it kept, where it was.
+    pub async fn resume_ingress(&mut self, zone: &str) -> anyhow::Result<()> {
+        let zone = self.zones.get_mut(zone).context("there is no such zone")?;
+        zone.ingress = Some(zone_ingress::start(zone.ingress_options.clone()).await?);
+        Ok(())
+    }
+
+    /// With what it can be started again.
+    pub fn ingress_options(&self, zone: &str) -> &zone_ingress::ControlOptions {
+        &self.zones[zone].ingress_options
+    }
+
     pub fn zone_addresses(&self, zone: &str) -> &Addresses {
         &self.zones[zone].addresses
     }
@@ -341,7 +381,7 @@ impl Mesh {
 
     /// Where a zone's ingress really listens.
     pub fn ingress(&self, zone: &str) -> SocketAddr {
-        self.zones[zone].ingress.listen
+        self.zones[zone].ingress_options.listen
     }
 
     pub fn traffic(&self) -> &Traffic {
@@ -404,7 +444,8 @@ impl Mesh {
             add(format!("{name} sync"), *sync, Takes::Tls);
             add(format!("{name} health"), *health, Takes::Pages);
         }
-        for (name, Zone { ingress, .. }) in &self.zones {
+        for (name, zone) in &self.zones {
+            let Some(ingress) = &zone.ingress else { continue };
             add(format!("{name} ingress"), ingress.listen, Takes::Tls);
             add(format!("{name} ingress readiness"), ingress.ready_address, Takes::Pages);
             add(format!("{name} ingress metrics"), ingress.metrics_address, Takes::Pages);
@@ -440,7 +481,7 @@ impl Mesh {
         let mut pages = vec![("global".to_owned(), self.global_addresses.health)];
         for (name, Zone { addresses, ingress, .. }) in &self.zones {
             pages.push((format!("zone {name}"), addresses.health));
-            pages.push((format!("ingress of {name}"), ingress.ready_address));
+            pages.extend(ingress.iter().map(|one| (format!("ingress of {name}"), one.ready_address)));
         }
         let sidecars = self.sidecars.iter();
         pages.extend(sidecars.map(|(member, sidecar)| {
@@ -476,7 +517,9 @@ impl Mesh {
             sidecar.shutdown().await?;
         }
         for zone in self.zones.into_values() {
-            zone.ingress.shutdown().await?;
+            if let Some(ingress) = zone.ingress {
+                ingress.shutdown().await?;
+            }
             zone.relay.shutdown().await;
             if let Some(running) = zone.running {
                 running.shutdown().await?;
@@ -497,14 +540,17 @@ fn control_plane([a, b, c]: [u8; 3], host: u8, sync: u16) -> Addresses {
     Addresses { api: at(API), sync: at(sync), health: at(HEALTH) }
 }
 
-async fn start_global(data_dir: &Path, addresses: Addresses, clock: Clock) -> anyhow::Result<Running> {
-    let Addresses { api, sync, health } = addresses;
-    let options = global_cp::Options {
+fn global_options(data_dir: &Path, addresses: &Addresses, clock: Clock) -> global_cp::Options {
+    let Addresses { api, sync, health } = *addresses;
+    global_cp::Options {
         api_address: api,
         sync_address: sync,
         health_address: health,
         clock,
         ..global_cp::Options::local(data_dir)
-    };
+    }
+}
+
+async fn start_global(options: global_cp::Options) -> anyhow::Result<Running> {
     GlobalCp::start(options).await.context("starting the global control plane")
 }

@@ -1,12 +1,18 @@
-//! A sidecar that is a process of its own, so that it can be killed, or stand still.
+//! A part of the mesh that is a process of its own, so that it can be killed, or stand still.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
-use dataplane::ControlOptions;
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
+
+/// What a process is called, and with which flags.
+pub struct Part {
+    program: &'static str,
+    flags: Vec<OsString>,
+}
 
 /// Killed when dropped.
 pub struct Process {
@@ -14,21 +20,88 @@ pub struct Process {
     log: PathBuf,
 }
 
+impl Part {
+    fn new<const N: usize>(program: &'static str, flags: [(&str, OsString); N]) -> Self {
+        let flags = flags.into_iter().flat_map(|(flag, value)| [OsString::from(flag), value]).collect();
+        Self { program, flags }
+    }
+}
+
+impl From<&dataplane::ControlOptions> for Part {
+    fn from(options: &dataplane::ControlOptions) -> Self {
+        Self::new(
+            dataplane::PROGRAM,
+            [
+                ("--zone-cp", options.zone_cp.clone().into()),
+                ("--token-file", options.token_file.clone().into()),
+                ("--dataplane", options.dataplane.clone().into()),
+                ("--state-dir", options.state_dir.clone().into()),
+                ("--ready-address", options.ready_address.to_string().into()),
+                ("--metrics-address", options.metrics_address.to_string().into()),
+            ],
+        )
+    }
+}
+
+impl From<&zone_ingress::ControlOptions> for Part {
+    fn from(options: &zone_ingress::ControlOptions) -> Self {
+        let advertise = options.advertise.unwrap_or(options.listen);
+        Self::new(
+            zone_ingress::PROGRAM,
+            [
+                ("--name", options.name.to_string().into()),
+                ("--zone-cp", options.zone_cp.clone().into()),
+                ("--token-file", options.token_file.clone().into()),
+                ("--state-dir", options.state_dir.clone().into()),
+                ("--listen", options.listen.to_string().into()),
+                ("--advertise", advertise.to_string().into()),
+                ("--ready-address", options.ready_address.to_string().into()),
+                ("--metrics-address", options.metrics_address.to_string().into()),
+            ],
+        )
+    }
+}
+
+impl From<&global_cp::Options> for Part {
+    fn from(options: &global_cp::Options) -> Self {
+        Self::new(
+            global_cp::PROGRAM,
+            [
+                ("--data-dir", options.data_dir.clone().into()),
+                ("--api-address", options.api_address.to_string().into()),
+                ("--sync-address", options.sync_address.to_string().into()),
+                ("--health-address", options.health_address.to_string().into()),
+            ],
+        )
+    }
+}
+
+impl From<&zone_cp::Options> for Part {
+    /// Of a zone that joins a global.
+    fn from(options: &zone_cp::Options) -> Self {
+        Self::new(
+            zone_cp::PROGRAM,
+            [
+                ("--zone", options.zone.to_string().into()),
+                ("--data-dir", options.data_dir.clone().into()),
+                ("--global", options.global.clone().unwrap_or_default().into()),
+                ("--token-file", options.token_file.clone().unwrap_or_default().into()),
+                ("--api-address", options.api_address.to_string().into()),
+                ("--sync-address", options.sync_address.to_string().into()),
+                ("--health-address", options.health_address.to_string().into()),
+            ],
+        )
+    }
+}
+
 impl Process {
-    /// Of `program`, called as a sidecar is called. What it logs goes to a file, which is begun anew.
-    pub fn start(program: &Path, options: &ControlOptions, log: PathBuf) -> anyhow::Result<Self> {
+    /// Of a program that is each part of a mesh when it is called so. What it logs goes to a file, which is begun anew.
+    pub fn start(program: &Path, part: impl Into<Part>, log: PathBuf) -> anyhow::Result<Self> {
+        let part = part.into();
         let file = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let child = Command::new(program)
-            .arg0(dataplane::PROGRAM)
-            .args(["--zone-cp", &options.zone_cp])
-            .arg("--token-file")
-            .arg(&options.token_file)
-            .arg("--dataplane")
-            .arg(&options.dataplane)
-            .arg("--state-dir")
-            .arg(&options.state_dir)
-            .args(["--ready-address", &options.ready_address.to_string()])
-            .args(["--metrics-address", &options.metrics_address.to_string()])
+            .arg0(part.program)
+            .args(part.flags)
             // What is set for this process is not meant for that one.
             .env_clear()
             .stdin(Stdio::null())

@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod behind_the_api;
+mod crashes;
 mod drain;
 mod forgery;
 mod global_away;
@@ -102,6 +103,11 @@ pub const ALL: &[Promise] = &[
         keep: |mesh, _| Box::pin(zone_away::keep(mesh)),
     },
     Promise {
+        number: 13,
+        says: "no acknowledged write is lost, whichever process is killed, and whenever",
+        keep: |mesh, terms| Box::pin(crashes::keep(mesh, terms)),
+    },
+    Promise {
         number: 14,
         says: "a bad document in the store of the global delays nothing else, opens nothing, and is told",
         keep: |mesh, terms| Box::pin(behind_the_api::keep(mesh, terms)),
@@ -123,8 +129,8 @@ pub const ALL: &[Promise] = &[
 pub struct Terms {
     /// How many times slower than promised is still taken: tests run side by side, a check runs alone.
     pub patience: u32,
-    /// A program that is a sidecar when it is called so.
-    pub sidecar: PathBuf,
+    /// A program that is each part of a mesh when it is called so: control planes, ingress, sidecar.
+    pub program: PathBuf,
 }
 
 impl Terms {

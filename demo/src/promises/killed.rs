@@ -61,7 +61,7 @@ async fn in_a_process(mesh: &mut Mesh, stopped: &Stopped, terms: &Terms) -> anyh
 
 fn start(mesh: &Mesh, stopped: &Stopped, terms: &Terms) -> anyhow::Result<Process> {
     let log = mesh.dir().join("sidecar.log");
-    Process::start(&terms.sidecar, &mesh.sidecar_options(stopped), log)
+    Process::start(&terms.program, &mesh.sidecar_options(stopped), log)
 }
 
 /// How long after the beginning the first request was answered.

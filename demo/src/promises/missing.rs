@@ -36,7 +36,7 @@ pub(super) async fn keep(mesh: &mut Mesh, terms: &Terms) -> anyhow::Result<Strin
 
 async fn in_a_process(mesh: &Mesh, stopped: &Stopped, terms: &Terms) -> anyhow::Result<String> {
     let log = mesh.dir().join("sidecar.log");
-    let mut process = Process::start(&terms.sidecar, &mesh.sidecar_options(stopped), log)?;
+    let mut process = Process::start(&terms.program, &mesh.sidecar_options(stopped), log)?;
     eventually(LIMIT, || every_pair_answers(mesh, "/by-a-process", |pair| pair.concerns(SERVICE, ZONE)))
         .await
         .with_context(|| format!("in a process, which says: {}", process.last_words()))?;
