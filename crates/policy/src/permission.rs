@@ -8,10 +8,11 @@
 //! - An inbound is reached by its endpoint's handle, never by a name of a destination, so a match that
 //!   asks for an `sni` is not about its traffic: it neither allows nor forbids anything there. It is
 //!   for the listeners of zone proxies.
+//! - A policy of which nobody here ever read a version may forbid anything to anyone, so it forbids everything.
 
-use model::SectionName;
 use model::kinds::MeshTrafficPermission;
 use model::kinds::matching::Match;
+use model::{DocumentKey, SectionName, Version};
 
 use crate::access::{AccessRule, ClientMatch, Effect, RuleOrigin};
 use crate::matching;
@@ -36,6 +37,12 @@ pub fn rules_for<'a>(
         .collect();
     selected.sort_by_key(|permission| (permission.key, permission.version));
     selected.into_iter().flat_map(rules_of).collect()
+}
+
+/// What stands for a permission that cannot be read, where no earlier version of it is in force.
+pub fn unread(key: &DocumentKey, version: &Version) -> AccessRule {
+    let origin = RuleOrigin { policy: key.clone(), version: version.clone(), path: "spec".to_owned() };
+    AccessRule { effect: Effect::Deny, clients: ClientMatch::Anyone, origin }
 }
 
 fn rules_of(permission: Permission<'_>) -> impl Iterator<Item = AccessRule> {
@@ -70,7 +77,7 @@ fn clients(one: &Match, effect: Effect) -> Option<ClientMatch> {
 #[cfg(test)]
 mod tests {
     use model::document::{Document, Mode, parse_one};
-    use model::{DocumentKey, MeshName, Origin, Record, Version};
+    use model::{MeshName, Origin, Record};
     use proptest::prelude::*;
 
     use super::*;

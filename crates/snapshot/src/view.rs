@@ -19,6 +19,8 @@ pub struct Held {
 #[derive(Clone, Debug, Default)]
 pub struct View {
     kinds: BTreeMap<&'static str, BTreeMap<DocumentKey, Arc<Held>>>,
+    /// Documents of known kinds of which no version could be read so far.
+    unread: BTreeMap<DocumentKey, Version>,
 }
 
 impl View {
@@ -26,13 +28,23 @@ impl View {
     /// says why; one of an unknown kind is none of this program's business.
     pub fn put(&mut self, record: &Record) -> Result<(), model::document::Unreadable> {
         let Some(kind) = model::kinds::by_name(record.key.kind.as_str()) else { return Ok(()) };
-        let document = Document::from_record(record)?;
+        let document = match Document::from_record(record) {
+            Ok(document) => document,
+            Err(error) => {
+                if self.any(&record.key).is_none() {
+                    self.unread.insert(record.key.clone(), record.version.clone());
+                }
+                return Err(error);
+            }
+        };
+        self.unread.remove(&record.key);
         let held = Held { key: record.key.clone(), version: record.version.clone(), document };
         self.kinds.entry(kind.name).or_default().insert(held.key.clone(), Arc::new(held));
         Ok(())
     }
 
     pub fn remove(&mut self, key: &DocumentKey) {
+        self.unread.remove(key);
         if let Some(documents) = self.kinds.get_mut(key.kind.as_str()) {
             documents.remove(key);
         }
@@ -69,6 +81,13 @@ impl View {
         for<'a> &'a S: TryFrom<&'a Spec>,
     {
         self.all::<S>().filter(move |(held, _)| held.key.mesh.as_ref() == Some(mesh))
+    }
+
+    /// Documents of a kind in a mesh that are there, and of which nobody here knows what they say.
+    pub fn unread<S: ResourceSpec>(&self, mesh: &MeshName) -> impl Iterator<Item = (&DocumentKey, &Version)> {
+        let of_mesh =
+            move |key: &DocumentKey| key.kind.as_str() == S::KIND.name && key.mesh.as_ref() == Some(mesh);
+        self.unread.iter().filter(move |(key, _)| of_mesh(key))
     }
 
     /// The zone that a trust domain of a mesh belongs to: by its name, or because the global gave it. None where

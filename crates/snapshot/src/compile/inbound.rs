@@ -2,7 +2,7 @@
 
 use model::kinds::mesh::Enforcement;
 use model::kinds::{Mesh, MeshTrafficPermission};
-use policy::permission::{Permission, rules_for};
+use policy::permission::{Permission, rules_for, unread};
 
 use super::timeouts;
 use crate::parts::{self, Access, Inbound};
@@ -21,6 +21,8 @@ pub(super) fn inbound(view: &View, proxy: &Proxy<'_>, port: u16) -> Option<Inbou
         labels: &held.document.labels,
         spec,
     });
+    let mut rules = rules_for(permissions, &proxy.as_policy_target(), &inbound.section());
+    rules.extend(view.unread::<MeshTrafficPermission>(proxy.mesh).map(|(key, version)| unread(key, version)));
     let (timeouts, client_timeouts) = timeouts::inbound(view, proxy, &inbound.section());
     Some(Inbound {
         listen: proxy.listen(inbound)?,
@@ -31,7 +33,7 @@ pub(super) fn inbound(view: &View, proxy: &Proxy<'_>, port: u16) -> Option<Inbou
                 Enforcement::Enforce => parts::Enforcement::Enforce,
                 Enforcement::Observe => parts::Enforcement::Observe,
             },
-            rules: rules_for(permissions, &proxy.as_policy_target(), &inbound.section()),
+            rules,
         },
         timeouts,
         client_timeouts,

@@ -1,6 +1,7 @@
 use model::document::{self, Address, Tree};
 use model::kinds::Dataplane;
 use model::{MeshName, Origin, Record, Version};
+use policy::access::Effect;
 use serde_json::{Value, json};
 
 use super::*;
@@ -187,4 +188,44 @@ fn an_inbound_has_timeouts_for_everybody_and_for_some() {
     assert_eq!(part.timeouts, want);
     let json = serde_json::to_value(&part.client_timeouts).unwrap();
     assert_eq!(json, json!([{ "clients": { "source": { "workload": "batch" } }, "request": 0 }]));
+}
+
+#[test]
+fn a_permission_that_was_never_read_forbids_everything_and_one_that_was_stays_in_force() {
+    let allow =
+        json!({ "spec": { "rules": [{ "default": { "allow": [{ "source": { "workload": "cart" } }] } }] } });
+    let open = record("global", "MeshTrafficPermission", "open", allow.clone());
+    let garbled = |of: &Record| Record {
+        version: Version::new(of.key.origin.clone(), 1, 2),
+        bytes: Bytes::from_static(b"{\"spec\": "),
+        ..of.clone()
+    };
+    let effects = |view: &View| -> Vec<_> {
+        let inbound: Inbound = part(view, "inbound/8080").unwrap();
+        inbound
+            .access
+            .rules
+            .into_iter()
+            .map(|rule| (rule.effect, rule.origin.policy.name.to_string()))
+            .collect()
+    };
+    let opened = vec![(Effect::Allow, "open".to_owned())];
+    let mut view = view(vec![web(&[]), open.clone()]);
+    assert_eq!(effects(&view), opened);
+    view.put(&garbled(&open)).unwrap_err();
+    assert_eq!(effects(&view), opened, "its last version stays");
+
+    let mut guard = garbled(&open);
+    guard.key.name = "guard".parse().unwrap();
+    view.put(&guard).unwrap_err();
+    assert_eq!(effects(&view), [opened.clone(), vec![(Effect::Deny, "guard".to_owned())]].concat());
+    let mut elsewhere = guard.clone();
+    elsewhere.key.mesh = Some("other".parse().unwrap());
+    view.put(&elsewhere).unwrap_err();
+    view.remove(&guard.key);
+    assert_eq!(effects(&view), opened, "that of another mesh is none of ours");
+    view.put(&guard).unwrap_err();
+    view.put(&record("global", "MeshTrafficPermission", "guard", allow)).unwrap();
+    assert_eq!(effects(&view).len(), 2, "it was put right");
+    assert!(effects(&view).iter().all(|(effect, _)| *effect == Effect::Allow));
 }
