@@ -18,6 +18,8 @@ use model::Origin;
 use runtime::files;
 use store::{EmbeddedStore, OpenError, SecretBytes, Store};
 
+use crate::views;
+
 /// What a control plane stands on. Clones share it.
 #[derive(Clone)]
 pub struct Home {
@@ -88,6 +90,7 @@ impl Home {
         }
         let key = secret(&*store, TOKEN_KEY, || Ok(TokenKey::generate().to_pem().to_string())).await?;
         let admin = secret(&*store, ADMIN_TOKEN, || Ok(AdminToken::generate().expose().to_owned())).await?;
+        views::tell_anew_if_changed(&*store).await?;
         Ok(Self {
             store,
             ca: Arc::new(ca),

@@ -4,8 +4,8 @@
 //! then `server_tls` and `serve` (how one is reached), `enrolment`, `revocation` and `tokens` (how peers join,
 //! and when they may stay no more), `defaults`
 //! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
-//! zones), `line` (whose history counts when a store was put back), `reports` (what was not taken, and by whom) and
-//! `unread` (what got into a store behind the API).
+//! zones), `line` (whose history counts when a store was put back), `views` (what begins to travel), `reports` (what was
+//! not taken, and by whom) and `unread` (what got into a store behind the API).
 //! `metrics` is what both count.
 
 pub mod home;
@@ -27,6 +27,8 @@ pub mod presence;
 pub mod questions;
 
 pub mod line;
+
+pub mod views;
 
 pub mod reports;
 

@@ -3,6 +3,9 @@
 //! The writes are looked at in order, each seeing what the ones before it did. One that cannot be
 //! done fails all of them. A document of one's own that changes takes the next revision; a copy keeps
 //! its version, and an older one never replaces a later one nor undoes a later deletion.
+//!
+//! A copy may leave without having been deleted, and may come long after it was written: whoever sends it shares it
+//! only now. So a transaction that leads at least as far as a copy's deletion knows of that, and brings it back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -131,6 +134,9 @@ pub(crate) struct Planned {
     pub(crate) line: Line,
     /// What goes into the change log; none where nothing changes.
     pub(crate) commit: Option<Commit>,
+    /// A copy came that is older than what was known of its origin. Whoever knows less than this world cannot be told
+    /// of it by the numbers of versions.
+    pub(crate) late: World,
     /// The own line's new revisions.
     pub(crate) hashes: Vec<(u64, RollingHash)>,
 }
@@ -143,11 +149,20 @@ pub(crate) fn plan(
     held: impl Fn(&DocumentKey) -> Result<Held, Error>,
 ) -> Result<Planned, Error> {
     let known = line.others.clone();
+    let mut leads_to = World::default();
+    for write in &writes {
+        if let Write::Advance(world) = write {
+            world.iter().for_each(|(origin, point)| leads_to.advance(origin.clone(), point));
+        }
+    }
     let mut planning = Planning {
         origin,
         keys,
         line,
         held,
+        known: &known,
+        leads_to,
+        comes_late: false,
         reset: BTreeSet::new(),
         touched: BTreeMap::new(),
         changes: Vec::new(),
@@ -168,12 +183,16 @@ pub(crate) fn plan(
             Write::Fence(_) | Write::Private { .. } => {}
         }
     }
-    let Planning { mut line, changes, hashes, .. } = planning;
+    let Planning { mut line, changes, hashes, comes_late, .. } = planning;
+    let has_moved = |(origin, point): &(&Origin, Point)| known.point(origin) != Some(*point);
+    let late = line.others.iter().filter(has_moved).filter(|_| comes_late);
+    let late = late.map(|(origin, point)| (origin.clone(), point)).collect();
     let moved = !changes.is_empty() || line.others != known;
     line.sequence += u64::from(moved);
     let world = line.world(origin);
     let commit = moved.then(|| Commit { sequence: line.sequence, world: world.clone(), changes });
-    Ok(Planned { receipt: Receipt { sequence: line.sequence, world, written }, line, commit, hashes })
+    let receipt = Receipt { sequence: line.sequence, world, written };
+    Ok(Planned { receipt, line, commit, late, hashes })
 }
 
 struct Planning<'a, F> {
@@ -181,6 +200,12 @@ struct Planning<'a, F> {
     keys: &'a StoreKeys,
     line: Line,
     held: F,
+    /// What was known of other origins before.
+    known: &'a World,
+    /// What will be.
+    leads_to: World,
+    /// Some copy was written before what is known of its origin.
+    comes_late: bool,
     /// Origins of which nothing that was held before counts any more.
     reset: BTreeSet<Origin>,
     /// What the writes so far made of the keys they touched.
@@ -224,10 +249,18 @@ impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
             return Ok(unchanged(record.version));
         }
         match held.version() {
-            Some(version) if self.counts(&record.key) && record.version.point <= version.point => {
+            Some(version)
+                if self.counts(&record.key)
+                    && record.version.point <= version.point
+                    && !self.comes_back(&record.key, &held) =>
+            {
                 Ok(unchanged(version.clone()))
             }
-            _ => Ok(self.keep(record, held.document().is_none())),
+            _ => {
+                let known = self.known.point(&record.key.origin);
+                self.comes_late |= known.is_some_and(|known| record.version.point <= known);
+                Ok(self.keep(record, held.document().is_none()))
+            }
         }
     }
 
@@ -245,6 +278,12 @@ impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
             Some(later) => unchanged(later),
             None => self.remove(key, version),
         })
+    }
+
+    /// Whether who sends a copy knows that it was gone.
+    fn comes_back(&self, key: &DocumentKey, held: &Held) -> bool {
+        let Held::Deleted(gone) = held else { return false };
+        self.leads_to.point(&key.origin).is_some_and(|leads_to| gone.point <= leads_to)
     }
 
     /// Whether the version that is held of a document is of the history that this transaction speaks of.

@@ -134,7 +134,8 @@ impl Change {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Changes {
     /// The records are the complete set: whatever else the receiver holds of it is gone. So it is
-    /// where deletions are no longer known that far back, or an origin began a new epoch.
+    /// where deletions are no longer known that far back, something came since that had been written before, or an
+    /// origin began a new epoch.
     pub whole: bool,
     /// In the order of their versions, origin by origin.
     pub records: Vec<Record>,
@@ -179,7 +180,8 @@ pub(crate) fn list(reader: &Reader<'_>, filter: &Filter) -> Result<Listing, Erro
     Ok(Listing { sequence: meta.line.sequence, world: meta.line.world(reader.origin()), records })
 }
 
-/// A record is lacked if its version is after `have`'s point of its origin. An origin that `have`
+/// A record is lacked if its version is after `have`'s point of its origin; where one came later than its
+/// version says, the answer is whole. An origin that `have`
 /// knows in an earlier epoch than the store does cannot be told the difference by numbers, so that
 /// the answer is whole; one that it knows in a later epoch has nothing to learn here.
 pub(crate) fn since(reader: &Reader<'_>, have: &World, filter: &Filter) -> Result<Changes, Error> {

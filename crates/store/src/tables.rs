@@ -46,7 +46,8 @@ pub(crate) struct Meta {
     /// Tombstones are numbered as they come; these numbers are given next, and held.
     pub(crate) next_tombstone: u64,
     pub(crate) tombstones: u64,
-    /// For each origin the latest deletion that is no longer known.
+    /// For each origin up to where differences cannot be told: by the latest deletion that is no longer known, or by
+    /// when a document came that had been written long before.
     pub(crate) compacted: World,
     /// Transactions of the medium so far, by which one that happened is told from one that did not.
     #[serde(default)]
@@ -308,9 +309,10 @@ fn execute_writes(
         .collect();
     let reader = Reader::new(&*tables, identity);
     let planned = plan(&identity.origin, &identity.keys, meta.line.clone(), writes, |key| reader.held(key))?;
-    let Planned { receipt, line, commit, hashes } = planned;
+    let Planned { receipt, line, commit, late, hashes } = planned;
     if let Some(commit) = &commit {
         meta.line = line;
+        late.iter().for_each(|(origin, point)| meta.compacted.advance(origin.clone(), point));
         for (revision, hash) in hashes {
             tables.put_hash(revision, hash)?;
         }

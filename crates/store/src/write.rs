@@ -22,7 +22,8 @@ pub enum Write {
     /// Removes a document of one's own. That is an event of its own line, with a revision.
     Delete { key: DocumentKey, expect: Expect },
     /// Holds a document of another origin, with the version it came with. One that is not later than
-    /// what is held, or than its deletion, changes nothing.
+    /// what is held, or than its deletion, changes nothing; but what left comes back in a transaction that
+    /// advances its origin to there at least.
     Copy(Record),
     /// Another origin deleted this document, or stopped sharing it, at `version`. A copy that is
     /// later stays.

@@ -115,20 +115,62 @@ pub(crate) async fn a_copy_must_come_from_another_origin(kit: &Kit) {
 
 pub(crate) async fn a_batch_applied_twice_changes_nothing(kit: &Kit) {
     let store = kit.store("east");
-    let batch = || {
-        vec![
+    let batches = || {
+        let first = vec![
             copy("global/a", "global-1-5", "1"),
             forget("global/b", "global-1-6"),
             copy("global/c", "global-1-7", "1"),
-            forget("global/c", "global-1-8"),
-            Write::Advance(world(&["global-1-8"])),
-        ]
+            Write::Advance(world(&["global-1-7"])),
+        ];
+        [first, vec![forget("global/c", "global-1-8"), Write::Advance(world(&["global-1-8"]))]]
     };
-    let first = store.apply(batch()).await.unwrap();
+    for batch in batches() {
+        let receipt = store.apply(batch).await.unwrap();
+        assert!(receipt.written.iter().all(|written| written.changed));
+    }
     let (head, listing) = (store.head().await.unwrap(), store.list(Filter::all()).await.unwrap());
-    let second = store.apply(batch()).await.unwrap();
-    assert!(first.written.iter().all(|written| written.changed));
-    assert!(second.written.iter().all(|written| !written.changed));
-    assert_eq!(store.head().await.unwrap(), head);
-    assert_eq!(store.list(Filter::all()).await.unwrap(), listing);
+    let [first, second] = batches();
+    for batch in [second.clone(), first, second] {
+        let receipt = store.apply(batch).await.unwrap();
+        assert!(receipt.written.iter().all(|written| !written.changed));
+        assert_eq!(store.head().await.unwrap(), head);
+        assert_eq!(store.list(Filter::all()).await.unwrap(), listing);
+    }
+}
+
+pub(crate) async fn what_left_without_being_deleted_comes_back_as_it_was(kit: &Kit) {
+    let store = kit.store("east");
+    let document = || copy("global/a", "global-1-5", "1");
+    let up_to = |at: &str| Write::Advance(world(&[at]));
+    store.apply(vec![document(), up_to("global-1-6")]).await.unwrap();
+    store.apply(vec![forget("global/a", "global-1-8"), up_to("global-1-8")]).await.unwrap();
+    // Who knows less than that it left says nothing of now.
+    for writes in [vec![document()], vec![document(), up_to("global-1-7")]] {
+        assert!(!store.apply(writes).await.unwrap().written[0].changed);
+    }
+    let back = store.apply(vec![document(), up_to("global-1-8")]).await.unwrap();
+    assert!(back.written[0].created);
+    let held = store.get(&key("global/a")).await.unwrap();
+    assert_eq!(held, Some(record("global/a", "global-1-5", "1")), "its revision is as old as it is");
+    store.apply(vec![forget("global/a", "global-1-9"), up_to("global-1-9")]).await.unwrap();
+    assert_eq!(store.get(&key("global/a")).await.unwrap(), None, "and leaves again");
+}
+
+pub(crate) async fn what_came_long_after_it_was_written_is_told_to_who_was_past_it(kit: &Kit) {
+    let store = kit.store("global");
+    let up_to = |at: &str| Write::Advance(world(&[at]));
+    let east = || Filter::all().not_written_by(origin("east"));
+    store.apply(vec![copy("west/a", "west-1-5", "1"), up_to("west-1-9")]).await.unwrap();
+    let before = store.head().await.unwrap().world;
+    store.apply(vec![copy("west/late", "west-1-3", "1"), up_to("west-1-10")]).await.unwrap();
+    let lacked = store.since(before, east()).await.unwrap();
+    let keys: Vec<_> = lacked.records.iter().map(|record| record.key.clone()).collect();
+    assert!(lacked.whole && keys.contains(&key("west/late")), "{lacked:?}");
+
+    // After it, differences are told as ever; and who only repeats what is held brings nothing late.
+    let now = store.head().await.unwrap().world;
+    let again = vec![copy("west/a", "west-1-5", "1"), copy("west/b", "west-1-11", "1"), up_to("west-1-11")];
+    store.apply(again).await.unwrap();
+    let lacked = store.since(now, east()).await.unwrap();
+    assert_eq!((lacked.whole, lacked.records.len()), (false, 1), "{lacked:?}");
 }

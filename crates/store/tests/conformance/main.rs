@@ -63,7 +63,9 @@ every_backend! {
         a_deletion_of_what_was_never_held_is_passed_on,
         worlds_advance_and_never_go_back,
         a_copy_must_come_from_another_origin,
-        a_batch_applied_twice_changes_nothing;
+        a_batch_applied_twice_changes_nothing,
+        what_left_without_being_deleted_comes_back_as_it_was,
+        what_came_long_after_it_was_written_is_told_to_who_was_past_it;
     watching:
         a_watch_sees_every_change_after_its_start,
         a_transaction_is_seen_as_one,

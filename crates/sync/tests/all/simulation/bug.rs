@@ -29,11 +29,17 @@ pub(super) enum Bug {
     GivesNoCredit,
     /// Sends as if there were credit for everything.
     IgnoresCredit,
+    /// Tells what was written since, and not what was written before and concerns the other side only now.
+    TellsOnlyWhatWasWritten,
+    /// Tells what was deleted, and not what concerns the other side no longer.
+    TellsOnlyOfDeletions,
+    /// What left does not come back but in a later version.
+    TakesLeavingForDeletion,
 }
 
 impl Bug {
     /// Each with a shape in which it does harm, and words of how it is noticed.
-    pub(super) const PLANTED: [(Self, Shape, &'static [&'static str]); 12] = [
+    pub(super) const PLANTED: [(Self, Shape, &'static [&'static str]); 15] = [
         (Self::AppliesHalfABatch, Shape::ControlPlanes, &["half a batch"]),
         (Self::AcknowledgesBeforeStoring, Shape::ControlPlanes, &["acknowledged ahead"]),
         (Self::TellsBeforeStoring, Shape::ControlPlanes, &["forgot what it told"]),
@@ -44,6 +50,9 @@ impl Bug {
         (Self::ChecksNoGeneration, Shape::ControlPlanes, &["held without a reason", "a hash is missing"]),
         (Self::AnswersAnEarlierOpening, Shape::Proxy, &["not what was", "half a batch"]),
         (Self::EchoesBeforeApplying, Shape::Proxy, &["settled ahead"]),
+        (Self::TellsOnlyWhatWasWritten, Shape::ControlPlanes, &["documents are lost"]),
+        (Self::TellsOnlyOfDeletions, Shape::ControlPlanes, &["resurrected"]),
+        (Self::TakesLeavingForDeletion, Shape::ControlPlanes, &["documents are lost", "half a batch"]),
         (Self::GivesNoCredit, Shape::ControlPlanes, &["did not converge"]),
         (
             Self::IgnoresCredit,

@@ -35,6 +35,10 @@ pub(super) enum Fault {
     Stale,
     Silent,
     ReopenedTopic,
+    /// A document that was written before begins to concern the other side.
+    EnteredLate,
+    /// One no longer does, and is not deleted.
+    LeftTheView,
     /// A proxy cannot read one of its parts any more, drops it, and opens the topic anew.
     UnreadablePart,
     /// An owner noticed that its store was put back, and began an epoch.
@@ -48,7 +52,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 26] = [
         Self::RepeatedFrame,
         Self::ReorderedFrames,
         Self::BrokenLink,
@@ -68,6 +72,8 @@ impl Fault {
         Self::Stale,
         Self::Silent,
         Self::ReopenedTopic,
+        Self::EnteredLate,
+        Self::LeftTheView,
         Self::UnreadablePart,
         Self::NewEpoch,
         Self::FollowedEpoch,

@@ -9,6 +9,8 @@ use model::{Origin, Point, Record, Version, World};
 use sync::line::{self, Found};
 use sync::{Base, Batch, Entry};
 
+use super::bug::Bug;
+use super::fault::Fault;
 use super::random::Random;
 
 /// Documents in pairs: both halves of a pair are always written together.
@@ -28,7 +30,10 @@ pub(super) fn hash_bytes(hash: Hash) -> Bytes {
 pub(super) struct Line {
     origin: Origin,
     now: Point,
+    /// Everything that is written.
     set: Set,
+    /// Pairs that do not concern the other side. Whether they do changes without any of them being written.
+    hidden: BTreeSet<u64>,
     /// Where the line passed, and which keys each step touched.
     log: Vec<(Point, Hash, Arc<BTreeSet<String>>)>,
     /// Points before this one were compacted: no difference can be made from them.
@@ -53,6 +58,7 @@ impl Line {
             origin,
             now: Point { epoch: 1, revision: 0 },
             set: Set::new(),
+            hidden: BTreeSet::new(),
             log: Vec::new(),
             floor: Point::default(),
         };
@@ -69,7 +75,7 @@ impl Line {
             let delete = random.one_in(3);
             let length = [20, 20, 300, 300, 2_000, 2_000, 9_000, 30_000, 90_000][random.below(9) as usize];
             for half in ["a", "b"] {
-                let key = format!("MeshService/default/{}//pair-{pair}-{half}", self.origin);
+                let key = self.key(pair, half);
                 touched.insert(key.clone());
                 if delete {
                     self.set.remove(&key);
@@ -78,6 +84,9 @@ impl Line {
                     self.set.insert(key, document);
                 }
             }
+        }
+        if random.one_in(3) {
+            touched.extend(self.change_membership(random));
         }
         self.step(Some(parent), touched, past);
         if random.one_in(12) {
@@ -101,17 +110,32 @@ impl Line {
         self.step(Some(parent), BTreeSet::new(), past);
     }
 
+    /// A pair begins to concern the other side, or no longer does; these are its documents.
+    fn change_membership(&mut self, random: &mut Random) -> Vec<String> {
+        let pair = random.below(PAIRS);
+        let keys = ["a", "b"].map(|half| self.key(pair, half));
+        let enters = self.hidden.remove(&pair);
+        if !enters {
+            self.hidden.insert(pair);
+        }
+        if self.set.contains_key(&keys[0]) {
+            random.count(if enters { Fault::EnteredLate } else { Fault::LeftTheView });
+        }
+        keys.into()
+    }
+
     /// What the peer at `base` lacks, none where it lacks nothing.
-    pub(super) fn collect(&self, base: &Base) -> Option<Batch> {
+    pub(super) fn collect(&self, base: &Base, bug: Bug) -> Option<Batch> {
         let theirs = base.world().point(&self.origin).unwrap_or_default();
         let ours = self.hash_at(theirs).filter(|_| self.find(base) == Found::OnLine);
         let continues = ours.map(hash_bytes).unwrap_or_default();
-        Some(Batch { hash: hash_bytes(self.hash()), continues, ..self.since(theirs)? })
+        Some(Batch { hash: hash_bytes(self.hash()), continues, ..self.since(theirs, bug)? })
     }
 
     /// For a proxy, a part is a document without a version, named by its key.
     pub(super) fn parts(&self, wanted: &BTreeSet<String>) -> (BTreeMap<String, Bytes>, World) {
-        let parts = self.set.iter().filter(|(key, _)| wanted.contains(*key));
+        let shared = self.shared();
+        let parts = shared.iter().filter(|(key, _)| wanted.contains(*key));
         (parts.map(|(key, entry)| (key.clone(), entry.body.clone())).collect(), self.world())
     }
 
@@ -127,8 +151,16 @@ impl Line {
         &self.origin
     }
 
-    pub(super) fn set(&self) -> &Set {
-        &self.set
+    /// What concerns the other side.
+    pub(super) fn shared(&self) -> Set {
+        let hidden: BTreeSet<String> =
+            self.hidden.iter().flat_map(|pair| ["a", "b"].map(|half| self.key(*pair, half))).collect();
+        let shared = self.set.iter().filter(|(key, _)| !hidden.contains(*key));
+        shared.map(|(key, entry)| (key.clone(), entry.clone())).collect()
+    }
+
+    fn key(&self, pair: u64, half: &str) -> String {
+        format!("MeshService/default/{}//pair-{pair}-{half}", self.origin)
     }
 
     pub(super) fn keys() -> impl Iterator<Item = String> {
@@ -136,10 +168,10 @@ impl Line {
             .flat_map(|pair| ["a", "b"].map(|half| format!("MeshService/default/global//pair-{pair}-{half}")))
     }
 
-    fn since(&self, theirs: Point) -> Option<Batch> {
-        let world = self.world();
+    fn since(&self, theirs: Point, bug: Bug) -> Option<Batch> {
+        let (world, shared) = (self.world(), self.shared());
         if theirs.epoch < self.now.epoch || theirs < self.floor {
-            let entries = self.set.values().cloned().collect();
+            let entries = shared.into_values().collect();
             return Some(Batch { whole: true, entries, world, ..Batch::default() });
         }
         if theirs == self.now {
@@ -147,8 +179,12 @@ impl Line {
         }
         let steps = self.log.iter().filter(|(point, ..)| *point > theirs);
         let touched: BTreeSet<_> = steps.flat_map(|(_, _, touched)| touched.iter()).collect();
-        let entries = touched.iter().filter_map(|key| self.set.get(*key)).cloned().collect();
-        let removed = touched.iter().filter(|key| !self.set.contains_key(**key));
+        let is_old = |entry: &&Entry| entry.version.as_ref().is_some_and(|version| version.point <= theirs);
+        let entries = touched.iter().filter_map(|key| shared.get(*key));
+        let entries = entries.filter(|entry| bug != Bug::TellsOnlyWhatWasWritten || !is_old(entry));
+        let entries = entries.cloned().collect();
+        let still_there = if bug == Bug::TellsOnlyOfDeletions { &self.set } else { &shared };
+        let removed = touched.iter().filter(|key| !still_there.contains_key(**key));
         let removed = removed.map(|key| key.to_string()).collect();
         Some(Batch { entries, removed, world, ..Batch::default() })
     }
@@ -162,7 +198,7 @@ impl Line {
     }
 
     fn step(&mut self, parent: Option<Hash>, touched: BTreeSet<String>, past: &mut Past) {
-        let hash = past.remember(parent, self.now, &self.set);
+        let hash = past.remember(parent, self.now, self.shared());
         self.log.push((self.now, hash, Arc::new(touched)));
     }
 
@@ -199,9 +235,9 @@ impl Past {
         at == Some(earlier)
     }
 
-    fn remember(&mut self, parent: Option<Hash>, point: Point, set: &Set) -> Hash {
+    fn remember(&mut self, parent: Option<Hash>, point: Point, set: Set) -> Hash {
         let hash = self.moments.len() as Hash + 1;
-        self.moments.insert(hash, Moment { parent, set: set.clone() });
+        self.moments.insert(hash, Moment { parent, set });
         self.by_point.entry(point).or_default().push(hash);
         hash
     }

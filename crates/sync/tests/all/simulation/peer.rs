@@ -580,7 +580,7 @@ impl Peer {
             self.was_put_back = false;
             self.store.sync();
         }
-        self.told().collect(&base)
+        self.told().collect(&base, self.bug)
     }
 
     /// What others may be told.

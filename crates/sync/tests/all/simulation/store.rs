@@ -34,6 +34,8 @@ pub(super) struct Copied {
     set: Set,
     world: World,
     hash: Hash,
+    /// What left, and when: the mistake of taking that for a deletion.
+    buried: BTreeMap<String, Point>,
     /// Some subscribed parts, or a whole set.
     partial: bool,
 }
@@ -138,6 +140,10 @@ impl Copied {
 
     pub(super) fn put(&mut self, batch: Batch, bug: Bug) {
         let forgets = bug == Bug::ForgetsTombstones;
+        let upto = batch.world.iter().map(|(_, point)| point).max().unwrap_or_default();
+        for key in batch.removed.iter().filter(|_| bug == Bug::TakesLeavingForDeletion) {
+            self.buried.insert(key.clone(), upto);
+        }
         if batch.whole && bug != Bug::KeepsWhatAWholeSetLacks {
             self.set.clear();
         }
@@ -149,6 +155,10 @@ impl Copied {
         for entry in batch.entries {
             if !self.partial {
                 Record::try_from(entry.clone()).expect("an entry between control planes is a record");
+            }
+            let version = entry.version.as_ref().map(|version| version.point);
+            if self.buried.get(&entry.key).is_some_and(|buried| version <= Some(*buried)) {
+                continue;
             }
             self.set.insert(entry.key.clone(), entry);
         }
@@ -202,10 +212,10 @@ impl Copied {
 
     pub(super) fn equals(&self, line: &Line, wanted: Option<&BTreeSet<String>>) -> bool {
         let wanted = |key: &String| wanted.is_none_or(|wanted| wanted.contains(key));
-        let theirs: BTreeMap<_, _> = line.set().iter().filter(|(key, _)| wanted(key)).collect();
+        let theirs: BTreeMap<_, _> = line.shared().into_iter().filter(|(key, _)| wanted(key)).collect();
         self.world.point(line.origin()) == Some(line.point())
             && theirs
-                .into_iter()
+                .iter()
                 .map(|(key, entry)| (key, &entry.body))
                 .eq(self.set.iter().map(|(key, entry)| (key, &entry.body)))
     }
