@@ -7,7 +7,7 @@ use api::shapes::ProxyCounts;
 use bytes::Bytes;
 use control::line::{self, Heard};
 use control::questions::{CLIENT_CERTIFICATE, HELD, HeldQuestion, SUMMARY};
-use control::{Admission, Refusals, reports};
+use control::{Admission, Refusals, once_writable, reports};
 use identity::certificates_to_pem;
 use model::kinds::{MeshTrust, ResourceSpec};
 use model::{Origin, World, ZoneName};
@@ -145,7 +145,8 @@ impl Host for ZoneSession {
             return Err("a newer session of this zone took over".into());
         }
         // What an earlier session stores from now on is refused, so what is there now is all there is.
-        let fence = self.store().fence(&lane(&self.zone)).await?;
+        let fence =
+            once_writable(self.store(), async || Ok(self.store().fence(&lane(&self.zone)).await?)).await?;
         *self.fence() = Some(fence);
         let heard = Heard::load(self.store(), &self.origin()).await?;
         let Some(Heard { point, hash }) = heard else { return Ok(Place::default()) };
@@ -155,7 +156,7 @@ impl Host for ZoneSession {
 
     async fn apply(&self, topic: Topic, batch: Batch) -> Result<Applied, HostError> {
         if topic == Topic::ORIGINATED {
-            self.take_over(batch).await
+            once_writable(self.store(), || self.take_over(batch.clone())).await
         } else {
             Err(format!("a zone does not own {topic}").into())
         }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use control::{Admission, Clock, Enroller, questions};
+use control::{Admission, Clock, Enroller, once_writable, questions};
 use model::{World, ZoneName};
 use store::{Draft, Expect, Store};
 use sync::link::{Host, HostError, Topics};
@@ -82,8 +82,7 @@ impl Session {
         Ok(())
     }
 
-    /// What the peer says of itself goes into the store, or is refused. A store that cannot be written now
-    /// ends the session: the peer comes back and says it again.
+    /// What the peer says of itself goes into the store, or is refused.
     async fn register(&self, entry: &Entry) -> Result<Result<(), Refusal>, HostError> {
         // Whoever was removed while its session began must not come back by its own word.
         if self.zone.enroller.grant(&self.admission.peer).await?.is_none() {
@@ -173,7 +172,7 @@ impl Host for Session {
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
         let mut refused = Vec::new();
         for entry in &batch.entries {
-            if let Err(refusal) = self.register(entry).await? {
+            if let Err(refusal) = once_writable(&*self.zone.store, || self.register(entry)).await? {
                 self.zone.metrics.registrations_refused.inc();
                 warn!(client = %self.client, reason = %refusal, "registration refused");
                 refused.push(entry.refused(refusal));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use control::line::{self, Heard, OwnLine};
 use control::presence::Ages;
 use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion, exported};
-use control::{Clock, Holds, Refusals, Reports, reports};
+use control::{Clock, Holds, Refusals, Reports, once_writable, reports};
 use model::{Origin, World, ZoneName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -70,7 +70,7 @@ impl Host for Upstream {
 
     async fn locate(&self, _: Topic) -> Result<Place, HostError> {
         // What an earlier session stores from now on is refused, so what is there now is all there is.
-        let fence = self.store.fence(LANE).await?;
+        let fence = once_writable(&*self.store, async || Ok(self.store.fence(LANE).await?)).await?;
         *self.fence.lock().unwrap_or_else(PoisonError::into_inner) = Some(fence);
         let have = self.copied(&self.store.head().await?.world);
         let heard = Heard::load(&*self.store, &Origin::Global).await?.unwrap_or_default();
@@ -78,40 +78,12 @@ impl Host for Upstream {
     }
 
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
-        let fence = self.fence.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let fence = fence.ok_or("nothing was looked up yet")?;
-        // What the zone makes of policy is made after what it made before is taken up again.
-        self.take_up.looked().await;
-        if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch).await? {
-            return Ok(Applied::Held { reason });
-        }
-        let mut held = Vec::new();
-        if batch.whole {
-            let own = Origin::Zone(self.zone.clone());
-            let copies = self.store.list(Filter::all().not_written_by(own)).await?;
-            held.extend(copies.records.into_iter().map(|record| record.key));
-        }
-        let heard = batch.world.point(&Origin::Global).map(|point| Heard { point, hash: batch.hash.clone() });
-        let known = self.store.head().await?.world;
-        let named = reports::Judged::of(&batch);
-        let (mut writes, refused) = replica::writes(&self.zone, &known, &held, batch);
-        writes.insert(0, Write::Fence(fence));
-        writes.extend(heard.map(|heard| heard.write(&Origin::Global)));
-        let before = Refusals::load(&*self.store, LANE).await?;
-        let refusals = before.clone().after(&named, refused, &*self.store, self.clock.now()).await?;
-        writes.extend((refusals != before).then(|| refusals.write(LANE)));
-        let refused = refusals.told();
-        // Known before anybody can hear that the rest is in force.
-        self.reports.put(LANE, refusals);
-        let receipt = self.store.apply(writes).await?;
-        self.holds.taken_over(&Origin::Global);
-        Ok(Applied::Stored { world: self.copied(&receipt.world), refused })
+        once_writable(&*self.store, || self.take_over(batch.clone())).await
     }
 
     fn acknowledged(&self, _: &Topic, _: &World, refused: &[Refused]) {
         self.reports.put(REFUSED_ABOVE, Refusals::heard(&Origin::Global, refused));
     }
-
     fn subscribed(&self, added: &[String], removed: &[String]) {
         self.hub.input(Input::Wanted { added: added.to_vec(), removed: removed.to_vec() });
     }
@@ -159,6 +131,37 @@ impl Host for Upstream {
 }
 
 impl Upstream {
+    async fn take_over(&self, batch: Batch) -> Result<Applied, HostError> {
+        let fence = self.fence.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fence = fence.ok_or("nothing was looked up yet")?;
+        // What the zone makes of policy is made after what it made before is taken up again.
+        self.take_up.looked().await;
+        if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch).await? {
+            return Ok(Applied::Held { reason });
+        }
+        let mut held = Vec::new();
+        if batch.whole {
+            let own = Origin::Zone(self.zone.clone());
+            let copies = self.store.list(Filter::all().not_written_by(own)).await?;
+            held.extend(copies.records.into_iter().map(|record| record.key));
+        }
+        let heard = batch.world.point(&Origin::Global).map(|point| Heard { point, hash: batch.hash.clone() });
+        let known = self.store.head().await?.world;
+        let named = reports::Judged::of(&batch);
+        let (mut writes, refused) = replica::writes(&self.zone, &known, &held, batch);
+        writes.insert(0, Write::Fence(fence));
+        writes.extend(heard.map(|heard| heard.write(&Origin::Global)));
+        let before = Refusals::load(&*self.store, LANE).await?;
+        let refusals = before.clone().after(&named, refused, &*self.store, self.clock.now()).await?;
+        writes.extend((refusals != before).then(|| refusals.write(LANE)));
+        let refused = refusals.told();
+        // Known before anybody can hear that the rest is in force.
+        self.reports.put(LANE, refusals);
+        let receipt = self.store.apply(writes).await?;
+        self.holds.taken_over(&Origin::Global);
+        Ok(Applied::Stored { world: self.copied(&receipt.world), refused })
+    }
+
     /// The components of the world that come from the global.
     fn copied(&self, world: &World) -> World {
         let own = Origin::Zone(self.zone.clone());

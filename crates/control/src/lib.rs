@@ -5,7 +5,8 @@
 //! and when they may stay no more), `defaults`
 //! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
 //! zones), `line` (whose history counts when a store was put back), `views` (what begins to travel), `reports` (what was
-//! not taken, and by whom) and `unread` (what got into a store behind the API).
+//! not taken, and by whom), `unread` (what got into a store behind the API) and `patience` (what waits for a disk that is
+//! full).
 //! `metrics` is what both count.
 
 pub mod home;
@@ -34,12 +35,15 @@ pub mod reports;
 
 pub mod unread;
 
+pub mod patience;
+
 pub mod metrics;
 
 pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};
 pub use home::{Home, HomeError};
 pub use line::Holds;
 pub use metrics::Metrics;
+pub use patience::once_writable;
 pub use reports::{Refusals, Reports};
 pub use revocation::Admission;
 pub use runtime::Clock;

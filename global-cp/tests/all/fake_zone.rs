@@ -80,7 +80,7 @@ impl FakeZone {
     }
 
     pub(crate) async fn join_with(
-        global: &Global,
+        global: &impl Reached,
         name: &str,
         token: &str,
         peer: &str,
@@ -108,11 +108,11 @@ impl FakeZone {
     }
 
     /// Dials, until it is disconnected.
-    pub(crate) fn dial(&mut self, global: &Global) {
+    pub(crate) fn dial(&mut self, global: &impl Reached) {
         self.dial_with(global, Timing::default());
     }
 
-    pub(crate) fn dial_with(&mut self, global: &Global, timing: Timing) {
+    pub(crate) fn dial_with(&mut self, global: &impl Reached, timing: Timing) {
         let stop = CancellationToken::new();
         let (target, site, handle) = (target(global), self.site.clone(), self.handle.clone());
         let tls = identity::client_config(self.pin, ServerRole::Global, Some(&self.credential)).unwrap();
@@ -124,7 +124,7 @@ impl FakeZone {
         self.session = Some((stop, session));
     }
 
-    pub(crate) async fn connect(&mut self, global: &Global) {
+    pub(crate) async fn connect(&mut self, global: &impl Reached) {
         self.dial(global);
         time::timeout(LIMIT, self.handle.connected()).await.unwrap();
     }
@@ -238,8 +238,20 @@ impl Drop for FakeZone {
     }
 }
 
-fn target(global: &Global) -> Target {
-    let address = global.running.addresses.sync.to_string();
+/// A global to dial.
+pub(crate) trait Reached {
+    /// Where zones connect.
+    fn sync(&self) -> String;
+}
+
+impl Reached for Global {
+    fn sync(&self) -> String {
+        self.running.addresses.sync.to_string()
+    }
+}
+
+fn target(global: &impl Reached) -> Target {
+    let address = global.sync();
     Target { address, server_name: ServerRole::Global.tls_name() }
 }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use identity::{ServerRole, api_client_config};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time;
 
+use crate::fake_zone::{FakeZone, Reached};
 use crate::fixture::{LIMIT, permission};
 
 /// The limit of a file's size stands for a disk that is full.
@@ -49,6 +50,38 @@ async fn a_full_disk_refuses_writes_clearly_and_everything_else_goes_on() {
     assert_eq!(global.put(&path(last + 1), last + 1).await.0, 201);
 }
 
+/// Of what a zone says, only what is to be stored waits.
+#[tokio::test]
+async fn a_zone_stays_connected_to_a_global_whose_disk_is_full_and_is_heard_again_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let global = Process::start(folder.path()).await;
+    let token = global.token("east").await;
+    let mut east = FakeZone::join_with(&global, "east", &token, "zone/east").await.unwrap();
+    east.connect(&global).await;
+    global.limit_files(Some(64 * 1024));
+    let mut n = 0;
+    while global.put(&format!("/meshes/default/meshtrafficpermissions/p{n}"), n).await.0 == 201 {
+        n += 1;
+    }
+
+    // More than the file has room for, if it still has any.
+    let ports: Vec<Value> = (1..2_000).map(|port| json!({ "port": port })).collect();
+    let written = east.write("MeshService/default/east//cart", json!({ "ports": ports })).await;
+    // As long as it takes to try again.
+    time::sleep(Duration::from_secs(2)).await;
+    let seen = east.site.seen.borrow().clone();
+    assert!(seen.ended.is_empty(), "{:?}", seen.ended);
+    assert!(!seen.acknowledged.covers(&written), "it cannot be stored");
+
+    // It comes back all the same, and is told policy.
+    east.disconnect().await;
+    let batches = east.site.seen.borrow().batches.len();
+    east.connect(&global).await;
+    east.until("policy", |seen| seen.batches.len() > batches).await;
+    global.limit_files(None);
+    east.until_acknowledged(&written).await;
+}
+
 struct Process {
     child: Child,
     ready: Value,
@@ -80,6 +113,14 @@ impl Process {
         Self { child, ready, client: client.build().unwrap(), admin }
     }
 
+    async fn token(&self, zone: &str) -> String {
+        let request = self.client.post(format!("{}/tokens/zone", self.ready["api"].as_str().unwrap()));
+        let (status, answer) =
+            answered(request.bearer_auth(&self.admin).json(&json!({ "zone": zone }))).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["token"].as_str().unwrap().to_owned()
+    }
+
     /// None lifts the limit.
     fn limit_files(&self, bytes: Option<u64>) {
         let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap());
@@ -107,6 +148,12 @@ impl Process {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let response = client.get(url).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
+    }
+}
+
+impl Reached for Process {
+    fn sync(&self) -> String {
+        self.ready["sync"].as_str().unwrap().to_owned()
     }
 }
 
