@@ -13,7 +13,7 @@ use api::{Admission, Change, NoSuchRevision, Proof};
 use control::{Enroller, Holds, Reports, Unread};
 use futures::future::BoxFuture;
 use identity::Peer;
-use model::{MeshName, Origin, ResourceName, Version, ZoneName};
+use model::{MeshName, Origin, ResourceName, Version, World, ZoneName};
 use store::Store;
 use sync::Topic;
 use sync::link::Handle;
@@ -45,7 +45,7 @@ impl Proof for Answers {
         wait: Duration,
     ) -> BoxFuture<'_, Result<RevisionState, NoSuchRevision>> {
         Box::pin(async move {
-            exists(&version, &self.zone, &self.hub)?;
+            exists(&version, &self.zone, &self.hub.world())?;
             let proof = tokio::select! {
                 proof = self.hub.prove(&version, wait) => proof,
                 () = self.stopping.cancelled() => self.hub.prove(&version, Duration::ZERO).await,
@@ -65,14 +65,14 @@ impl Proof for Answers {
 }
 
 /// Only the origin can say that it never wrote something; of others there may be news to come.
-fn exists(version: &Version, zone: &ZoneName, hub: &Hub) -> Result<(), NoSuchRevision> {
-    let Some(held) = hub.world().point(&version.origin) else {
+fn exists(version: &Version, zone: &ZoneName, world: &World) -> Result<(), NoSuchRevision> {
+    let Some(held) = world.point(&version.origin) else {
         return if version.origin == Origin::Global { Ok(()) } else { Err(NoSuchRevision::NotHere) };
     };
     if version.point.epoch < held.epoch {
         return Err(NoSuchRevision::Gone);
     }
-    if version.origin.zone() == Some(zone) && version.point.revision > held.revision {
+    if version.origin.zone() == Some(zone) && version.point > held {
         return Err(NoSuchRevision::NotHere);
     }
     Ok(())
@@ -171,5 +171,35 @@ impl Admission for Gatekeeper {
             }
             Ok(Vec::new())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_origin_says_that_something_was_never_written() {
+        let held: [Version; 3] = ["east-2-5", "west-2-5", "global-2-5"].map(|held| held.parse().unwrap());
+        let world: World = held.into_iter().map(|held| (held.origin, held.point)).collect();
+        let cases = [
+            ("east-2-5", Ok(())),
+            ("east-2-6", Err(NoSuchRevision::NotHere)),
+            ("east-9-1", Err(NoSuchRevision::NotHere)),
+            ("east-1-5", Err(NoSuchRevision::Gone)),
+            ("west-2-6", Ok(())),
+            ("west-9-1", Ok(())),
+            ("west-1-5", Err(NoSuchRevision::Gone)),
+            ("south-1-1", Err(NoSuchRevision::NotHere)),
+            ("global-3-1", Ok(())),
+        ];
+        for (version, want) in cases {
+            let found = exists(&version.parse().unwrap(), &"east".parse().unwrap(), &world);
+            assert_eq!(found, want, "{version}");
+        }
+        assert_eq!(
+            exists(&"global-1-1".parse().unwrap(), &"east".parse().unwrap(), &World::default()),
+            Ok(())
+        );
     }
 }
