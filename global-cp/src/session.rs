@@ -61,7 +61,7 @@ impl ZoneSession {
     }
 
     async fn policy(&self, base: Base) -> Result<Option<Batch>, HostError> {
-        let standing = self.zones.line().find(self.store(), &base).await?;
+        let standing = line::find(self.store(), &base).await?;
         self.mark(if standing.is_on_line { Line::Continues } else { Line::Diverges });
         let filter = Filter::all().not_written_by(self.origin());
         let changes = self.store().since(base.world().clone(), filter).await?;

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use api::shapes::ProxyCounts;
-use control::line::OwnLine;
 use control::questions::SUMMARY;
 use control::{Admission, Clock, Enroller, Holds, Home, Reports};
 use futures::future::join_all;
@@ -44,7 +43,6 @@ struct Inner {
     reports: Arc<Reports>,
     enroller: Arc<Enroller>,
     metrics: Metrics,
-    line: OwnLine,
     holds: Holds,
     sessions: AtomicU64,
     entries: Mutex<BTreeMap<ZoneName, Entry>>,
@@ -98,7 +96,6 @@ impl Zones {
             clock,
             reports: Arc::default(),
             metrics,
-            line: OwnLine::default(),
             holds: Holds::default(),
             sessions: AtomicU64::default(),
             entries: Mutex::default(),
@@ -113,10 +110,6 @@ impl Zones {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
-    }
-
-    pub(crate) fn line(&self) -> &OwnLine {
-        &self.0.line
     }
 
     /// Zones whose history is not the one that is held of them.

@@ -7,7 +7,6 @@ use anyhow::Context;
 use api::shapes::ProxyCounts;
 use api::{ApiConfig, Authority, routes, status};
 use bytes::Bytes;
-use control::line::OwnLine;
 use control::presence::Ages;
 use control::{
     Enroller, Holds, Home, Listeners, Refusals, Reports, Running, ServerTls, TokenOffice, Unread, defaults,
@@ -129,7 +128,6 @@ impl ZoneCp {
                         authorities.clone(),
                         ingresses.clone(),
                     ),
-                    line: OwnLine::default(),
                     reports: reports.clone(),
                     clock: clock.clone(),
                 });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::shapes::MOST_LATE;
 use bytes::Bytes;
-use control::line::{self, Heard, OwnLine};
+use control::line::{self, Heard};
 use control::presence::Ages;
 use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion, exported};
 use control::{Clock, Holds, Refusals, Reports, once_writable, reports};
@@ -35,7 +35,6 @@ pub struct Upstream {
     /// How the global says that it hears the others.
     pub ages: Arc<Mutex<Ages>>,
     pub take_up: TakeUp,
-    pub line: OwnLine,
     pub reports: Arc<Reports>,
     pub clock: Clock,
     /// The right to store what the global sends, from a session's first look at what is held of it.
@@ -58,7 +57,7 @@ impl Host for Upstream {
 
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
         self.take_up.look(&*self.store, &base).await?;
-        let standing = self.line.find(&*self.store, &base).await?;
+        let standing = line::find(&*self.store, &base).await?;
         let changes = self.store.since(base.world().clone(), replica::originated(&self.zone)).await?;
         let hash = line::hash_at(&*self.store, &changes.world).await?;
         let batch = replica::batch(&self.zone, base.world(), changes);

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use api::shapes::{Hold, LateProxy, LateReason, LateState, ProxyCounts, ZoneProgress, ZoneState};
 use api::status::ZoneReport;
 use bytes::Bytes;
-use control::line::{self, Heard, OwnLine};
+use control::line::{self, Heard};
 use control::questions::{INSPECT, REVISION, RevisionAnswer, RevisionQuestion, STATUS};
 use control::reports::Judged;
 use control::{Holds, Refusals};
@@ -48,7 +48,6 @@ pub(crate) struct Site {
     /// Beside what it wrote, and sent once.
     lies: Mutex<Vec<Entry>>,
     pub holds: Holds,
-    line: OwnLine,
     /// A document that it does not take.
     pub poison: Mutex<Option<String>>,
     /// Whether its proxies are late.
@@ -98,7 +97,6 @@ impl FakeZone {
             seen: watch::Sender::default(),
             lies: Mutex::default(),
             holds: Holds::default(),
-            line: OwnLine::default(),
             poison: Mutex::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
@@ -144,7 +142,6 @@ impl FakeZone {
             seen: watch::Sender::default(),
             lies: Mutex::default(),
             holds: Holds::default(),
-            line: OwnLine::default(),
             poison: Mutex::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
@@ -333,7 +330,7 @@ impl Host for Site {
     }
 
     async fn collect(&self, _topic: Topic, base: Base) -> Result<Option<Batch>, HostError> {
-        let standing = self.line.find(&*self.store, &base).await?;
+        let standing = line::find(&*self.store, &base).await?;
         let own = Filter::all().written_by(self.origin.clone());
         let changes = self.store.since(base.world().clone(), own).await?;
         let mut entries: Vec<Entry> = changes.records.into_iter().map(Entry::from).collect();
