@@ -7,8 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use control::questions::{HeldAnswer, HeldDocument};
 use identity::TrustStore;
 use model::kinds::{self, MeshService, MeshTrust, ResourceSpec};
-use model::{Document, DocumentKey, MeshName, Origin, Point, Record, TrustDomain, Version, World, ZoneName};
-use store::{MAX_DOCUMENT, Write};
+use model::{
+    BundleNumber, Document, DocumentKey, MeshName, Origin, Point, Record, TrustDomain, Version, World,
+    ZoneName,
+};
+use store::{MAX_DOCUMENT, Store, Write};
+use sync::link::HostError;
 use sync::{Batch, Refused};
 
 /// What a judgement depends on.
@@ -18,11 +22,16 @@ pub struct Standing {
     pub trust_domains: Vec<TrustDomain>,
     /// Every trust bundle that is held, of all origins.
     pub trusts: Vec<Record>,
+    /// The newest number that was ever taken of the bundles of a trust domain, as far as the batch has any of it.
+    pub newest: Newest,
     /// Up to where the zone was heard.
     pub heard: Option<Point>,
     /// The keys of all documents of the zone that are held; needed for a whole batch only.
     pub held: BTreeSet<DocumentKey>,
 }
+
+/// By mesh and trust domain. What was once newer stays so when its document is gone.
+pub type Newest = BTreeMap<(MeshName, TrustDomain), BundleNumber>;
 
 /// What becomes of a batch: to be written as one, with the documents that were refused.
 #[derive(Debug)]
@@ -39,7 +48,7 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
     let upto = batch.world.point(&origin)?;
     // Of other origins a zone has nothing to say.
     let world: World = [(origin.clone(), upto)].into_iter().collect();
-    let mut trusts = Trusts::new(&standing.trusts);
+    let mut trusts = Trusts::new(standing);
     let mut stay = BTreeSet::new();
     let (mut writes, mut refused) = (Vec::new(), Vec::new());
     if batch.whole && standing.heard.is_some_and(|heard| heard.epoch < upto.epoch) {
@@ -48,9 +57,10 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
     }
     for entry in batch.entries {
         let (key, version) = (entry.key.clone(), entry.version.clone());
+        // What is refused is still there: its last good version stays in force.
+        stay.extend(key.parse::<DocumentKey>().ok());
         let record = Record::try_from(entry).map_err(|error| error.to_string());
         let judged = record.and_then(|record| {
-            stay.insert(record.key.clone());
             check(&record, zone, upto, &standing.trust_domains)?;
             trusts.take(&record)?;
             Ok(record)
@@ -73,6 +83,7 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
     if batch.whole {
         standing.held.iter().filter(|key| !stay.contains(*key)).cloned().for_each(leave);
     }
+    writes.extend(trusts.writes(&standing.newest));
     writes.push(Write::Advance(world.clone()));
     Some(Judged { writes, refused, world })
 }
@@ -163,23 +174,28 @@ pub fn page(held: Vec<Record>, after: Option<&DocumentKey>) -> HeldAnswer {
 /// The bundles that are held, to tell an older one or a stolen key from a good one.
 struct Trusts {
     held: BTreeMap<DocumentKey, Record>,
+    newest: Newest,
 }
 
 impl Trusts {
-    fn new(held: &[Record]) -> Self {
-        Self { held: held.iter().map(|record| (record.key.clone(), record.clone())).collect() }
+    fn new(standing: &Standing) -> Self {
+        let held = standing.trusts.iter().map(|record| (record.key.clone(), record.clone())).collect();
+        Self { held, newest: standing.newest.clone() }
     }
 
     /// Takes a bundle in, so that the next one is judged beside it; other documents are none of its business.
     fn take(&mut self, record: &Record) -> Result<(), String> {
-        let Some((domain, pem)) = bundle(record) else { return Ok(()) };
-        if let Some(held) = self.held.get(&record.key).filter(|held| held.version != record.version)
-            && record.bundle < held.bundle
-        {
+        let (Some((domain, pem)), Some(mesh)) = (bundle(record), &record.key.mesh) else { return Ok(()) };
+        let held = self.held.get(&record.key);
+        // One without a number, which somebody wrote, is older than none but that under its own name.
+        let of_domain = self.newest.get(&(mesh.clone(), domain.clone())).filter(|_| record.bundle.is_some());
+        let newest = held.and_then(|held| held.bundle).max(of_domain.copied());
+        let is_held = held.is_some_and(|held| held.version == record.version);
+        if !is_held && record.bundle < newest {
             return Err(format!(
-                "it has {}, which is older than the bundle that is held, {}",
-                number(record),
-                number(held)
+                "it has {}, which is older than the newest that was taken of '{domain}', {}",
+                number(record.bundle),
+                number(newest)
             ));
         }
         let others = self
@@ -198,8 +214,40 @@ impl Trusts {
             return Err(problem.to_string());
         }
         self.held.insert(record.key.clone(), record.clone());
+        if let Some(number) = record.bundle {
+            let newest = self.newest.entry((mesh.clone(), domain)).or_insert(number);
+            *newest = number.max(*newest);
+        }
         Ok(())
     }
+
+    /// Keeps the numbers that are newer than those `before`.
+    fn writes(self, before: &Newest) -> Vec<Write> {
+        let is_new =
+            |(of, number): &(&(MeshName, TrustDomain), &BundleNumber)| before.get(of) != Some(*number);
+        let write = |((mesh, domain), number): (&(MeshName, TrustDomain), &BundleNumber)| {
+            let value = serde_json::to_vec(number).expect("numbers are JSON").into();
+            Write::Private { name: number_name(mesh, domain), value }
+        };
+        self.newest.iter().filter(is_new).map(write).collect()
+    }
+}
+
+/// Reads the newest numbers of the trust domains that a batch has bundles of.
+pub async fn newest(store: &dyn Store, batch: &Batch) -> Result<Newest, HostError> {
+    let mut newest = Newest::new();
+    for entry in batch.entries.iter().filter(|entry| entry.key.starts_with(MeshTrust::KIND.name)) {
+        let Ok(record) = Record::try_from(entry.clone()) else { continue };
+        let (Some((domain, _)), Some(mesh)) = (bundle(&record), record.key.mesh) else { continue };
+        if let Some(kept) = store.secret_get(&number_name(&mesh, &domain)).await? {
+            newest.insert((mesh, domain), serde_json::from_slice(kept.expose())?);
+        }
+    }
+    Ok(newest)
+}
+
+fn number_name(mesh: &MeshName, domain: &TrustDomain) -> String {
+    format!("bundle-number/{mesh}/{domain}")
 }
 
 fn bundle(record: &Record) -> Option<(TrustDomain, String)> {
@@ -211,8 +259,8 @@ fn bundle(record: &Record) -> Option<(TrustDomain, String)> {
     Some((trust.trust_domain.clone(), trust.ca_bundles.concat()))
 }
 
-fn number(record: &Record) -> String {
-    match record.bundle {
+fn number(bundle: Option<BundleNumber>) -> String {
+    match bundle {
         Some(bundle) => format!("number {}.{}", bundle.incarnation, bundle.n),
         None => "no number".to_owned(),
     }
@@ -223,8 +271,8 @@ mod tests {
     use std::time::SystemTime;
 
     use identity::ZoneCa;
-    use model::BundleNumber;
     use serde_json::json;
+    use store::{Filter, MemoryStore};
     use sync::Entry;
 
     use super::*;
@@ -265,10 +313,6 @@ mod tests {
         let upto = Point { epoch: 1, revision: 50 };
         let world = [(Origin::Zone(east()), upto), (Origin::Global, upto)].into_iter().collect();
         Batch { entries, world, ..Batch::default() }
-    }
-
-    fn refused(judged: &Judged) -> Vec<&str> {
-        judged.refused.iter().map(|refused| refused.reason.as_str()).collect()
     }
 
     #[test]
@@ -315,19 +359,42 @@ mod tests {
         }
     }
 
-    #[test]
-    fn s42_an_older_bundle_never_replaces_a_newer_one() {
+    #[tokio::test]
+    async fn s42_an_older_bundle_never_replaces_a_newer_one_nor_comes_back_by_another_name() {
         let (key, domain) = ("MeshTrust/default/east//t", "default.east.mesh.local");
-        let pem = ca(domain);
-        let held = Record::try_from(trust(key, domain, &pem, 7)).unwrap();
-        let standing = Standing { trusts: vec![held], ..Standing::default() };
-        for (n, may) in [(6, false), (8, true)] {
-            let judged = judge(batch(vec![trust(key, domain, &pem, n)]), &east(), &standing).unwrap();
-            assert_eq!(judged.refused.is_empty(), may, "{n}: {:?}", refused(&judged));
+        let (first, second) = (ca(domain), ca(domain));
+        let store = MemoryStore::new(Origin::Global);
+        let take = async |entry: Entry| {
+            let batch = batch(vec![entry]);
+            let trusts = store.list(Filter::all()).await.unwrap().records;
+            let newest = newest(&*store, &batch).await.unwrap();
+            let standing = Standing { trusts, newest, ..Standing::default() };
+            let Judged { writes, refused, .. } = judge(batch, &east(), &standing).unwrap();
+            store.apply(writes).await.unwrap();
+            refused.into_iter().next().map(|refused| refused.reason)
+        };
+        let entry = |key, pem, revision: u64, n| {
+            let entry = trust(key, domain, pem, n);
+            Entry { version: Some(Version::new(Origin::Zone(east()), 1, revision)), ..entry }
+        };
+        let other = "MeshTrust/default/east//other";
+        assert_eq!(take(entry(key, &first, 1, 7)).await, None);
+        assert!(take(entry(key, &first, 2, 6)).await.unwrap().contains("1.6"));
+        assert_eq!(take(entry(key, &second, 3, 8)).await, None);
+        assert!(take(entry(other, &first, 4, 7)).await.unwrap().contains("1.8"), "by another name");
+        assert_eq!(take(entry(other, &second, 5, 8)).await, None, "the same again, by another name");
+        let unnumbered = |key, revision| Entry { bundle: None, ..entry(key, &first, revision, 0) };
+        assert!(take(unnumbered(key, 6)).await.unwrap().contains("no number"));
+        assert_eq!(take(unnumbered("MeshTrust/default/east//by-hand", 7)).await, None);
+
+        // Nothing is held of it any more, but that it was newer.
+        let gone = Version::new(Origin::Zone(east()), 1, 8);
+        let forget = |key: &str| Write::Forget { key: key.parse().unwrap(), version: gone.clone() };
+        store.apply(vec![forget(key), forget(other)]).await.unwrap();
+        for key in [key, other, "MeshTrust/default/east//third"] {
+            assert!(take(entry(key, &first, 9, 7)).await.unwrap().contains("older"), "{key}");
         }
-        let unnumbered = Entry { bundle: None, ..trust(key, domain, &pem, 9) };
-        let judged = judge(batch(vec![unnumbered]), &east(), &standing).unwrap();
-        assert!(refused(&judged)[0].contains("no number"), "{judged:?}");
+        assert_eq!(take(entry(key, &second, 10, 8)).await, None);
     }
 
     #[test]
@@ -350,7 +417,7 @@ mod tests {
         let standing =
             Standing { held: keys.iter().map(|key| key.parse().unwrap()).collect(), ..Standing::default() };
         let refused = entry(keys[0], 5, json!({"ports": [{"port": 0}]}));
-        let whole = Batch { whole: true, ..batch(vec![refused]) };
+        let unversioned = Entry { version: None, ..service(keys[0], "default.east.mesh.local") };
         let forgotten = |judged: Judged| -> Vec<String> {
             let key = |write: &Write| match write {
                 Write::Forget { key, .. } => Some(key.to_string()),
@@ -358,7 +425,12 @@ mod tests {
             };
             judged.writes.iter().filter_map(key).collect()
         };
-        assert_eq!(forgotten(judge(whole, &east(), &standing).unwrap()), [keys[1]]);
+        for refused in [refused, unversioned] {
+            let whole = Batch { whole: true, ..batch(vec![refused]) };
+            let judged = judge(whole, &east(), &standing).unwrap();
+            assert_eq!(judged.refused.len(), 1);
+            assert_eq!(forgotten(judged), [keys[1]]);
+        }
 
         let removed = ["MeshService/default/east//gone", "MeshService/default/west//other", "nonsense"];
         let difference = Batch { removed: removed.map(str::to_owned).to_vec(), ..batch(vec![]) };

@@ -114,6 +114,7 @@ impl ZoneSession {
         let kind = MeshTrust::KIND;
         if batch.entries.iter().any(|entry| entry.key.starts_with(kind.name)) {
             standing.trusts = store.list(Filter::all().kinds([kind.key_name()])).await?.records;
+            standing.newest = originated::newest(store, batch).await?;
         }
         if batch.whole {
             let held = store.list(Filter::all().written_by(self.origin())).await?.records;
