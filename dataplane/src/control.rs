@@ -144,9 +144,7 @@ fn spawn_certificates(
     commands: mpsc::Sender<Command>,
 ) {
     let identity = engine.identity();
-    let have = engine
-        .svid()
-        .map(|svid| Have { id: svid.id().clone(), renew_at: svid.renew_at(rand::random_range(0.0..1.0)) });
+    let have = engine.svid().map(|svid| Have::new(&svid));
     tasks.spawn("certificates", |stop| async move {
         let put = async |svid| {
             let (reply, in_use) = oneshot::channel();

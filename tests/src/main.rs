@@ -13,6 +13,7 @@ mod lost_stores;
 mod processes;
 mod promises;
 mod protocols;
+mod renewal;
 mod several_zones;
 mod static_path;
 mod status;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use control::{Admission, Clock, Enroller, once_writable, questions};
+use control::{Admission, Clock, Enroller, Issuing, once_writable, questions};
 use model::{World, ZoneName};
 use store::{Draft, Expect, Store};
 use sync::link::{Host, HostError, Topics};
@@ -30,6 +30,7 @@ pub struct Zone {
     pub authorities: Arc<Authorities>,
     pub ingresses: Arc<Ingresses>,
     pub enroller: Arc<Enroller>,
+    pub issuing: Issuing,
     pub clock: Clock,
     pub metrics: Metrics,
     /// Where this control plane listens.
@@ -196,6 +197,7 @@ impl Host for Session {
                 let assigned = self.zone.hub.assigned(proxy);
                 let assigned =
                     assigned.ok_or("no MeshIdentity of this zone's own authority selects this proxy")?;
+                let _turn = self.zone.issuing.turn().await.map_err(|busy| busy.to_string())?;
                 let life = Life::until(self.zone.clock.now() + assigned.lifetime);
                 self.lives(proxy, life).await.map_err(|error| format!("{error:#}"))?;
                 let issued = self.zone.authorities.issue(&proxy.mesh, &assigned.id, &body, assigned.lifetime);

@@ -9,8 +9,8 @@ use api::{ApiConfig, Authority, routes, status};
 use bytes::Bytes;
 use control::presence::Ages;
 use control::{
-    Enroller, Holds, Home, Listeners, Refusals, Reports, Running, ServerTls, TokenOffice, Unread, defaults,
-    metrics, questions, serve, server_tls,
+    Enroller, Holds, Home, Issuing, Listeners, Refusals, Reports, Running, ServerTls, TokenOffice, Unread,
+    defaults, metrics, questions, serve, server_tls,
 };
 use identity::Peer;
 use joining::{Joining, Keep, Kept, Membership};
@@ -165,6 +165,7 @@ impl ZoneCp {
             authorities,
             ingresses,
             enroller: enroller.clone(),
+            issuing: Issuing::default(),
             clock: clock.clone(),
             metrics: counts,
             own: vec![addresses.api, addresses.sync, addresses.health],

@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::home::Home;
+use crate::issuing::{Busy, Issuing};
 use crate::revocation::{Admission, Gate, Revoked};
 
 /// What a sidecar or an ingress may register.
@@ -55,6 +56,8 @@ pub enum EnrolError {
     Request(#[source] IssueError),
     #[error("this peer did not join here with a token, or its grant is over: enrol again")]
     NoGrant,
+    #[error(transparent)]
+    Busy(#[from] Busy),
     #[error("the control plane cannot write its store now")]
     Store(#[from] store::Error),
     #[error("what the store remembers of earlier enrolments cannot be read")]
@@ -188,6 +191,8 @@ pub struct Enroller {
     home: Home,
     issuer: Issuer,
     gate: Arc<Gate>,
+    /// Of those who renew; those who join are limited at the door.
+    issuing: Issuing,
     /// Held while uses, grants and revocations are read, decided on and written.
     turn: Mutex<()>,
 }
@@ -211,7 +216,13 @@ impl Enroller {
             Some(held) => serde_json::from_slice(held.expose())?,
             None => Revoked::default(),
         };
-        Ok(Self { issuer: home.issuer(), home, gate: Gate::new(revoked), turn: Mutex::default() })
+        Ok(Self {
+            issuer: home.issuer(),
+            home,
+            gate: Gate::new(revoked),
+            issuing: Issuing::default(),
+            turn: Mutex::default(),
+        })
     }
 
     /// `peer` is who the bearer wants to be, as text: `zone/east`, `proxy/default/web-1`, `ingress/east-1`.
@@ -257,6 +268,7 @@ impl Enroller {
         now: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
         joins(peer, self.home.role())?;
+        let _place = self.issuing.turn().await?;
         let _turn = self.turn.lock().await;
         let chain = self.issue(peer, token.as_deref(), csr_der, now)?;
         if let Peer::Proxy { .. } | Peer::Ingress(_) = peer {
@@ -347,6 +359,7 @@ impl From<EnrolError> for Refusal {
             EnrolError::Denied(Denied::Token(_)) => Self::Unauthenticated(text),
             EnrolError::Denied(_) | EnrolError::NoGrant => Self::Denied(text),
             EnrolError::Peer(_) => Self::Invalid(text),
+            EnrolError::Busy(_) => Self::Unavailable(text),
             EnrolError::Request(IssueError::Request(_)) => Self::Invalid(text),
             EnrolError::Request(_) | EnrolError::Store(_) | EnrolError::Damaged(_) => {
                 tracing::error!(error = %text, "cannot enrol");

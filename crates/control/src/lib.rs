@@ -1,7 +1,7 @@
 //! What both control planes are: a data folder, server certificates, joining, tokens, defaults, serving.
 //!
 //! The global and the zones are compositions of these. Read `home` first, which everything else stands on;
-//! then `server_tls` and `serve` (how one is reached), `enrolment`, `revocation` and `tokens` (how peers join,
+//! then `server_tls` and `serve` (how one is reached), `enrolment`, `issuing`, `revocation` and `tokens` (how peers join,
 //! and when they may stay no more), `defaults`
 //! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
 //! zones), `line` (whose history counts when a store was put back), `views` (what begins to travel), `reports` (what was
@@ -16,6 +16,8 @@ pub mod server_tls;
 pub mod serve;
 
 pub mod enrolment;
+
+pub mod issuing;
 
 pub mod revocation;
 
@@ -41,6 +43,7 @@ pub mod metrics;
 
 pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};
 pub use home::{Home, HomeError};
+pub use issuing::Issuing;
 pub use line::Holds;
 pub use metrics::Metrics;
 pub use patience::once_writable;

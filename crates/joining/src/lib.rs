@@ -19,10 +19,13 @@ pub mod membership;
 
 pub mod running;
 
+pub mod spread;
+
 mod watched;
 
 pub use kept::{Keep, KeepFile, Kept};
 pub use membership::{CERTIFICATE, CLIENT_CERTIFICATE, Joining, Membership};
 pub use running::{DRAINED, DRAINING, Drain, Program, Running};
 pub use runtime::Clock;
+pub use spread::spread;
 pub use step::NoWay;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::kept::{Keep, Kept};
+use crate::spread::spread;
 use crate::step::{Experience, Held, NoWay, Shown, Step, step};
 use crate::token::{NoToken, Token};
 use crate::watched::{Attempts, Watched};
@@ -263,7 +264,12 @@ impl<K: Keep> Membership<K> {
         while let Some(kept) = self.kept() {
             let due = kept.credential().renew_at(PEER_RENEWAL, rand::random_range(0.0..1.0));
             self.wait_until(due).await;
-            handle.connected().await;
+            if handle.peer().is_none() {
+                handle.connected().await;
+                let ends = kept.credential().validity().not_after;
+                let left = ends.duration_since(self.joining.now()).unwrap_or_default();
+                time::sleep(spread(left, rand::random_range(0.0..1.0))).await;
+            }
             match self.renewed(&kept, handle).await {
                 Ok(next) => {
                     let until = utc(next.credential().validity().not_after);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use identity::{CertificateError, OutOfTime, PrivateKey, Svid, SvidError, certificates_from_pem, utc};
-use joining::CERTIFICATE;
+use joining::{CERTIFICATE, spread};
 use model::SpiffeId;
 use sync::link::Handle;
 use sync::session::AskError;
@@ -36,6 +36,14 @@ pub struct Have {
     pub id: SpiffeId,
     /// At two thirds of its life, some sooner than others.
     pub renew_at: SystemTime,
+    pub ends: SystemTime,
+}
+
+impl Have {
+    pub fn new(svid: &Svid) -> Self {
+        let renew_at = svid.renew_at(rand::random_range(0.0..1.0));
+        Self { id: svid.id().clone(), renew_at, ends: svid.not_after() }
+    }
 }
 
 pub fn due(wanted: Option<&SpiffeId>, have: Option<&Have>) -> Due {
@@ -78,7 +86,12 @@ pub async fn renew<F: Future<Output = ()>>(
                 Due::Now => {}
                 Due::At(at) => wait_until(clock, at).await,
             }
-            handle.connected().await;
+            if handle.peer().is_none() {
+                handle.connected().await;
+                let ends = have.as_ref().filter(|have| Some(&have.id) == id.as_ref()).map(|have| have.ends);
+                let left = ends.and_then(|ends| ends.duration_since(clock.now()).ok()).unwrap_or_default();
+                time::sleep(spread(left, rand::random_range(0.0..1.0))).await;
+            }
         };
         let changed = tokio::select! {
             changed = wanted.changed() => Some(changed),
@@ -92,9 +105,8 @@ pub async fn renew<F: Future<Output = ()>>(
             (None, Some(id)) => match ask(handle, clock, &id).await {
                 Ok(svid) => {
                     failures = 0;
-                    let renew_at = svid.renew_at(rand::random_range(0.0..1.0));
                     info!(%id, until = utc(svid.not_after()), "certified");
-                    have = Some(Have { id, renew_at });
+                    have = Some(Have::new(&svid));
                     put(Arc::new(svid)).await;
                 }
                 Err(error) => {
@@ -145,7 +157,7 @@ mod tests {
             "spiffe://default.east.mesh.local/workload/cart".parse().unwrap(),
         );
         let renew_at = SystemTime::now();
-        let have = Have { id: web.clone(), renew_at };
+        let have = Have { id: web.clone(), renew_at, ends: renew_at };
         let cases = [
             ("nobody", None, None, Due::Never),
             ("nobody any more", None, Some(&have), Due::Never),
