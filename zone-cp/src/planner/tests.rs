@@ -1,3 +1,5 @@
+mod closed;
+
 use std::time::{Duration, SystemTime};
 
 use model::document::{self, Address, Tree};
