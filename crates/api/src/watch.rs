@@ -10,10 +10,11 @@
 //!
 //! Nothing is queued for a slow reader: it reads from the store's log what it missed. Nothing polls: a
 //! watch sleeps until something changes, but for a bookmark every ten seconds, by which each side knows that
-//! the other is there, and this one whether the token still counts.
+//! the other is there, and this one whether the token still counts. A reader that takes nothing for half a minute
+//! gives its place up to the next who asks for one.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -25,8 +26,7 @@ use model::kinds::Kind;
 use model::labels::Labels;
 use model::{DocumentKey, MeshName, Record, ResourceName, Version, World};
 use store::{Change, Error, Filter, Store, Watch};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{self, Interval, MissedTickBehavior};
+use tokio::time::{self, Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -37,6 +37,9 @@ use crate::view::{self, Viewer};
 
 /// How many watches a control plane serves at a time.
 pub const MOST_WATCHES: usize = 64;
+
+/// Who takes nothing of what is ready for it for so long has to make room.
+pub const STALLED: Duration = Duration::from_secs(30);
 
 /// Nothing is heard for at most this long.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -93,13 +96,13 @@ impl Wanted {
 pub(crate) struct Watches {
     store: Arc<dyn Store>,
     viewer: Viewer,
-    slots: Arc<Semaphore>,
+    places: Places,
     stop: CancellationToken,
 }
 
 impl Watches {
     pub(crate) fn new(store: Arc<dyn Store>, viewer: Viewer, stop: CancellationToken) -> Self {
-        Self { store, viewer, slots: Arc::new(Semaphore::new(MOST_WATCHES)), stop }
+        Self { store, viewer, places: Places::default(), stop }
     }
 
     /// The answer begins at once; what follows comes as the reader takes it.
@@ -109,10 +112,10 @@ impl Watches {
         from: Option<Resume>,
         still_known: StillKnown,
     ) -> Result<Response, Problem> {
-        let slot = self.slots.clone().try_acquire_owned().map_err(|_| {
+        let place = self.places.enter(Instant::now()).ok_or_else(|| {
             Problem::too_many(format!("{MOST_WATCHES} watches are open here: end one, then try again"))
         })?;
-        let mut keep_alive = time::interval_at(time::Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+        let mut keep_alive = time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let begun = begin(&*self.store, &wanted, from.map(|resume| resume.0)).await;
         let Begun { pending, watch, world } = begun.map_err(crate::documents::failed)?;
@@ -126,15 +129,84 @@ impl Watches {
             keep_alive,
             still_known,
             stop: self.stop.clone(),
-            _slot: slot,
+            place,
         };
+        // Asked for the next piece when the reader has room for it.
         let lines = stream::unfold(watching, async |mut watching| {
+            watching.place.wait_for_us();
             let piece = watching.next().await?;
+            watching.place.wait_for_the_reader(Instant::now());
             Some((Ok::<_, std::convert::Infallible>(piece), watching))
         });
         let mut response = Body::from_stream(lines).into_response();
         response.headers_mut().insert(CONTENT_TYPE, JSON_LINES);
         Ok(response)
+    }
+}
+
+/// Those that read, at most [`MOST_WATCHES`].
+#[derive(Default)]
+struct Places(Mutex<Vec<Weak<Place>>>);
+
+/// Of one reader: given up when it is dropped, or when somebody else needs it.
+struct Place(Mutex<Turn>);
+
+enum Turn {
+    /// Something is to be read, since then.
+    Reader(Instant),
+    Ours,
+    GivenUp,
+}
+
+impl Places {
+    /// None where all are taken by readers that read.
+    fn enter(&self, now: Instant) -> Option<Arc<Place>> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.retain(|place| place.upgrade().is_some_and(|place| !place.is_given_up()));
+        if taken.len() >= MOST_WATCHES {
+            let stalled =
+                taken.iter().position(|place| place.upgrade().is_none_or(|place| place.give_up(now)));
+            taken.swap_remove(stalled?);
+        }
+        let place = Arc::new(Place(Mutex::new(Turn::Reader(now))));
+        taken.push(Arc::downgrade(&place));
+        Some(place)
+    }
+}
+
+impl Place {
+    fn wait_for_us(&self) {
+        self.pass(Turn::Ours);
+    }
+
+    fn wait_for_the_reader(&self, now: Instant) {
+        self.pass(Turn::Reader(now));
+    }
+
+    fn is_given_up(&self) -> bool {
+        matches!(*self.turn(), Turn::GivenUp)
+    }
+
+    /// Whether the reader has had its time.
+    fn give_up(&self, now: Instant) -> bool {
+        let mut turn = self.turn();
+        let is_stalled = matches!(*turn, Turn::Reader(since) if now.duration_since(since) >= STALLED);
+        if is_stalled {
+            *turn = Turn::GivenUp;
+        }
+        is_stalled
+    }
+
+    fn pass(&self, to: Turn) {
+        let mut turn = self.turn();
+        if !matches!(*turn, Turn::GivenUp) {
+            *turn = to;
+        }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        // Only plain assignments happen under it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,14 +263,14 @@ struct Watching {
     keep_alive: Interval,
     still_known: StillKnown,
     stop: CancellationToken,
-    _slot: OwnedSemaphorePermit,
+    place: Arc<Place>,
 }
 
 impl Watching {
     /// The next lines; none at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if self.stop.is_cancelled() || !self.still_known.holds() {
+            if self.stop.is_cancelled() || !self.still_known.holds() || self.place.is_given_up() {
                 return None;
             }
             let piece = self.write();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use api::watch::{KEEP_ALIVE, MOST_WATCHES};
+use api::watch::{KEEP_ALIVE, MOST_WATCHES, STALLED};
 use api::{AdmitAll, Authority, Caller};
 use axum::Router;
 use axum::body::{Body, BodyDataStream};
@@ -204,6 +204,32 @@ async fn watches_are_bounded_and_one_that_ends_makes_room() {
     api.get("/meshes").await.ok();
     open.pop();
     Lines::open(&api.router, MESHES).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_for_half_a_minute_makes_room_and_who_reads_does_not() {
+    let api = Api::global().await;
+    let mut reader = Lines::open(&api.router, MESHES).await;
+    reader.next().await;
+    let mut stalled = Vec::new();
+    for _ in 1..MOST_WATCHES {
+        stalled.push(Lines::open(&api.router, MESHES).await);
+    }
+    let reading = tokio::spawn(async move {
+        loop {
+            reader.next().await;
+        }
+    });
+    time::sleep(STALLED / 2).await;
+    api.get(MESHES).await.is(429);
+    time::sleep(STALLED / 2).await;
+    for _ in 1..MOST_WATCHES {
+        stalled.push(Lines::open(&api.router, MESHES).await);
+    }
+    api.get(MESHES).await.is(429);
+    assert!(stalled[0].body.next().await.is_none(), "it is over, and may come back");
+    assert!(!reading.is_finished());
+    reading.abort();
 }
 
 #[tokio::test]
