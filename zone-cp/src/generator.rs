@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use model::document::Document;
 use model::kinds::{MeshService, MeshZoneAddress, Workload};
 use model::labels;
 use model::{DocumentKey, Origin, ResourceName, ZoneName};
 use snapshot::{Held, View};
-use store::{Change, Draft, Expect, Filter, Store, Write};
+use store::{Change, Commit, Draft, Expect, Filter, Store, Write};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -24,6 +25,10 @@ use orphans::Orphans;
 
 /// After a write or a read of the store that failed.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How many times as long as it took to look at everything, it is not looked again.
+const REST: u32 = 3;
+/// What took longer was waiting for something else.
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
 
 pub struct Generator {
     pub zone: ZoneName,
@@ -46,7 +51,10 @@ impl Generator {
         let mut orphans = Orphans::default();
         loop {
             let registered = ingresses.borrow_and_update().clone();
+            let begun = Instant::now();
             let generated = self.generate(&view, &registered, &mut orphans).await;
+            // Where many come at once, they are looked at together.
+            let rest = REST * begun.elapsed().min(LONGEST_LOOK);
             match &generated {
                 Ok(()) => {}
                 // What was written has not come back by the watch yet: it wakes us when it has.
@@ -60,6 +68,9 @@ impl Generator {
                     );
                 }
             }
+            if time::timeout(rest, stop.cancelled()).await.is_ok() {
+                return Ok(());
+            }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = time::sleep(AGAIN), if generated.is_err() => {}
@@ -67,10 +78,12 @@ impl Generator {
                 changed = ingresses.changed() => changed?,
                 changed = authorities.changed() => changed?,
                 commit = watch.next() => match commit {
-                    Ok(commit) => commit.changes.iter().for_each(|change| match change {
-                        Change::Put(record) => put(&mut view, record),
-                        Change::Deleted { key, .. } => view.remove(key),
-                    }),
+                    Ok(commit) => {
+                        take(&mut view, &commit);
+                        while let Some(Ok(commit)) = watch.next().now_or_never() {
+                            take(&mut view, &commit);
+                        }
+                    }
                     Err(store::Error::Compacted { .. }) => match self.store.list(Filter::all()).await {
                         Ok(listing) => {
                             watch = self.store.watch(listing.sequence);
@@ -124,6 +137,13 @@ impl Generator {
         orphans.removed(now);
         Ok(())
     }
+}
+
+fn take(view: &mut View, commit: &Commit) {
+    commit.changes.iter().for_each(|change| match change {
+        Change::Put(record) => put(view, record),
+        Change::Deleted { key, .. } => view.remove(key),
+    });
 }
 
 fn put(view: &mut View, record: &model::Record) {

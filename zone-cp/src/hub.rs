@@ -29,6 +29,13 @@ use crate::{proof, settling};
 /// How long a proxy whose session was lost still counts as it did.
 const LOSS_COUNTS_AFTER: Duration = Duration::from_secs(5);
 
+/// How much later the next signals are told for each that was.
+const EACH_SIGNAL: Duration = Duration::from_micros(50);
+/// How long a signal waits at the most.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How often at the most it is looked who runs a version.
+const LOOK: Duration = Duration::from_millis(10);
+
 pub struct Hub {
     zone: ZoneName,
     state: Mutex<State>,
@@ -40,6 +47,10 @@ pub struct Hub {
 
 struct State {
     planner: Planner,
+    /// Before this time signals wait, so that telling them leaves time for everything else.
+    tell_at: Instant,
+    /// Somebody is waiting for it.
+    will_tell: bool,
     links: BTreeMap<Client, Link>,
     sessions: SessionNumber,
     /// When somebody came for the first time last.
@@ -75,7 +86,9 @@ impl Hub {
         children: Children,
         clock: Clock,
     ) -> Arc<Self> {
-        let state = State { planner, links: BTreeMap::new(), sessions: 0, last_news: None, upstream };
+        let (links, tell_at) = (BTreeMap::new(), Instant::now());
+        let state =
+            State { planner, tell_at, will_tell: false, links, sessions: 0, last_news: None, upstream };
         Arc::new(Self { zone, state: Mutex::new(state), ticks: watch::Sender::new(0), children, clock })
     }
 
@@ -98,13 +111,47 @@ impl Hub {
     }
 
     pub fn input(self: &Arc<Self>, input: Input) {
+        // Whoever drains waits for it.
+        let is_urgent = matches!(input, Input::Draining { .. });
         let mut state = self.state();
         let outputs = state.planner.on_input(input);
         for output in outputs {
             self.carry_out(&mut state, output);
         }
+        let wait = state.tell_at.saturating_duration_since(Instant::now());
+        if is_urgent || wait.is_zero() {
+            self.tell(&mut state);
+        } else if state.planner.has_news() && !std::mem::replace(&mut state.will_tell, true) {
+            self.tell_later(wait);
+        }
         drop(state);
         self.ticks.send_modify(|tick| *tick += 1);
+    }
+
+    /// Tells the signals that have changed. Where thousands are to be told of a change, the next waits the longer: as
+    /// when all proxies of a zone come at once, and each is an endpoint that all others are told of.
+    fn tell(self: &Arc<Self>, state: &mut State) {
+        if !state.planner.has_news() {
+            return;
+        }
+        let outputs = state.planner.tell();
+        let told = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
+        for output in outputs {
+            self.carry_out(state, output);
+        }
+        state.tell_at = Instant::now() + EACH_SIGNAL.saturating_mul(told).min(LONGEST_WAIT);
+    }
+
+    fn tell_later(self: &Arc<Self>, wait: Duration) {
+        let hub = self.clone();
+        self.children.spawn("signals", move |stop| async move {
+            if time::timeout(wait, stop.cancelled()).await.is_err() {
+                let mut state = hub.state();
+                state.will_tell = false;
+                hub.tell(&mut state);
+            }
+            Ok(())
+        });
     }
 
     /// Opens a session of a client; an older one of the same client is closed.
@@ -171,7 +218,7 @@ impl Hub {
             }
             Output::Signal { client, session, name, value } => {
                 if let Some(link) = current(&client, session) {
-                    link.handle.signal(name, self.own_word(value));
+                    link.handle.signal(&*name, self.own_word(value));
                 }
             }
             Output::CountLossLater { client, session } => {
@@ -224,6 +271,7 @@ impl Hub {
             if proof.is_applied() || time::timeout_at(deadline, ticks.changed()).await.is_err() {
                 return proof;
             }
+            let _ = time::timeout_at(deadline, time::sleep(LOOK)).await;
         }
     }
 
@@ -281,11 +329,11 @@ impl Hub {
             _ => ProxyState::Unknown,
         };
         let report = report.unwrap_or_default();
-        let parts = report.plan.parts.iter().map(|(name, bytes)| InspectPart {
-            name: name.clone(),
-            part: json(bytes),
-            acknowledged: report.is_current && !report.refused.contains_key(name),
-            refused: report.refused.get(name).cloned(),
+        let parts = report.plan.parts.iter().map(|(name, body)| InspectPart {
+            name: name.to_string(),
+            part: json(&body.bytes),
+            acknowledged: report.is_current && !report.refused.contains_key(&**name),
+            refused: report.refused.get(&**name).cloned(),
         });
         let signals = report
             .signals

@@ -4,6 +4,7 @@
 //! told to whom. [`crate::hub`] carries it out.
 
 mod proof;
+mod shared;
 mod signals;
 mod status;
 
@@ -15,12 +16,17 @@ use bytes::Bytes;
 use model::kinds::{Dataplane, ResourceSpec};
 use model::{DestinationId, DocumentKey, MeshName, Origin, ResourceName, World, ZoneName};
 use serde::{Deserialize, Serialize};
+use snapshot::compile::{class, concerns};
 use snapshot::endpoints::Exports;
 use snapshot::handle::Salt;
-use snapshot::parts::{PartName, SignalName};
-use snapshot::{Proxy, View, compile};
+use snapshot::parts::PartName;
+use snapshot::{Proxy, View};
 use store::{Change, Commit, Listing};
+use sync::Wanted;
 use tracing::warn;
+
+use shared::Shared;
+use signals::{Stale, Told, unsubscribe};
 
 use crate::lives::Life;
 use crate::memory::{LastWords, Memory};
@@ -84,13 +90,14 @@ pub type SessionNumber = u64;
 /// What one proxy is to run, compiled from one world.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
+    /// In which it came to be; it holds in every later one too until there is another plan.
     pub world: World,
     /// Moves when the proxy subscribes to other parts: what it confirmed before says nothing of them.
     pub generation: u64,
-    /// What the proxy subscribed to. What is not among it is none of the zone's business.
-    pub wanted: Arc<BTreeSet<PartName>>,
-    /// By name, those of them that there is something to tell of.
-    pub parts: Arc<BTreeMap<String, Bytes>>,
+    /// What the proxy subscribed to, by name. What is not among it is none of the zone's business.
+    pub wanted: Arc<BTreeMap<Arc<str>, Arc<PartName>>>,
+    /// Those of them that there is something to tell of.
+    pub parts: Arc<Wanted>,
 }
 
 #[derive(Debug)]
@@ -172,9 +179,9 @@ pub enum Output {
     },
     /// The latest value, for a session that subscribed to it.
     Signal {
-        client: Client,
+        client: Arc<Client>,
         session: SessionNumber,
-        name: String,
+        name: Arc<str>,
         value: Bytes,
     },
     /// Say [`Input::LossCounts`] in 5 s.
@@ -197,7 +204,12 @@ pub struct Planner {
     salt: Salt,
     view: View,
     world: World,
-    clients: BTreeMap<Client, State>,
+    clients: BTreeMap<Arc<Client>, State>,
+    shared: Shared,
+    /// What is told to those who subscribed to it.
+    told: BTreeMap<Arc<str>, Told>,
+    /// What of it may have another value by now.
+    stale: Stale,
     lives: BTreeMap<ProxyId, Life>,
     settled: bool,
     /// Until it has settled after its start: the proxies that counted before, and are not back yet. None before
@@ -215,7 +227,8 @@ pub struct Planner {
 struct State {
     session: SessionNumber,
     presence: Presence,
-    signals: BTreeMap<SignalName, Bytes>,
+    /// Of a proxy's Dataplane.
+    key: Option<DocumentKey>,
     plan: Plan,
     /// It has said at least once that its configuration is in force, with its own Dataplane in it.
     serves: bool,
@@ -238,9 +251,6 @@ enum Presence {
     Drained,
 }
 
-/// Which documents a commit touched: of one kind in one mesh, or of a kind outside meshes.
-type Touched = BTreeSet<(String, Option<MeshName>)>;
-
 impl Planner {
     pub fn new(zone: ZoneName, salt: Salt) -> Self {
         Self {
@@ -249,6 +259,9 @@ impl Planner {
             view: View::default(),
             world: World::default(),
             clients: BTreeMap::new(),
+            shared: Shared::default(),
+            told: BTreeMap::new(),
+            stale: Stale::default(),
             lives: BTreeMap::new(),
             settled: false,
             returning: None,
@@ -278,12 +291,13 @@ impl Planner {
         !self.clients.contains_key(client)
     }
 
+    /// What follows at once. Signals that may have changed wait for [`Self::tell`].
     pub fn on_input(&mut self, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         match input {
             Input::Listed(listing) => self.listed(listing, &mut out),
             Input::Committed(commit) => self.committed(commit, &mut out),
-            Input::Connected { client, session } => self.connected(client, session, &mut out),
+            Input::Connected { client, session } => self.connected(client, session),
             Input::Subscribed { client, session, added, removed } => {
                 self.subscribed(client, session, &added, &removed, &mut out);
             }
@@ -291,20 +305,16 @@ impl Planner {
                 self.lives.insert(proxy, life);
             }
             Input::Confirmed { client, session, world, generation } => {
-                let is_in = self.is_in(&client, &world);
                 if let Some(state) = self.current(&client, session) {
                     state.confirmed = Some((world, generation));
-                    let first = is_in && !std::mem::replace(&mut state.serves, true);
                     state.refused.clear();
-                    if first {
-                        self.refresh_signals(&mut out);
-                    }
+                    self.may_serve(&client);
                 }
             }
             Input::Draining { client, session } => {
                 if let Some(state) = self.current(&client, session) {
                     state.draining = true;
-                    self.refresh_signals(&mut out);
+                    self.lives_or_not(&client);
                 }
             }
             Input::Refused { client, session, refused } => {
@@ -317,7 +327,7 @@ impl Planner {
                     && state.has_session()
                 {
                     state.presence = if silent { Presence::Silent } else { Presence::Connected };
-                    self.refresh_signals(&mut out);
+                    self.lives_or_not(&client);
                 }
             }
             Input::Disconnected { client, session, drained } => {
@@ -328,22 +338,23 @@ impl Planner {
                     && state.presence == Presence::Missing
                 {
                     state.presence = Presence::Lost;
-                    self.refresh_signals(&mut out);
+                    self.lives_or_not(&client);
                 }
             }
             Input::Settled => {
                 self.settled = true;
                 self.returning = Some(BTreeSet::new());
                 self.review_wishes(&mut out);
-                self.refresh_signals(&mut out);
+                self.stale = Stale::All;
             }
             Input::Kept(Memory { words, missed }) => {
                 self.exports = words;
                 if let Some(returning) = &mut self.returning {
                     returning.retain(|proxy| !missed.contains(proxy));
                 }
+                self.stale = Stale::All;
             }
-            Input::Exported { destination, exports } => self.exported(destination, exports, &mut out),
+            Input::Exported { destination, exports } => self.exported(destination, exports),
             Input::Wanted { added, removed } => self.wanted(&added, &removed, &mut out),
         }
         out
@@ -351,22 +362,22 @@ impl Planner {
 
     fn listed(&mut self, listing: Listing, out: &mut Vec<Output>) {
         self.view = View::default();
-        self.world = listing.world;
         for record in &listing.records {
             self.take(record);
         }
         let all = || listing.records.iter().filter_map(|record| ProxyId::of(&record.key)).collect();
         self.returning.get_or_insert_with(all);
-        self.replan(|_, _| true, out);
+        self.shared.clear();
+        self.replan(listing.world, |_, _| true, out);
         self.review_wishes(out);
-        self.refresh_signals(out);
+        self.stale = Stale::All;
     }
 
     fn committed(&mut self, commit: Arc<Commit>, out: &mut Vec<Output>) {
-        let mut touched = Touched::new();
+        let changed: Vec<&DocumentKey> = commit.changes.iter().map(Change::key).collect();
+        // Those that it leaves, and those that it comes to.
+        self.outdate(&changed);
         for change in &commit.changes {
-            let key = change.key();
-            touched.insert((key.kind.to_string(), key.mesh.clone()));
             match change {
                 Change::Put(record) => self.take(record),
                 Change::Deleted { key, .. } => {
@@ -375,18 +386,18 @@ impl Planner {
                 }
             }
         }
-        self.world = commit.world.clone();
-        let concerns = |proxy: &ProxyId, part: &PartName| {
-            compile::reads(part).iter().any(|kind| {
-                touched.contains(&((*kind).to_owned(), Some(proxy.mesh.clone())))
-                    || touched.contains(&((*kind).to_owned(), None))
-            })
-        };
-        self.replan(concerns, out);
-        if touched.iter().any(|(kind, _)| signals::READS.contains(&kind.as_str())) {
+        self.outdate(&changed);
+        self.shared.changed(&changed);
+        let concerns =
+            |proxy: &DocumentKey, part: &PartName| changed.iter().any(|key| concerns(key, proxy, part));
+        self.replan(commit.world.clone(), concerns, out);
+        // Who runs what follows from its new Dataplane already is told nothing, and says nothing.
+        for proxy in changed.iter().filter_map(|key| ProxyId::of(key)) {
+            self.may_serve(&Client::Proxy(proxy));
+        }
+        if changed.iter().any(|key| signals::READS.contains(&key.kind.as_str())) {
             // Another service may stand behind one of several zones now.
             self.review_wishes(out);
-            self.refresh_signals(out);
         }
     }
 
@@ -410,27 +421,32 @@ impl Planner {
         }
     }
 
-    /// Compiles the parts that `concerns` says may have changed, and moves every plan to the new world.
-    fn replan(&mut self, concerns: impl Fn(&ProxyId, &PartName) -> bool, out: &mut Vec<Output>) {
-        let (view, zone, world) = (&self.view, &self.zone, &self.world);
+    /// Compiles the parts that `concerns` says may have changed. Of whom nothing changes, what it runs is right in this
+    /// world as well.
+    fn replan(
+        &mut self,
+        world: World,
+        concerns: impl Fn(&DocumentKey, &PartName) -> bool,
+        out: &mut Vec<Output>,
+    ) {
+        let before = std::mem::replace(&mut self.world, world);
         for (client, state) in &mut self.clients {
-            let Client::Proxy(id) = client else { continue };
-            if !state.has_session() {
-                continue;
+            let Some(key) = state.key.clone().filter(|_| state.has_session()) else { continue };
+            let wanted = state.plan.wanted.clone();
+            let outdated = wanted.iter().filter(|(_, part)| concerns(&key, part));
+            let ran = state.runs_newest();
+            if state.compile(&self.view, &mut self.shared, outdated) {
+                if let (true, Some((confirmed, _))) = (ran, &mut state.confirmed) {
+                    confirmed.clone_from(&before);
+                }
+                state.plan.world = self.world.clone();
+                let (client, session) = (Client::clone(client), state.session);
+                out.push(Output::Plan { client, session, plan: state.plan.clone() });
             }
-            let stale: Vec<PartName> =
-                state.plan.wanted.iter().filter(|part| concerns(id, part)).cloned().collect();
-            state.compile(view, zone, id, &stale);
-            state.plan.world = world.clone();
-            out.push(Output::Plan {
-                client: client.clone(),
-                session: state.session,
-                plan: state.plan.clone(),
-            });
         }
     }
 
-    fn connected(&mut self, client: Client, session: SessionNumber, out: &mut Vec<Output>) {
+    fn connected(&mut self, client: Client, session: SessionNumber) {
         let known = self.clients.get(&client);
         let returns = match &client {
             Client::Proxy(proxy) => self.is_live(proxy),
@@ -446,15 +462,21 @@ impl Planner {
             // about to leave may be new as well.
             serves: returns,
             draining: false,
-            signals: BTreeMap::new(),
+            key: match &client {
+                Client::Proxy(proxy) => Some(proxy.key(&self.zone)),
+                Client::Ingress(_) => None,
+            },
             plan: Plan::default(),
             confirmed: None,
             refused: BTreeMap::new(),
         };
         let was_draining = known.is_some_and(|state| state.draining);
-        self.clients.insert(client, state);
+        self.unsubscribe_all(&client);
+        let client = Arc::new(client);
+        self.clients.remove(&client);
+        self.clients.insert(client.clone(), state);
         if was_draining {
-            self.refresh_signals(out);
+            self.lives_or_not(&client);
         }
     }
 
@@ -466,39 +488,34 @@ impl Planner {
         removed: &[String],
         out: &mut Vec<Output>,
     ) {
-        let (view, zone) = (&self.view, &self.zone);
         let state = self.clients.get_mut(&client).filter(|state| state.session == session);
         let Some(state) = state else { return };
-        let mut parts = (*state.plan.wanted).clone();
+        let mut wanted = (*state.plan.wanted).clone();
+        let mut parts = (*state.plan.parts).clone();
         for name in removed {
-            if let Ok(part) = name.parse() {
-                parts.remove(&part);
-            } else if let Ok(signal) = name.parse() {
-                state.signals.remove(&signal);
+            if wanted.remove(name.as_str()).is_some() {
+                parts.remove(name.as_str());
+            } else {
+                unsubscribe(&mut self.told, &client, name);
             }
         }
-        let mut fresh = Vec::new();
+        let mut fresh = BTreeMap::new();
         let mut signals = Vec::new();
         for name in added {
             // A newer proxy may know parts that this zone does not: they stay absent.
-            if let Ok(part) = name.parse::<PartName>() {
-                parts.insert(part.clone());
-                fresh.push(part);
-            } else if let Ok(signal) = name.parse::<SignalName>() {
+            if let Some((text, part)) = self.shared.name(name) {
+                fresh.insert(text, part);
+            } else if let Ok(signal) = name.parse() {
                 signals.push(signal);
             }
         }
-        if let Client::Proxy(id) = &client {
-            let mut kept = (*state.plan.parts).clone();
-            for name in removed {
-                kept.remove(name);
-            }
-            state.plan.parts = Arc::new(kept);
-            if *state.plan.wanted != parts {
+        if state.key.is_some() {
+            wanted.extend(fresh.clone());
+            if *state.plan.wanted != wanted {
                 state.plan.generation += 1;
             }
-            state.plan.wanted = Arc::new(parts);
-            state.compile(view, zone, id, &fresh);
+            (state.plan.wanted, state.plan.parts) = (Arc::new(wanted), Arc::new(parts));
+            state.compile(&self.view, &mut self.shared, fresh.iter());
             state.plan.world = self.world.clone();
             out.push(Output::Plan { client: client.clone(), session, plan: state.plan.clone() });
         }
@@ -509,17 +526,20 @@ impl Planner {
     fn disconnected(&mut self, client: Client, session: SessionNumber, drained: bool, out: &mut Vec<Output>) {
         let Some(state) = self.current(&client, session) else { return };
         state.plan = Plan::default();
-        state.signals.clear();
-        if drained {
-            state.presence = Presence::Drained;
-            self.refresh_signals(out);
-        } else if state.presence == Presence::Silent {
+        match state.presence {
+            _ if drained => {
+                state.presence = Presence::Drained;
+                self.lives_or_not(&client);
+            }
             // It has been missed for longer than a lost session is.
-            state.presence = Presence::Lost;
-        } else {
-            state.presence = Presence::Missing;
-            out.push(Output::CountLossLater { client, session });
+            Presence::Silent => state.presence = Presence::Lost,
+            _ => {
+                state.presence = Presence::Missing;
+                out.push(Output::CountLossLater { client: client.clone(), session });
+            }
         }
+        self.unsubscribe_all(&client);
+        self.shared.review();
     }
 
     /// The state of a client, if this is still its session.
@@ -527,12 +547,19 @@ impl Planner {
         self.clients.get_mut(client).filter(|state| state.session == session)
     }
 
-    /// Whether a client is known in a world as it is now: a newcomer runs what was there before it for a moment, and
-    /// listens nowhere yet.
-    fn is_in(&self, client: &Client, world: &World) -> bool {
-        let Client::Proxy(proxy) = client else { return true };
-        let held = self.view.get::<Dataplane>(&proxy.key(&self.zone));
-        held.is_some_and(|(held, _)| world.covers(&held.version))
+    /// A client serves from when it said that it runs what follows from its own Dataplane as it is now: a newcomer runs
+    /// what was there before it for a moment, and listens nowhere yet.
+    fn may_serve(&mut self, client: &Client) {
+        let Some(state) = self.clients.get_mut(client).filter(|state| !state.serves) else { return };
+        let confirmed = state.confirmed.as_ref().map(|(world, _)| world);
+        let runs = if state.runs_newest() { Some(&self.world) } else { confirmed };
+        let held = state.key.as_ref().map(|key| self.view.get::<Dataplane>(key));
+        let is_in = held
+            .is_none_or(|held| held.zip(runs).is_some_and(|((held, _), runs)| runs.covers(&held.version)));
+        if is_in && confirmed.is_some() {
+            state.serves = true;
+            self.lives_or_not(client);
+        }
     }
 
     /// Whether the instances of a proxy count as being there.
@@ -555,22 +582,39 @@ impl State {
         self.serves && !self.draining && matches!(self.presence, Presence::Connected | Presence::Missing)
     }
 
-    fn compile(&mut self, view: &View, zone: &ZoneName, id: &ProxyId, parts: &[PartName]) {
-        if parts.is_empty() {
-            return;
+    /// Whether it said so of its plan. Who wants nothing says nothing.
+    fn runs_newest(&self) -> bool {
+        !self.plan.wanted.is_empty() && self.confirms(|world| world.covers_all(&self.plan.world))
+    }
+
+    /// Whether the plan is another one by that.
+    fn compile<'a>(
+        &mut self,
+        view: &View,
+        shared: &mut Shared,
+        parts: impl Iterator<Item = (&'a Arc<str>, &'a Arc<PartName>)>,
+    ) -> bool {
+        let mut parts = parts.peekable();
+        if parts.peek().is_none() {
+            return false;
         }
-        let held = view.get::<Dataplane>(&id.key(zone));
+        let held = self.key.as_ref().and_then(|key| view.get::<Dataplane>(key));
         let proxy = held.and_then(|(held, dataplane)| Proxy::new(held, dataplane));
+        let proxy = proxy.map(|proxy| (proxy, class(view, &proxy)));
         let mut plan = (*self.plan.parts).clone();
-        for part in parts {
-            match proxy.as_ref().and_then(|proxy| compile(view, proxy, part)) {
-                Some(bytes) => plan.insert(part.to_string(), bytes),
-                None => plan.remove(&part.to_string()),
+        for (text, part) in parts {
+            let compiled =
+                proxy.as_ref().and_then(|(proxy, class)| shared.part(view, proxy, class, (text, part)));
+            match compiled {
+                Some(body) => plan.insert(text.clone(), body),
+                None => plan.remove(text),
             };
         }
-        if plan != *self.plan.parts {
+        let differs = plan != *self.plan.parts;
+        if differs {
             self.plan.parts = Arc::new(plan);
         }
+        differs
     }
 }
 

@@ -17,7 +17,7 @@ use snapshot::parts::{PartName, SignalName};
 use sync::frame::{Hello, Signal};
 use sync::link::{Handle, Host, HostError, Options, Topics};
 use sync::session::{Applied, Ended, Limits};
-use sync::{Base, Batch, Digest, Holdings, Place, Refused, Topic};
+use sync::{Base, Batch, Body, Digest, Holdings, Place, Refused, Topic, Wanted};
 use tokio::sync::{Notify, watch};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -279,7 +279,7 @@ impl Host for Simulated {
     }
 
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
-        let own = BTreeMap::from([(self.key.clone(), self.document.clone())]);
+        let own = Arc::new(Wanted::from([(self.key.as_str().into(), Body::new(self.document.clone()))]));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(told.collect(&base, &own, World::default()))
     }

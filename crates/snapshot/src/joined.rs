@@ -43,7 +43,7 @@ impl<'a> Joined<'a> {
         let services = view.all::<MeshService>().filter(move |(held, _)| held.key.mesh.as_ref() == mesh);
         services.filter_map(move |(held, service)| {
             let origin = &held.key.origin;
-            if !self.service.selects(origin.zone()?, &held.document.labels_at(origin)) {
+            if !self.service.selects(origin.zone()?, &held.labels) {
                 return None;
             }
             let section = port(service, self.port)?.section();

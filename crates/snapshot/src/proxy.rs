@@ -10,12 +10,12 @@ use model::{MeshName, Point, ResourceName, SpiffeId, ZoneName};
 use crate::view::{Held, View};
 
 /// A proxy of this zone, by its Dataplane, with the labels that are computed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Proxy<'a> {
     pub mesh: &'a MeshName,
     pub zone: &'a ZoneName,
     pub name: &'a ResourceName,
-    pub labels: Labels,
+    pub labels: &'a Labels,
     /// When its Dataplane was last written, in its zone's own line.
     pub since: Point,
     pub dataplane: &'a Dataplane,
@@ -25,9 +25,8 @@ impl<'a> Proxy<'a> {
     /// None if the document is not of a mesh, or of another zone.
     pub fn new(held: &'a Held, dataplane: &'a Dataplane) -> Option<Self> {
         let (mesh, zone) = (held.key.mesh.as_ref()?, held.key.origin.zone()?);
-        let mut labels = held.document.labels_at(&held.key.origin);
-        labels.set(labels::ENV, "universal");
-        Some(Self { mesh, zone, name: &held.key.name, labels, since: held.version.point, dataplane })
+        let (name, labels, since) = (&held.key.name, &held.labels, held.version.point);
+        Some(Self { mesh, zone, name, labels, since, dataplane })
     }
 
     /// As policies see it.
@@ -73,7 +72,7 @@ impl<'a> Proxy<'a> {
             .of_mesh::<MeshIdentity>(self.mesh)
             .filter(|(held, identity)| is_for(view, held, identity, self.mesh, self.zone))
             .map(|(held, identity)| (&held.key.name, identity, ()));
-        MeshIdentity::choose(identities, &self.labels).map(|(identity, ())| identity)
+        MeshIdentity::choose(identities, self.labels).map(|(identity, ())| identity)
     }
 
     /// Where other proxies reach an inbound; none while the proxy's address is a name, which is

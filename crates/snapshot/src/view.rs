@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::document::Document;
-use model::kinds::{MeshService, ResourceSpec, Spec, Zone};
+use model::kinds::{Dataplane, MeshService, ResourceSpec, Spec, Zone};
+use model::labels::{self, Labels};
 use model::{DocumentKey, MeshName, Name, Origin, Record, TrustDomain, Version, ZoneName};
 
 /// One document that this program understands.
@@ -13,6 +14,8 @@ pub struct Held {
     pub key: DocumentKey,
     pub version: Version,
     pub document: Document,
+    /// As written and as computed.
+    pub labels: Labels,
 }
 
 /// Cheap to clone: the documents are shared.
@@ -38,7 +41,11 @@ impl View {
             }
         };
         self.unread.remove(&record.key);
-        let held = Held { key: record.key.clone(), version: record.version.clone(), document };
+        let mut labels = document.labels_at(&record.key.origin);
+        if kind.name == Dataplane::KIND.name {
+            labels.set(labels::ENV, "universal");
+        }
+        let held = Held { key: record.key.clone(), version: record.version.clone(), document, labels };
         self.kinds.entry(kind.name).or_default().insert(held.key.clone(), Arc::new(held));
         Ok(())
     }

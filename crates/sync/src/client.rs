@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use crate::frame::MAX_FRAME;
 use crate::link::{self, Handle, Host, Transport};
-use crate::server::{Generations, KEEP_ALIVE, incoming};
+use crate::server::{Generations, KEEP_ALIVE, WINDOW, incoming};
 use crate::session::Ended;
 
 /// How long each step of connecting may take: name and TCP, TLS, the first answer.
@@ -164,7 +164,8 @@ async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::transpo
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)
-        .http2_adaptive_window(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(2 * WINDOW)
         .http2_max_header_list_size(16 << 10)
         .connect_with_connector(connector)
         .await

@@ -2,51 +2,103 @@
 //! can be taken whatever happened before.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use model::World;
 
 use crate::batch::{Base, Batch, Digest, Entry};
 
+/// A body with its digest, held once for all peers that are to have it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Body {
+    pub bytes: Bytes,
+    pub digest: Digest,
+}
+
+impl Body {
+    pub fn new(bytes: Bytes) -> Arc<Self> {
+        Arc::new(Self { digest: Digest::of(&bytes), bytes })
+    }
+}
+
+/// What a peer is to hold of a small topic, by name.
+pub type Wanted = BTreeMap<Arc<str>, Arc<Body>>;
+
 /// What one peer holds of one topic that this side owns, such as a proxy of its parts. Lives as long as the
 /// session.
 #[derive(Debug, Default)]
 pub struct Holdings {
-    held: BTreeMap<String, Digest>,
+    held: Held,
     /// What it holds once it has acknowledged the last batch.
-    sent: Option<BTreeMap<String, Digest>>,
+    sent: Option<Arc<Wanted>>,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// As the peer said when it opened the topic.
+    Said(BTreeMap<String, Digest>),
+    /// It acknowledged all of it.
+    All(Arc<Wanted>),
 }
 
 impl Holdings {
     /// The batch after which the peer holds exactly `wanted`, as of `world`; none where it already does.
     ///
     /// `base` is what [`crate::link::Host::collect`] was given; the result must be what it returns.
-    pub fn collect(&mut self, base: &Base, wanted: &BTreeMap<String, Bytes>, world: World) -> Option<Batch> {
+    pub fn collect(&mut self, base: &Base, wanted: &Arc<Wanted>, world: World) -> Option<Batch> {
         match base {
             Base::Opened(place) => {
-                self.held = place.held.clone();
+                self.held = Held::Said(place.held.clone());
                 self.sent = None;
             }
             Base::Acknowledged(_) => {
-                self.held = self.sent.take().unwrap_or_else(|| std::mem::take(&mut self.held))
+                if let Some(sent) = self.sent.take() {
+                    self.held = Held::All(sent);
+                }
             }
         }
-        let digests: BTreeMap<_, _> =
-            wanted.iter().map(|(name, body)| (name.clone(), Digest::of(body))).collect();
-        let changed = |name: &String| self.held.get(name) != digests.get(name);
-        let entries = wanted.iter().filter(|(name, _)| changed(name));
-        let batch = Batch {
-            entries: entries.map(|(name, body)| Entry::part(name, body.clone())).collect(),
-            removed: self.held.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect(),
-            world,
-            ..Batch::default()
-        };
+        let (entries, removed) = self.held.difference(wanted);
+        let batch = Batch { entries, removed, world, ..Batch::default() };
         if batch.is_empty() && batch.world == *base.world() {
             return None;
         }
-        self.sent = Some(digests);
+        self.sent = Some(wanted.clone());
         Some(batch)
     }
+}
+
+impl Held {
+    /// What is to be sent, and what is to be removed.
+    fn difference(&self, wanted: &Arc<Wanted>) -> (Vec<Entry>, Vec<String>) {
+        if matches!(self, Self::All(held) if Arc::ptr_eq(held, wanted)) {
+            return Default::default();
+        }
+        let changed = wanted.iter().filter(|(name, body)| self.digest(name) != Some(body.digest));
+        let entries = changed.map(|(name, body)| Entry::part(name, body.bytes.clone())).collect();
+        let removed = match self {
+            Self::Said(held) => absent(held.keys().map(String::as_str), wanted),
+            Self::All(held) => absent(held.keys().map(Arc::as_ref), wanted),
+        };
+        (entries, removed)
+    }
+
+    fn digest(&self, name: &str) -> Option<Digest> {
+        match self {
+            Self::Said(held) => held.get(name).copied(),
+            Self::All(held) => held.get(name).map(|body| body.digest),
+        }
+    }
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self::Said(BTreeMap::new())
+    }
+}
+
+fn absent<'a>(held: impl Iterator<Item = &'a str>, wanted: &Wanted) -> Vec<String> {
+    held.filter(|name| !wanted.contains_key(*name)).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -56,8 +108,9 @@ mod tests {
     use super::*;
     use crate::batch::Place;
 
-    fn parts(parts: &[(&str, &'static str)]) -> BTreeMap<String, Bytes> {
-        parts.iter().map(|(name, body)| (name.to_string(), Bytes::from_static(body.as_bytes()))).collect()
+    fn parts(parts: &[(&str, &'static str)]) -> Arc<Wanted> {
+        let body = |body: &'static str| Body::new(Bytes::from_static(body.as_bytes()));
+        Arc::new(parts.iter().map(|(name, text)| (Arc::from(*name), body(text))).collect())
     }
 
     fn world(revision: u64) -> World {

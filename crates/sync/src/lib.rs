@@ -25,5 +25,5 @@ pub mod client;
 
 pub use batch::{Base, Batch, Digest, Entry, Place, Refused};
 pub use counters::Counters;
-pub use holdings::Holdings;
+pub use holdings::{Body, Holdings, Wanted};
 pub use topic::Topic;

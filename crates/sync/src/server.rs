@@ -37,14 +37,18 @@ use connection::Caller;
 
 /// HTTP/2 pings: after twice this without an answer a connection is dead.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// What may be under way to one side, in bytes: enough for 10 MB a second over 100 ms.
+pub(crate) const WINDOW: u32 = 1 << 20;
 /// The longest token that is looked at, in bytes.
 const MAX_TOKEN: usize = 16 << 10;
 /// The longest certificate request that is looked at, in bytes.
 const MAX_CSR: usize = 16 << 10;
 /// How many enrolments are worked on at once.
 const ENROLMENTS: usize = 16;
-/// How many enrolments a second are taken up, with bursts of twice as many.
-const ENROLMENTS_PER_SECOND: u32 = 100;
+/// How many enrolments a second are taken up, with bursts of twice as many; who comes sooner waits.
+const ENROLMENTS_PER_SECOND: u32 = 500;
+/// How long an enrolment waits for its turn.
+const TURN_LIMIT: Duration = Duration::from_secs(5);
 /// How long the program may take to enrol a stranger or to let a peer in.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long closing connections may take at the end before they are cut.
@@ -155,7 +159,8 @@ pub async fn serve<H: Handler>(
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .http2_adaptive_window(Some(true))
+        .initial_stream_window_size(Some(WINDOW))
+        .initial_connection_window_size(Some(2 * WINDOW))
         .http2_max_header_list_size(16 << 10)
         .max_concurrent_streams(8)
         .add_service(service)
@@ -230,7 +235,8 @@ impl<H: Handler> SyncService for Service<H> {
                 "the token, the name or the certificate request is too long",
             ));
         }
-        let Ok(_permit) = self.enrolments.try_acquire() else { return Err(busy()) };
+        let turn = time::timeout(TURN_LIMIT, self.enrolments.acquire()).await;
+        let Ok(Ok(_permit)) = turn else { return Err(busy()) };
         if !self.pace.admits(Instant::now()) {
             return Err(busy());
         }

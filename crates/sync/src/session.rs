@@ -401,7 +401,13 @@ impl Session {
             Frame::Hold { topic, opening, reason } => {
                 actions.extend(self.outgoing.get_mut(&topic).and_then(|topic| topic.held(opening, reason)));
             }
-            Frame::Heartbeat(heartbeat) => actions.push(Action::Heartbeat(heartbeat)),
+            Frame::Heartbeat(heartbeat) => {
+                // Ours goes with it if it is due soon: one of both is woken once a second, and not both twice.
+                if self.next_heartbeat <= now + self.timing.heartbeat / 2 {
+                    self.beat(now);
+                }
+                actions.push(Action::Heartbeat(heartbeat));
+            }
             Frame::Subscribe { added, removed } => {
                 actions.push(self.publisher.subscribe(added, removed, &self.limits)?);
             }
@@ -433,11 +439,15 @@ impl Session {
             actions.push(Action::Stale);
         }
         if now >= self.next_heartbeat {
-            self.heartbeat_due = true;
-            self.next_heartbeat = now + self.timing.heartbeat;
+            self.beat(now);
         }
         actions.extend(self.questions.expire(now));
         Ok(())
+    }
+
+    fn beat(&mut self, now: Duration) {
+        self.heartbeat_due = true;
+        self.next_heartbeat = now + self.timing.heartbeat;
     }
 
     fn heartbeat(&mut self, now: Duration) -> Option<Frame> {

@@ -10,7 +10,7 @@ use sync::client::DialError;
 use sync::frame::{Hello, Signal};
 use sync::link::{Host, HostError, Topics};
 use sync::session::{Applied, Ended};
-use sync::{Base, Batch, Holdings, Place, Refused, Topic};
+use sync::{Base, Batch, Body, Holdings, Place, Refused, Topic, Wanted};
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
@@ -51,7 +51,8 @@ impl Host for ProxyHost {
         let Some(ServerRole::Zone(zone)) = self.membership.server() else {
             return Err("a session with someone who is no zone".into());
         };
-        let own = BTreeMap::from([(self.own.key(&zone).to_string(), self.own.canonical())]);
+        let key = self.own.key(&zone).to_string().into();
+        let own = Arc::new(Wanted::from([(key, Body::new(self.own.canonical()))]));
         // Plain assignments.
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(told.collect(&base, &own, World::default()))

@@ -82,21 +82,24 @@ impl Planner {
             is_connected: state.presence == Presence::Connected,
             is_current: self.runs_newest(state),
             plan: state.plan.clone(),
-            confirmed: state.confirmed.as_ref().map(|(world, _)| world.clone()),
+            confirmed: match state.runs_newest() {
+                true => Some(self.world.clone()),
+                false => state.confirmed.as_ref().map(|(world, _)| world.clone()),
+            },
             refused: state.refused.clone(),
-            signals: state.signals.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
+            signals: self.told_to(&Client::Proxy(proxy.clone()), state.session),
         })
     }
 
     fn runs_newest(&self, state: &State) -> bool {
-        state.presence == Presence::Connected && state.confirms(|world| world.covers_all(&self.world))
+        state.presence == Presence::Connected && state.runs_newest()
     }
 
     /// Of every proxy that has a Dataplane document. Whoever drained is gone, and so is, some minutes after its
     /// certificate ended, whoever was never heard of again.
     pub fn prove(&self, version: &Version, now: SystemTime) -> Proof {
         let known = self.world.covers(version);
-        self.survey(known, now, |state| state.confirms(|world| world.covers(version)))
+        self.survey(known, now, |state| state.runs_newest() || state.confirms(|world| world.covers(version)))
     }
 
     /// Who runs the newest that this zone knows of.
@@ -137,7 +140,7 @@ impl Planner {
 
 impl State {
     /// Whether it said so of what it wants now.
-    fn confirms(&self, world: impl Fn(&World) -> bool) -> bool {
+    pub(super) fn confirms(&self, world: impl Fn(&World) -> bool) -> bool {
         let of_now = self.confirmed.as_ref().filter(|(_, generation)| *generation == self.plan.generation);
         of_now.is_some_and(|(confirmed, _)| world(confirmed))
     }

@@ -1,30 +1,92 @@
 //! The signal side of the planner: endpoints for proxies, handles for ingresses, exports for other zones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use control::questions::{exported, exports_signal};
 use model::kinds::{
-    Dataplane, MeshIdentity, MeshMultiZoneService, MeshService, MeshZoneAddress, ResourceSpec,
+    Dataplane, MeshIdentity, MeshMultiZoneService, MeshService, MeshZoneAddress, ResourceSpec, Zone,
 };
-use model::{DestinationId, MeshName, ResourceName, ServiceKind};
+use model::{DestinationId, DocumentKey, MeshName, Origin, ResourceName, ServiceKind};
 use serde::Serialize;
-use snapshot::Joined;
+use snapshot::compile::is_about;
 use snapshot::endpoints::{self, Exports};
 use snapshot::parts::{Endpoints, SignalName};
+use snapshot::{Joined, Proxy};
 
 use super::{Client, Output, Planner, Presence, ProxyId, SessionNumber};
 
 /// The kinds that signals are made of.
-pub(super) const READS: [&str; 5] = [
+pub(super) const READS: [&str; 6] = [
     Dataplane::KIND.name,
     MeshService::KIND.name,
     MeshMultiZoneService::KIND.name,
     MeshIdentity::KIND.name,
     MeshZoneAddress::KIND.name,
+    Zone::KIND.name,
 ];
+
+/// The latest value of a signal, and who was told it.
+pub(super) struct Told {
+    name: SignalName,
+    value: Bytes,
+    to: BTreeMap<Arc<Client>, SessionNumber>,
+}
+
+/// Which signals may have another value than was told last.
+#[derive(Debug)]
+pub(super) enum Stale {
+    /// Those that are about one of these services.
+    Of {
+        services: BTreeSet<DocumentKey>,
+        handles: bool,
+    },
+    All,
+}
+
+impl Default for Stale {
+    fn default() -> Self {
+        Self::Of { services: BTreeSet::new(), handles: false }
+    }
+}
+
+impl Stale {
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Of { services, handles: false } if services.is_empty())
+    }
+
+    fn add(&mut self, more: impl IntoIterator<Item = DocumentKey>) {
+        if let Self::Of { services, .. } = self {
+            services.extend(more);
+        }
+    }
+
+    fn covers(&self, destination: &DestinationId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of { services, .. } => services.iter().any(|service| is_about(service, destination)),
+        }
+    }
+
+    fn covers_signal(&self, name: &SignalName) -> bool {
+        match (self, name) {
+            (_, SignalName::Endpoints(destination)) => self.covers(destination),
+            (Self::All, SignalName::Handles) => true,
+            (Self::Of { handles, .. }, SignalName::Handles) => *handles,
+        }
+    }
+}
+
+/// Nobody subscribes to what nobody is told.
+pub(super) fn unsubscribe(told: &mut BTreeMap<Arc<str>, Told>, client: &Client, name: &str) {
+    let Some(signal) = told.get_mut(name) else { return };
+    signal.to.remove(client);
+    if signal.to.is_empty() {
+        told.remove(name);
+    }
+}
 
 impl Planner {
     /// Every new subscription is answered at once, with an empty value where nothing is known.
@@ -35,32 +97,66 @@ impl Planner {
         signals: Vec<SignalName>,
         out: &mut Vec<Output>,
     ) {
+        let Some((client, _)) = self.clients.get_key_value(client) else { return };
+        let client = client.clone();
         for name in signals {
-            let value = self.value(client, &name);
-            let Some(state) = self.current(client, session) else { return };
-            state.signals.insert(name.clone(), value.clone());
-            out.push(Output::Signal { client: client.clone(), session, name: name.to_string(), value });
+            let text = name.to_string();
+            let known =
+                self.told.get_key_value(text.as_str()).map(|(text, told)| (text.clone(), told.value.clone()));
+            let (text, value) = match (may_know(&client, &name), known) {
+                (true, Some(known)) => known,
+                (true, None) => (text.into(), self.value(&name)),
+                // What is none of this client's business is as if it did not exist.
+                (false, _) => (text.into(), Bytes::new()),
+            };
+            if may_know(&client, &name) {
+                let told = self.told.entry(text.clone());
+                let told = told.or_insert_with(|| Told { name, value: value.clone(), to: BTreeMap::new() });
+                told.to.insert(client.clone(), session);
+            }
+            out.push(Output::Signal { client: client.clone(), session, name: text, value });
         }
     }
 
-    /// Computes every signal that somebody subscribed to, and tells those for whom it changed.
-    pub(super) fn refresh_signals(&mut self, out: &mut Vec<Output>) {
-        let subscribed: Vec<(Client, SessionNumber, SignalName)> = self
-            .clients
-            .iter()
-            .flat_map(|(client, state)| {
-                state.signals.keys().map(|name| (client.clone(), state.session, name.clone()))
-            })
-            .collect();
-        for (client, session, name) in subscribed {
-            let value = self.value(&client, &name);
-            let Some(state) = self.current(&client, session) else { continue };
-            if state.signals.get(&name) != Some(&value) {
-                state.signals.insert(name.clone(), value.clone());
-                out.push(Output::Signal { client, session, name: name.to_string(), value });
-            }
+    /// A client is told nothing any more.
+    pub(super) fn unsubscribe_all(&mut self, client: &Client) {
+        self.told.retain(|_, told| {
+            told.to.remove(client);
+            !told.to.is_empty()
+        });
+    }
+
+    /// What a session was told last.
+    pub(super) fn told_to(&self, client: &Client, session: SessionNumber) -> BTreeMap<String, Bytes> {
+        let told = self.told.iter().filter(|(_, told)| told.to.get(client) == Some(&session));
+        told.map(|(name, told)| (name.to_string(), told.value.clone())).collect()
+    }
+
+    /// Whether [`Self::tell`] may have something to tell.
+    pub fn has_news(&self) -> bool {
+        !self.stale.is_empty()
+    }
+
+    /// Computes the signals that may have changed, and tells those who subscribed to them of those that have.
+    pub fn tell(&mut self) -> Vec<Output> {
+        let stale = std::mem::take(&mut self.stale);
+        let mut out = Vec::new();
+        let covered = self.told.iter().filter(|(_, told)| stale.covers_signal(&told.name));
+        let covered: Vec<(Arc<str>, SignalName)> =
+            covered.map(|(text, told)| (text.clone(), told.name.clone())).collect();
+        for (text, name) in covered {
+            let value = self.value(&name);
+            let Some(told) = self.told.get_mut(&text).filter(|told| told.value != value) else { continue };
+            told.value = value;
+            out.extend(told.to.iter().map(|(client, session)| Output::Signal {
+                client: client.clone(),
+                session: *session,
+                name: text.clone(),
+                value: told.value.clone(),
+            }));
         }
-        let wanted: Vec<DestinationId> = self.wanted.keys().cloned().collect();
+        let wanted: Vec<DestinationId> =
+            self.wanted.keys().filter(|destination| stale.covers(destination)).cloned().collect();
         for destination in wanted {
             let value = self.export(&destination);
             if self.wanted.get(&destination) != Some(&value) {
@@ -68,20 +164,60 @@ impl Planner {
                 out.push(Output::Export { name: exports_signal(&destination), value });
             }
         }
+        out
     }
 
-    pub(super) fn exported(
-        &mut self,
-        destination: DestinationId,
-        exports: Option<Exports>,
-        out: &mut Vec<Output>,
-    ) {
+    /// Others may have to be sent to a client that they were not sent to, or the other way round.
+    pub(super) fn lives_or_not(&mut self, client: &Client) {
+        match client {
+            Client::Proxy(proxy) => {
+                let services = self.services_of(&proxy.key(&self.zone));
+                self.stale.add(services);
+            }
+            // A door may close to all services.
+            Client::Ingress(_) => self.stale = Stale::All,
+        }
+    }
+
+    /// Notes what follows from documents as they are now; to be said before they change, and after.
+    pub(super) fn outdate(&mut self, changed: &[&DocumentKey]) {
+        for key in changed {
+            let kind = key.kind.as_str();
+            if kind == Dataplane::KIND.name || kind == MeshService::KIND.name {
+                let services = match kind == MeshService::KIND.name {
+                    true => vec![(*key).clone()],
+                    false => self.services_of(key),
+                };
+                self.stale.add(services);
+                if let Stale::Of { handles, .. } = &mut self.stale {
+                    *handles = true;
+                }
+            } else if READS.contains(&kind) {
+                self.stale = Stale::All;
+            }
+        }
+    }
+
+    /// The services of this zone that a proxy of it stands behind.
+    fn services_of(&self, proxy: &DocumentKey) -> Vec<DocumentKey> {
+        let held = self.view.get::<Dataplane>(proxy);
+        let Some(proxy) = held.and_then(|(held, dataplane)| Proxy::new(held, dataplane)) else {
+            return Vec::new();
+        };
+        let services = self.view.of_mesh::<MeshService>(proxy.mesh);
+        let own = services.filter(|(held, service)| {
+            held.key.origin.zone() == Some(&self.zone) && endpoints::is_member(service, &proxy)
+        });
+        own.map(|(held, _)| held.key.clone()).collect()
+    }
+
+    pub(super) fn exported(&mut self, destination: DestinationId, exports: Option<Exports>) {
         // No word takes nothing away.
         let Some(exports) = exports else { return };
         let is_asked = destination.zone.as_ref() != Some(&self.zone) && self.asked.contains(&destination);
         if is_asked && self.exports.get(&destination) != Some(&exports) {
+            self.stale.add(service_key(&destination));
             Arc::make_mut(&mut self.exports).insert(destination, exports);
-            self.refresh_signals(out);
         }
     }
 
@@ -100,11 +236,10 @@ impl Planner {
     /// themselves or behind a service of several zones. What is no longer wanted is forgotten, so that a later first answer is never an old one.
     pub(super) fn review_wishes(&mut self, out: &mut Vec<Output>) {
         let wishes: BTreeSet<DestinationId> = self
-            .clients
+            .told
             .values()
             // A session that is missing for a moment keeps its wishes by what was asked before.
-            .flat_map(|state| state.signals.keys())
-            .filter_map(|name| match name {
+            .filter_map(|told| match &told.name {
                 SignalName::Endpoints(destination) => Some(destination.clone()),
                 SignalName::Handles => None,
             })
@@ -133,16 +268,13 @@ impl Planner {
         }
     }
 
-    fn value(&self, client: &Client, name: &SignalName) -> Bytes {
-        match (client, name) {
-            (Client::Ingress(_), SignalName::Handles) => {
-                bytes(&endpoints::handles(&self.view, &self.zone, &self.salt))
-            }
-            (Client::Proxy(proxy), SignalName::Endpoints(destination)) if destination.mesh == proxy.mesh => {
+    /// For whoever may know it.
+    fn value(&self, name: &SignalName) -> Bytes {
+        match name {
+            SignalName::Handles => bytes(&endpoints::handles(&self.view, &self.zone, &self.salt)),
+            SignalName::Endpoints(destination) => {
                 self.endpoints(destination).map(|endpoints| bytes(&endpoints)).unwrap_or_default()
             }
-            // What is none of this client's business is as if it did not exist.
-            _ => Bytes::new(),
         }
     }
 
@@ -202,6 +334,26 @@ impl Planner {
         };
         endpoints::instances(&self.view, &self.zone, &self.salt, destination, is_live)
     }
+}
+
+/// Whether a signal is any of a client's business.
+fn may_know(client: &Client, name: &SignalName) -> bool {
+    match (client, name) {
+        (Client::Ingress(_), SignalName::Handles) => true,
+        (Client::Proxy(proxy), SignalName::Endpoints(destination)) => destination.mesh == proxy.mesh,
+        _ => false,
+    }
+}
+
+/// The service of which a destination is a port.
+fn service_key(destination: &DestinationId) -> Option<DocumentKey> {
+    Some(DocumentKey {
+        kind: MeshService::KIND.key_name(),
+        mesh: Some(destination.mesh.clone()),
+        origin: Origin::Zone(destination.zone.clone()?),
+        namespace: destination.namespace.clone(),
+        name: destination.service.clone().into(),
+    })
 }
 
 fn bytes(value: &impl Serialize) -> Bytes {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use model::World;
@@ -11,7 +11,7 @@ use sync::client::DialError;
 use sync::frame::{Hello, Signal};
 use sync::link::{Handle, Host, HostError, Topics};
 use sync::session::Ended;
-use sync::{Base, Batch, Holdings, Refused, Topic};
+use sync::{Base, Batch, Body, Holdings, Refused, Topic, Wanted};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -41,7 +41,7 @@ impl Host for IngressHost {
     }
 
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
-        let own = BTreeMap::from([(KEY.to_owned(), self.registration.clone())]);
+        let own = Arc::new(Wanted::from([(KEY.into(), Body::new(self.registration.clone()))]));
         // Plain assignments.
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(told.collect(&base, &own, World::default()))

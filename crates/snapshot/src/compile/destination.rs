@@ -44,7 +44,6 @@ fn joined(view: &View, proxy: &Proxy<'_>, id: &DestinationId) -> Option<Destinat
 }
 
 fn timeouts_to(view: &View, proxy: &Proxy<'_>, id: &DestinationId, held: &Held) -> crate::parts::Timeouts {
-    let labels = held.document.labels_at(&held.key.origin);
-    let service = Service { kind: id.kind, key: &held.key, labels: &labels, section: &id.section };
+    let service = Service { kind: id.kind, key: &held.key, labels: &held.labels, section: &id.section };
     timeouts::outbound(view, proxy, service)
 }

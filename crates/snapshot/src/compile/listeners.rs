@@ -60,7 +60,7 @@ fn is_meant(held: &Held, proxy: &Proxy<'_>, backend: &BackendRef) -> bool {
             };
             by_name && held.key.name == *name
         }
-        ServiceRef::Labels(wanted) => held.document.labels_at(&held.key.origin).cover(wanted),
+        ServiceRef::Labels(wanted) => held.labels.cover(wanted),
     }
 }
 

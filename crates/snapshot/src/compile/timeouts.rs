@@ -33,7 +33,7 @@ pub(super) fn inbound(
     (common, of_clients.collect())
 }
 
-fn policies<'a>(view: &'a View, proxy: &Proxy<'_>) -> impl Iterator<Item = TimeoutPolicy<'a>> {
+pub(super) fn policies<'a>(view: &'a View, proxy: &Proxy<'_>) -> impl Iterator<Item = TimeoutPolicy<'a>> {
     view.of_mesh::<MeshTimeout>(proxy.mesh).map(|(held, spec)| TimeoutPolicy {
         key: &held.key,
         version: &held.version,

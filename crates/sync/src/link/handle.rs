@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{self, Instant};
 
@@ -186,6 +187,11 @@ impl Handle {
         let _ = peer.wait_for(Option::is_none).await;
     }
 
+    /// Waits until there is something on the desk.
+    pub(super) fn woken(&self) -> Notified<'_> {
+        self.shared.wake.notified()
+    }
+
     fn tell(&self, say: impl FnOnce(&mut Desk)) {
         let mut desk = self.desk();
         say(&mut desk);
@@ -235,8 +241,8 @@ impl Attached {
         self.handle.desk().last_heard = Some(Instant::now());
     }
 
-    pub(super) async fn woken(&self) {
-        self.handle.shared.wake.notified().await;
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// Takes everything that waits off the desk.

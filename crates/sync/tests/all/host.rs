@@ -9,7 +9,7 @@ use model::{Origin, Point, World};
 use sync::frame::{Heartbeat, Hello, Signal};
 use sync::link::{Handle, Host, HostError, Options, Topics};
 use sync::session::{Applied, Ended, Limits};
-use sync::{Base, Batch, Digest, Entry, Holdings, Place, Refused, Topic};
+use sync::{Base, Batch, Body, Digest, Entry, Holdings, Place, Refused, Topic, Wanted};
 use tokio::sync::{Semaphore, watch};
 
 pub(crate) struct TestHost {
@@ -51,6 +51,11 @@ pub(crate) fn zone(handle: &Handle) -> Arc<TestHost> {
 /// A proxy: copies parts, serves its own state.
 pub(crate) fn proxy(handle: &Handle) -> Arc<TestHost> {
     TestHost::new(handle, Topic::PROXY, Topic::PARTS)
+}
+
+/// The same, as the peer is to hold it.
+pub(crate) fn wanted(own: &BTreeMap<String, Bytes>) -> Arc<Wanted> {
+    Arc::new(own.iter().map(|(name, body)| (name.as_str().into(), Body::new(body.clone()))).collect())
 }
 
 pub(crate) fn options() -> Options {
@@ -113,7 +118,7 @@ impl Host for TestHost {
         let mut fails = false;
         self.state.send_modify(|state| {
             let world = World::from_iter([(Origin::Global, Point { epoch: 1, revision: state.revision })]);
-            batch = state.holdings.collect(&base, &state.own, world);
+            batch = state.holdings.collect(&base, &wanted(&state.own), world);
             fails = state.fails;
         });
         if fails { Err("the store is on fire".into()) } else { Ok(batch) }

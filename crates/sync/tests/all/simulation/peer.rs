@@ -18,6 +18,7 @@ use super::line::{Hash, Line, Past};
 use super::link::LOWER;
 use super::random::Random;
 use super::store::{Copied, Store, Verdict, hash_of};
+use crate::host::wanted;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Shape {
@@ -570,7 +571,7 @@ impl Peer {
         if *topic == Topic::PARTS {
             let end = self.ends.get_mut(&number)?;
             let (parts, world) = self.store.read().line.parts(&end.subscribed);
-            return end.holdings.collect(&base, &parts, world);
+            return end.holdings.collect(&base, &wanted(&parts), world);
         }
         if self.told().find(&base) == Found::PutBack {
             assert!(self.was_put_back, "this side forgot what it told: it is not at {base:?}");
