@@ -231,8 +231,8 @@ impl Host for ZoneSession {
     }
 
     fn ages(&self) -> Vec<(Origin, std::time::Duration)> {
-        let others = self.zones.ages().into_iter().filter(|(zone, _)| *zone != self.zone);
-        others.map(|(zone, age)| (Origin::Zone(zone), age)).collect()
+        let own = self.origin();
+        self.zones.ages().into_iter().filter(|(origin, _)| *origin != own).collect()
     }
 
     fn heartbeat(&self, _heartbeat: &Heartbeat) {

@@ -16,7 +16,7 @@ use sync::{link, server, session};
 
 use crate::admission::GlobalAdmission;
 use crate::answers::Answers;
-use crate::metrics::{Metrics, ZoneAges};
+use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::proof::GlobalProof;
 use crate::zones::{self, Zones};
@@ -44,7 +44,9 @@ impl GlobalCp {
         let metrics = Metrics::register(&mut registry);
         let zones = Zones::new(home.clone(), enroller.clone(), clock.clone(), metrics);
         zones.recall().await.context("what was refused cannot be read")?;
-        registry.register_collector(Box::new(ZoneAges(zones.clone())));
+        zones.remember_ages().await.context("when zones were last heard of cannot be read")?;
+        let of_zones = zones.clone();
+        metrics::show_ages(&mut registry, move || of_zones.ages());
         let of_both = control::Metrics::register(&mut registry, &*home.store);
         let (authority_ends, server_ends) = (home.ca.validity().not_after, tls.ends.clone());
         metrics::show_ends(&mut registry, move || {
@@ -58,6 +60,8 @@ impl GlobalCp {
         tasks.spawn("certificate", |stop| renewal.run(stop));
         tasks.spawn("defaults", |stop| defaults::run(home.store.clone(), stop));
         let followed = zones.clone();
+        let (heard, keeping, at) = (zones.clone(), home.store.clone(), clock.clone());
+        tasks.spawn("ages", |stop| presence::keep(keeping, at, move || heard.ages(), stop));
         tasks.spawn("zones", |stop| zones::follow(followed, stop));
 
         let answers = Answers::new(zones.clone(), clock.clone(), authority_ends, unread);

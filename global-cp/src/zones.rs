@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use api::shapes::ProxyCounts;
+use control::presence::{self, Past};
 use control::questions::SUMMARY;
 use control::{Admission, Clock, Enroller, Holds, Home, Reports};
 use futures::future::join_all;
@@ -56,7 +57,7 @@ struct Inner {
 #[derive(Default)]
 struct Entry {
     session: Option<Attached>,
-    last_heard: Option<Instant>,
+    last_heard: Option<Past>,
     counts: ProxyCounts,
     line: Line,
 }
@@ -147,11 +148,23 @@ impl Zones {
     }
 
     /// How long ago each zone was heard of that was.
-    pub(crate) fn ages(&self) -> Vec<(ZoneName, Duration)> {
+    pub(crate) fn ages(&self) -> Vec<(Origin, Duration)> {
         let entries = self.entries();
-        let ages =
-            entries.iter().filter_map(|(zone, entry)| Some((zone.clone(), entry.last_heard?.elapsed())));
-        ages.collect()
+        let age = |(zone, entry): (&ZoneName, &Entry)| {
+            Some((Origin::Zone(zone.clone()), entry.last_heard?.elapsed()))
+        };
+        entries.iter().filter_map(age).collect()
+    }
+
+    /// What the process before this one kept of it.
+    pub(crate) async fn remember_ages(&self) -> Result<(), store::Error> {
+        let kept = presence::last_heard(self.store(), self.now()).await?;
+        for (origin, age) in kept {
+            if let Origin::Zone(zone) = origin {
+                self.change(&zone, |entry| entry.last_heard = Some(Past::ago(age)));
+            }
+        }
+        Ok(())
     }
 
     /// Changes whenever a zone comes or goes, falls silent or is heard again.
@@ -234,7 +247,7 @@ impl Zones {
     }
 
     pub(crate) fn hear(&self, zone: &ZoneName) {
-        self.change(zone, |entry| entry.last_heard = Some(Instant::now()));
+        self.change(zone, |entry| entry.last_heard = Some(Past::now()));
     }
 
     pub(crate) fn count(&self, zone: &ZoneName, counts: ProxyCounts) {

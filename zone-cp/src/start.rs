@@ -7,7 +7,7 @@ use anyhow::Context;
 use api::shapes::ProxyCounts;
 use api::{ApiConfig, Authority, routes, status};
 use bytes::Bytes;
-use control::presence::Ages;
+use control::presence::{self, Ages};
 use control::{
     Enroller, Holds, Home, Issuing, Listeners, Refusals, Reports, Running, ServerTls, TokenOffice, Unread,
     defaults, metrics, questions, serve, server_tls,
@@ -93,7 +93,12 @@ impl ZoneCp {
             started: time::Instant::now(),
             authority_ends: home.ca.validity().not_after,
         });
-        let ages = Arc::new(Mutex::new(Ages::default()));
+        let kept = presence::last_heard(&*store, clock.now()).await?;
+        let ages = Arc::new(Mutex::new(Ages::new(kept, time::Instant::now())));
+        let all_ages = {
+            let ages = ages.clone();
+            move || ages.lock().unwrap_or_else(PoisonError::into_inner).all(time::Instant::now())
+        };
         let reports = Arc::new(Reports::default());
         reports.put(upstream::LANE, Refusals::load(&*store, upstream::LANE).await?);
         let mut registry = Registry::default();
@@ -110,6 +115,9 @@ impl ZoneCp {
         let upward = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::CONTROL_PLANE);
         let counters = [("proxies", sessions.counters.clone()), ("global", upward.counters.clone())];
         metrics::show_sessions(&mut registry, counters);
+        metrics::show_ages(&mut registry, all_ages.clone());
+        let (keeping, at) = (store.clone(), clock.clone());
+        tasks.spawn("ages", |stop| presence::keep(keeping, at, all_ages, stop));
         let holds = Arc::new(Holds::default());
         let holding = Arc::new(Holding { holds: holds.clone(), upstream: upstream.clone() });
         let authority = match (global, upstream) {

@@ -8,6 +8,7 @@
 //! | `tombolo_sync_sessions{peers}` | open now, with `zones`, `proxies` (and ingresses) or the `global` |
 //! | `tombolo_sync_batches_total{peers,direction}` | `sent` and acknowledged, or `received` and in force |
 //! | `tombolo_sync_refused_total{peers,direction}` | documents and parts that a peer did not take, or that were not taken from it |
+//! | `tombolo_origin_age_seconds{origin}` | since another control plane was last heard of |
 //! | `tombolo_certificate_end_timestamp_seconds{of}` | when what this control plane serves or signs with ends, in seconds since 1970 |
 
 use std::fmt;
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use api::Proof;
 use api::revisions::LONGEST_WAIT;
 use api::shapes::Progress;
-use model::Version;
+use model::{Origin, Version};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -191,6 +192,34 @@ impl Sessions {
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("sessions")
+    }
+}
+
+/// Shows how long ago others were heard of; `ages` is asked at each scrape, since they change by themselves.
+pub fn show_ages(
+    registry: &mut Registry,
+    ages: impl Fn() -> Vec<(Origin, Duration)> + Send + Sync + 'static,
+) {
+    registry.register_collector(Box::new(Heard(ages)));
+}
+
+struct Heard<F>(F);
+
+impl<F: Fn() -> Vec<(Origin, Duration)> + Send + Sync + 'static> Collector for Heard<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("tombolo_origin_age_seconds", "Since another control plane was last heard of");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (origin, age) in (self.0)() {
+            let origin = origin.to_string();
+            family.encode_family(&[("origin", origin.as_str())])?.encode_gauge(&age.as_secs_f64())?;
+        }
+        Ok(())
+    }
+}
+
+impl<F> fmt::Debug for Heard<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the ages of others")
     }
 }
 

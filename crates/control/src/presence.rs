@@ -1,11 +1,16 @@
-//! Decides how well others are heard: by how long ago they last said anything.
+//! Decides how well others are heard: by how long ago they last said anything, to this process or the one before it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::shapes::{Connection, Heard};
 use model::Origin;
-use tokio::time::Instant;
+use runtime::Clock;
+use store::{SecretBytes, Store};
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// Silent for this long: stale.
 pub const STALE: Duration = Duration::from_secs(5);
@@ -29,24 +34,108 @@ pub fn heard(age: Option<Duration>, has_session: bool) -> Heard {
     Heard { state: connection(age, has_session), age_ms, is_frozen: false }
 }
 
+/// A moment that is over, also one from before this process began.
+#[derive(Clone, Copy, Debug)]
+pub struct Past {
+    at: Instant,
+    before: Duration,
+}
+
+impl Past {
+    pub fn now() -> Self {
+        Self::ago(Duration::ZERO)
+    }
+
+    pub fn ago(age: Duration) -> Self {
+        Self { at: Instant::now(), before: age }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.at.elapsed() + self.before
+    }
+}
+
+/// Where it is kept when others were last heard of, in seconds since 1970.
+const LAST_HEARD: &str = "last-heard";
+/// How often. What a crash takes makes an age by so much longer.
+const KEPT_EVERY: Duration = Duration::from_secs(60);
+
+/// How long ago others were heard of, as the process before this one kept it. What cannot be read is as if they never
+/// were.
+pub async fn last_heard(store: &dyn Store, now: SystemTime) -> Result<Vec<(Origin, Duration)>, store::Error> {
+    let Some(kept) = store.secret_get(LAST_HEARD).await? else { return Ok(Vec::new()) };
+    let kept: BTreeMap<Origin, u64> = serde_json::from_slice(kept.expose()).unwrap_or_else(|error| {
+        warn!(%error, "when others were last heard of cannot be read");
+        BTreeMap::new()
+    });
+    // Whoever was heard of in the future was heard of by another clock.
+    let age = |at| now.duration_since(UNIX_EPOCH + Duration::from_secs(at)).unwrap_or_default();
+    Ok(kept.into_iter().map(|(origin, at)| (origin, age(at))).collect())
+}
+
+/// Keeps for the next start what `ages` says, from time to time and at the end.
+pub async fn keep(
+    store: Arc<dyn Store>,
+    clock: Clock,
+    ages: impl Fn() -> Vec<(Origin, Duration)>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut kept = BTreeMap::new();
+    loop {
+        let _ = time::timeout(KEPT_EVERY, stop.cancelled()).await;
+        let now = clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = |(origin, age)| (origin, now.saturating_sub(age).as_secs());
+        let heard: BTreeMap<Origin, u64> = ages().into_iter().map(at).collect();
+        if heard != kept {
+            let bytes = serde_json::to_vec(&heard).expect("its keys are text");
+            match store.secret_put(LAST_HEARD, SecretBytes::from(bytes)).await {
+                Ok(()) => kept = heard,
+                Err(error) => warn!(%error, "when others were last heard of cannot be kept; trying again"),
+            }
+        }
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+    }
+}
+
 /// What a zone knows of how the global and the other zones are heard: by the heartbeats of the global, which
 /// tell how long ago it heard of each.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Ages {
-    last: Option<Instant>,
+    /// Since when nothing came from the global, and whether that was in this process.
+    last: Instant,
+    is_heard: bool,
     told: BTreeMap<Origin, Duration>,
 }
 
 impl Ages {
+    /// With what the process before this one kept.
+    pub fn new(kept: Vec<(Origin, Duration)>, now: Instant) -> Self {
+        Self { last: now, is_heard: false, told: kept.into_iter().collect() }
+    }
+
+    /// Of everyone that was heard of.
+    pub fn all(&self, now: Instant) -> Vec<(Origin, Duration)> {
+        let silent = now.saturating_duration_since(self.last);
+        let others = self.told.iter().map(|(origin, age)| (origin.clone(), *age + silent));
+        others.chain(self.is_heard.then_some((Origin::Global, silent))).collect()
+    }
+
     pub fn heartbeat(&mut self, ages: &[(Origin, Duration)], now: Instant) {
-        self.last = Some(now);
+        (self.last, self.is_heard) = (now, true);
         self.told = ages.iter().cloned().collect();
     }
 
     /// None of whom nothing was said. While nothing comes from the global, the ages of the others stand still:
     /// its silence says nothing of them.
     pub fn heard(&self, origin: &Origin, now: Instant) -> Option<Heard> {
-        let silent = now.saturating_duration_since(self.last?);
+        let silent = now.saturating_duration_since(self.last);
+        if !self.is_heard {
+            // The time in which this process was not there counts as well.
+            let age = *self.told.get(origin)? + silent;
+            return Some(Heard { is_frozen: *origin != Origin::Global, ..heard(Some(age), false) });
+        }
         if *origin == Origin::Global {
             return Some(heard(Some(silent), true));
         }
@@ -82,7 +171,7 @@ mod tests {
     fn the_ages_of_others_stand_still_while_the_global_is_silent() {
         use Connection::{Connected, Offline, Stale};
         let (start, west) = (Instant::now(), Origin::Zone("west".parse().unwrap()));
-        let mut ages = Ages::default();
+        let mut ages = Ages::new(Vec::new(), start);
         assert_eq!(ages.heard(&Origin::Global, start), None);
         ages.heartbeat(&[(west.clone(), Duration::from_secs(3))], start);
         for (seconds, origin, want) in [
@@ -101,5 +190,33 @@ mod tests {
         ages.heartbeat(&[(west.clone(), Duration::from_secs(40))], start + Duration::from_secs(61));
         let found = ages.heard(&west, start + Duration::from_secs(61)).unwrap();
         assert_eq!((found.state, found.is_frozen), (Offline, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ages_go_on_over_a_restart_and_are_frozen_until_the_global_is_heard() {
+        let (global, west) = (Origin::Global, Origin::Zone("west".parse().unwrap()));
+        let store = store::MemoryStore::new("east".parse().unwrap());
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        assert_eq!(last_heard(&*store, now).await.unwrap(), []);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let ages = vec![(global.clone(), Duration::from_secs(2)), (west.clone(), Duration::from_secs(40))];
+        keep(store.clone(), Clock::new(move || now), || ages.clone(), stop).await.unwrap();
+
+        let kept = last_heard(&*store, now + Duration::from_secs(100)).await.unwrap();
+        let start = Instant::now();
+        let mut ages = Ages::new(kept, start);
+        let after = |ages: &Ages, origin: &Origin, seconds| {
+            let found = ages.heard(origin, start + Duration::from_secs(seconds)).unwrap();
+            (found.age_ms.unwrap() / 1_000, found.is_frozen, found.state)
+        };
+        assert_eq!(after(&ages, &global, 5), (107, false, Connection::Offline));
+        assert_eq!(after(&ages, &west, 5), (145, true, Connection::Offline));
+        assert_eq!(ages.all(start + Duration::from_secs(5))[1], (west.clone(), Duration::from_secs(145)));
+        ages.heartbeat(&[(west.clone(), Duration::from_secs(1))], start);
+        assert_eq!(after(&ages, &west, 0), (1, false, Connection::Connected));
+
+        store.secret_put(LAST_HEARD, SecretBytes::from(b"{".to_vec())).await.unwrap();
+        assert_eq!(last_heard(&*store, now).await.unwrap(), []);
     }
 }

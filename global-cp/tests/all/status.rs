@@ -59,10 +59,13 @@ async fn a_copy_says_how_its_owner_is_heard() {
     assert!(heard["state"] != "connected" && heard["age_ms"].is_u64(), "{heard}");
 
     let metrics = global.metrics().await;
-    let line =
-        metrics.lines().find(|line| line.starts_with("tombolo_global_zone_age_seconds{zone=\"east\"} "));
+    let line = metrics.lines().find(|line| line.starts_with("tombolo_origin_age_seconds{origin=\"east\"} "));
     let age: f64 = line.unwrap_or(&metrics).rsplit(' ').next().unwrap().parse().unwrap();
     assert!((0.0..600.0).contains(&age), "{age}");
+
+    let global = global.restart().await;
+    let heard = global.get(path).await.1["status"]["heard"].clone();
+    assert!(heard["state"] != "connected" && heard["age_ms"].is_u64(), "as old as before: {heard}");
 }
 
 #[tokio::test]
