@@ -54,6 +54,7 @@ fn findings(status: &MeshStatus, now: SystemTime) -> Vec<Finding> {
             .map(|ending| ends(ending, now, "tombolo status -o yaml".into())),
     );
     found.extend(status.control_plane.unread.iter().map(unread));
+    found.extend(status.control_plane.cut_off.as_ref().map(|why| cut_off(&status.control_plane.name, why)));
     // One that stands alone needs no door.
     let needs_ingress = status.zones.len() > 1;
     for zone in &status.zones {
@@ -67,6 +68,13 @@ fn unread(unread: &RefusedDocument) -> Finding {
     let (document, look) = named(document);
     let what = format!("{document} got past the API into the store of {by}, and is not understood: {reason}");
     Finding { what, look: look.unwrap_or_else(|| "tombolo status -o yaml".into()) }
+}
+
+fn cut_off(zone: &Origin, why: &str) -> Finding {
+    Finding {
+        what: format!("zone {zone} has no session with its global: {why}"),
+        look: format!("tombolo token zone --zone {zone} (asked of the global: a new CA needs a new token)"),
+    }
 }
 
 /// A document by its key, and how to look at it.
@@ -326,6 +334,7 @@ mod tests {
             uptime_ms: 7_300_000,
             certificates: Vec::new(),
             unread: Vec::new(),
+            cut_off: None,
         };
         MeshStatus { control_plane, zones }
     }
@@ -372,6 +381,16 @@ mod tests {
             }
         );
         assert_eq!(found[1].look, "tombolo status -o yaml");
+    }
+
+    #[test]
+    fn a_zone_says_why_it_is_cut_off() {
+        let mut status = mesh(vec![zone("east", Connection::Connected, Some(well()))]);
+        status.control_plane.name = "east".parse().unwrap();
+        status.control_plane.cut_off = Some("its CA changed".into());
+        let found = findings(&status, NOW);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].what, "zone east has no session with its global: its CA changed");
     }
 
     #[test]

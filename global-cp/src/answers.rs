@@ -58,6 +58,7 @@ impl Answers {
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             certificates: certificates.into_iter().collect(),
             unread: self.unread.left().await.map_err(failed)?,
+            cut_off: None,
         };
         Ok(MeshStatus { control_plane, zones: zones.into_iter().collect::<Result<_, _>>()? })
     }

@@ -25,6 +25,7 @@ use crate::lives;
 use crate::planner::{Client, ProxyId};
 use crate::proof;
 use crate::reporter::Reporter;
+use crate::upstream::CutOff;
 use crate::upstream::{LANE, REFUSED_ABOVE};
 
 pub struct Answers {
@@ -32,6 +33,7 @@ pub struct Answers {
     pub hub: Arc<Hub>,
     pub reporter: Arc<Reporter>,
     pub unread: Unread,
+    pub cut_off: Arc<CutOff>,
     pub reports: Arc<Reports>,
     /// Open waits end with the process.
     pub stopping: CancellationToken,
@@ -131,6 +133,7 @@ impl Status for Answers {
                 uptime_ms: report.uptime_ms,
                 certificates: std::mem::take(&mut report.certificates),
                 unread,
+                cut_off: self.cut_off.why(),
             };
             let overview = ZoneOverview {
                 name: self.zone.clone(),

@@ -39,7 +39,7 @@ use crate::proxies::Zone;
 use crate::reporter::Reporter;
 use crate::sessions::Sessions;
 use crate::take_up::TakeUp;
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, CutOff, Upstream};
 use crate::{lives, memory};
 
 /// The zone control plane, to be started in any process.
@@ -99,6 +99,7 @@ impl ZoneCp {
             let ages = ages.clone();
             move || ages.lock().unwrap_or_else(PoisonError::into_inner).all(time::Instant::now())
         };
+        let cut_off = Arc::new(CutOff::default());
         let reports = Arc::new(Reports::default());
         reports.put(upstream::LANE, Refusals::load(&*store, upstream::LANE).await?);
         let mut registry = Registry::default();
@@ -130,6 +131,7 @@ impl ZoneCp {
                     fence: Mutex::default(),
                     reporter: reporter.clone(),
                     ages: ages.clone(),
+                    cut_off: cut_off.clone(),
                     take_up: TakeUp::new(
                         zone.clone(),
                         handle.clone(),
@@ -189,6 +191,7 @@ impl ZoneCp {
             reporter,
             reports: reports.clone(),
             unread,
+            cut_off,
             stopping: tasks.stopping(),
         });
         let (written, proof) = (store.clone(), answers.clone());

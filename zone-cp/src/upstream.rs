@@ -1,6 +1,7 @@
 //! The zone's end of its session with the global.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use model::{Origin, World, ZoneName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::{Fence, Filter, Store, Write};
-use sync::frame::{Heartbeat, Signal};
+use sync::client::DialError;
+use sync::frame::{Heartbeat, Hello, Signal};
 use sync::link::{Host, HostError, Topics};
-use sync::session::Applied;
+use sync::session::{Applied, Ended};
 use sync::{Base, Batch, Place, Refused, Topic};
 use tokio::time::Instant;
 
@@ -34,11 +36,26 @@ pub struct Upstream {
     pub reporter: Arc<Reporter>,
     /// How the global says that it hears the others.
     pub ages: Arc<Mutex<Ages>>,
+    pub cut_off: Arc<CutOff>,
     pub take_up: TakeUp,
     pub reports: Arc<Reports>,
     pub clock: Clock,
     /// The right to store what the global sends, from a session's first look at what is held of it.
     pub fence: Mutex<Option<Fence>>,
+}
+
+/// Why there is no session with the global now; none while there is one, and before the first try.
+#[derive(Default)]
+pub struct CutOff(Mutex<Option<String>>);
+
+impl CutOff {
+    pub fn why(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, why: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
 }
 
 /// The lane of what the global sends.
@@ -126,6 +143,20 @@ impl Host for Upstream {
         // Nothing can panic between two states that fit together.
         let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
         ages.heartbeat(&heartbeat.ages, Instant::now());
+    }
+
+    fn connected(&self, _: &Hello) -> Result<(), String> {
+        self.cut_off.set(None);
+        Ok(())
+    }
+
+    fn unreachable(&self, error: &DialError) {
+        let why = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        self.cut_off.set(Some(why));
+    }
+
+    fn closed(&self, ended: &Ended) {
+        self.cut_off.set(Some(ended.to_string()));
     }
 }
 

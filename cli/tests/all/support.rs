@@ -266,6 +266,7 @@ impl Status for Program {
                 uptime_ms: 90_000,
                 certificates: Vec::new(),
                 unread: Vec::new(),
+                cut_off: None,
             };
             Ok(MeshStatus { control_plane, zones: zones.collect() })
         })

@@ -39,6 +39,9 @@ pub struct ControlPlane {
     /// Documents of its own that it does not understand, or not wholly: no API wrote them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<RefusedDocument>,
+    /// Why a zone has no session with its global now; absent where it has one, or needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_off: Option<String>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]

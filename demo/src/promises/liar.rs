@@ -95,9 +95,9 @@ async fn lies(mesh: &Mesh) -> anyhow::Result<(Vec<sync::Entry>, &'static str)> {
         numbered(entry("MeshTrust/default/robber//stolen", "robber-1-1006", trust(OWN_DOMAIN, stolen))?),
         // An older bundle than the one that counts.
         older,
-        // Documents of others.
-        entry("MeshService/default/east//catalog", "east-1-900000", service(OWN_DOMAIN))?,
-        entry("MeshTrafficPermission/default/global//shop", "global-1-900000", everybody)?,
+        // Documents of others, later than those that are there.
+        entry("MeshService/default/east//catalog", "east-1-1500", service(OWN_DOMAIN))?,
+        entry("MeshTrafficPermission/default/global//shop", "global-1-1500", everybody)?,
         // Another's identity: one of many places where the catalog would be.
         entry("MeshService/default/robber//catalog", "robber-1-1007", service(EASTS_DOMAIN))?,
     ];

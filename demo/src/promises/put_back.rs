@@ -100,6 +100,12 @@ async fn nothing_left(mesh: &mut Mesh) -> anyhow::Result<()> {
     time::sleep(UNCHANGED).await;
     let joined: Page<ZoneOverview> = api.get("/zones/_overview").await?;
     ensure!(joined.items.is_empty(), "without a new token there are {:?}", joined.items);
+    for zone in ZONES {
+        let status: MeshStatus = mesh.zone_api(zone)?.get("/status").await?;
+        let why =
+            status.control_plane.cut_off.with_context(|| format!("{zone} does not say that it is alone"))?;
+        ensure!(why.contains("its CA changed"), "{zone} is alone, since {why}");
+    }
     every_pair_answers(mesh, "/refused", |_| true)
         .await
         .context("over new connections, before it is known")?;
