@@ -19,7 +19,7 @@ use sync::frame::Signal;
 use sync::link::{self, Handle, Host, HostError, Topics};
 use sync::server::{self, Enrolment, Handler, Refusal};
 use sync::session::{Applied, Ended, Limits};
-use sync::{Base, Batch, Holdings, Refused, Topic};
+use sync::{Base, Batch, Body, Holdings, Refused, Topic};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -279,8 +279,8 @@ impl Host for Session {
 
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
         let state = self.zone.state(&self.peer.to_string());
-        let mut wanted = state.parts;
-        wanted.retain(|name, _| state.subscribed.contains(name));
+        let wanted = state.parts.into_iter().filter(|(name, _)| state.subscribed.contains(name));
+        let wanted = Arc::new(wanted.map(|(name, body)| (name.into(), Body::new(body))).collect());
         let revision = state.revision;
         let world = World::from_iter([(Zone::origin(), Point { epoch: 1, revision })]);
         Ok(self.sent.lock().unwrap().collect(&base, &wanted, world))

@@ -121,7 +121,7 @@ fn check_closed(parts: &BTreeMap<String, Bytes>, records: &BTreeMap<DocumentKey,
     let trust: Trust = serde_json::from_value(read("trust").unwrap()).unwrap();
     let mut fresh = planner(records.values().cloned().collect());
     let (_, out) = connect(&mut fresh, "web", &NAMES);
-    let said: Trust = serde_json::from_slice(&plans(&out)[0].parts["trust"]).unwrap();
+    let said: Trust = serde_json::from_slice(&plans(&out)[0].parts["trust"].bytes).unwrap();
     for name in NAMES.iter().filter(|name| name.starts_with("destination/")) {
         let Some(destination) = read(name) else { continue };
         let destination: Destination = serde_json::from_value(destination).unwrap();
@@ -167,21 +167,25 @@ fn each_batch_leads_from_one_whole_configuration_to_the_next() {
         }
         let now = world(revision, revision);
         let out = planner.on_input(commit(now.clone(), changes.clone()));
-        let plan = match plans(&out)[..] {
-            [plan] => plan.clone(),
-            _ => panic!("not one step at {revision}"),
-        };
-        assert_eq!(plan.world, now);
         let is_there = records.keys().any(|key| key.kind.as_str() == "Dataplane");
-        if let Some(batch) = holdings.collect(&base, &plan.parts, now.clone()) {
-            batch.removed.iter().for_each(|name| drop(held.remove(name)));
-            held.extend(batch.entries.into_iter().map(|entry| (entry.key, entry.body)));
-            batches += 1;
+        match plans(&out)[..] {
+            // What is held is right in this world as well.
+            [] => {}
+            [plan] => {
+                assert_eq!(plan.world, now);
+                if let Some(batch) = holdings.collect(&base, &plan.parts, now.clone()) {
+                    batch.removed.iter().for_each(|name| drop(held.remove(name)));
+                    held.extend(batch.entries.into_iter().map(|entry| (entry.key, entry.body)));
+                    batches += 1;
+                }
+                base = Base::Acknowledged(now);
+            }
+            _ => panic!("not one step at {revision}"),
         }
-        base = Base::Acknowledged(now);
         let mut fresh = super::planner(records.values().cloned().collect());
         let (_, out) = connect(&mut fresh, "web", &NAMES);
-        assert_eq!(held, *plans(&out)[0].parts, "after {changes:?}");
+        let anew = plans(&out)[0].parts.iter().map(|(name, body)| (name.to_string(), body.bytes.clone()));
+        assert_eq!(held, anew.collect(), "after {changes:?}");
         if is_there {
             check_closed(&held, &records);
         }
