@@ -117,9 +117,17 @@ async fn revoke(token: &str, client: Client, out: &mut Out<'_>) -> Result<ExitCo
     };
     let body = serde_json::to_string(&request).map_err(std::io::Error::from)?;
     let answer: RevokeAnswer = client.ask(Method::POST, "/tokens/revoke", Some(body)).await?.body;
-    out.show(&answer, || match answer.disconnected.as_slice() {
-        [] => format!("token {} is revoked; nobody was connected by it\n", answer.jti),
-        peers => format!("token {} is revoked; turned away: {}\n", answer.jti, peers.join(", ")),
-    })?;
+    out.show(&answer, || told(&answer))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn told(RevokeAnswer { jti, disconnected, away }: &RevokeAnswer) -> String {
+    let mut text = match disconnected.as_slice() {
+        [] => format!("token {jti} is revoked; nobody was connected by it\n"),
+        peers => format!("token {jti} is revoked; turned away: {}\n", peers.join(", ")),
+    };
+    if !away.is_empty() {
+        text += &format!("joined by it, and turned away when they come: {}\n", away.join(", "));
+    }
+    text
 }

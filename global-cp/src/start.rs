@@ -58,6 +58,13 @@ impl GlobalCp {
         let mut tasks = Tasks::new();
         let readiness = serve::readiness(&mut tasks, &*home.store);
         tasks.spawn("certificate", |stop| renewal.run(stop));
+        tasks.spawn("admissions", {
+            let (enroller, clock) = (enroller.clone(), clock.clone());
+            async move |stop| {
+                enroller.run(&clock, stop).await;
+                Ok(())
+            }
+        });
         tasks.spawn("defaults", |stop| defaults::run(home.store.clone(), stop));
         let followed = zones.clone();
         let (heard, keeping, at) = (zones.clone(), home.store.clone(), clock.clone());

@@ -65,6 +65,13 @@ impl ZoneCp {
 
         let mut tasks = Tasks::new();
         tasks.spawn("server certificate", |stop| renewal.run(stop));
+        tasks.spawn("admissions", {
+            let (enroller, clock) = (enroller.clone(), clock.clone());
+            async move |stop| {
+                enroller.run(&clock, stop).await;
+                Ok(())
+            }
+        });
         let global = options.joins();
         let upstream = global.is_some().then(Handle::new);
         let planner = Planner::new(zone.clone(), salt(&*store).await?);

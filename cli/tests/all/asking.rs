@@ -152,7 +152,11 @@ async fn the_mesh_is_told_on_one_page_and_in_the_exit_code() {
 async fn a_token_is_revoked_by_its_name_or_by_its_file() {
     let cp = ControlPlane::start().await;
     let file = cp.file("east.token", "a.b.c\n");
-    let told = |jti: &str| format!("token {jti} is revoked; turned away: zone/east\n");
+    let told = |jti: &str| {
+        format!(
+            "token {jti} is revoked; turned away: zone/east\njoined by it, and turned away when they come: zone/west\n"
+        )
+    };
     assert_eq!(cp.run(&["token", "revoke", file.to_str().unwrap()]).await.ok(), told("a.b.c"));
     assert_eq!(cp.run(&["token", "revoke", "0a1b"]).await.ok(), told("0a1b"));
 }

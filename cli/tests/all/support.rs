@@ -294,7 +294,7 @@ impl Tokens for Program {
     ) -> BoxFuture<'_, Result<RevokeAnswer, Problem>> {
         Box::pin(async move {
             let (RevokeRequest::Token(jti) | RevokeRequest::Jti(jti)) = request;
-            Ok(RevokeAnswer { jti, disconnected: vec!["zone/east".into()] })
+            Ok(RevokeAnswer { jti, disconnected: vec!["zone/east".into()], away: vec!["zone/west".into()] })
         })
     }
 }

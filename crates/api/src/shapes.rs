@@ -408,8 +408,11 @@ pub enum RevokeRequest {
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct RevokeAnswer {
     pub jti: String,
-    /// Who was connected by it, such as `zone/east`; others are turned away when they come.
+    /// Who was connected by it, such as `zone/east`.
     pub disconnected: Vec<String>,
+    /// Who joined by it and is away: turned away when it comes, and until then it goes by what it was told.
+    #[serde(default)]
+    pub away: Vec<String>,
 }
 
 /// The token itself stands in no `Debug`, so in no log.

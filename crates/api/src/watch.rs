@@ -41,8 +41,8 @@ pub const MOST_WATCHES: usize = 64;
 /// Who takes nothing of what is ready for it for so long has to make room.
 pub const STALLED: Duration = Duration::from_secs(30);
 
-/// Nothing is heard for at most this long.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Nothing is heard for at most this long, and a token that counts no more is served for at most this long.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 

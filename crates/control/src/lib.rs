@@ -41,7 +41,7 @@ pub mod patience;
 
 pub mod metrics;
 
-pub use enrolment::{EnrolError, Enrolled, Enroller, Grant};
+pub use enrolment::{EnrolError, Enrolled, Enroller, Grant, TurnedAway};
 pub use home::{Home, HomeError};
 pub use issuing::Issuing;
 pub use line::Holds;

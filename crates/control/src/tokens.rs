@@ -13,7 +13,7 @@ use identity::{Audience, Issuer, Peer, Pin, TokenClaims, TokenError, TokenKey, i
 use model::{MeshName, ZoneName};
 use tracing::{info, warn};
 
-use crate::enrolment::Enroller;
+use crate::enrolment::{Enroller, TurnedAway};
 use crate::home::Home;
 use runtime::Clock;
 
@@ -68,13 +68,15 @@ impl Tokens for TokenOffice {
     fn revoke(&self, request: RevokeRequest, caller: Caller) -> BoxFuture<'_, Result<RevokeAnswer, Problem>> {
         Box::pin(async move {
             let jti = jti(request, |token| self.key.read(token, &self.issuer))?;
-            let disconnected = self.enroller.revoke(&jti, self.clock.now()).await.map_err(|error| {
-                warn!(%jti, %error, "a token could not be revoked");
-                Problem::unavailable("the control plane cannot write its store now: try again")
-            })?;
-            let disconnected: Vec<String> = disconnected.iter().map(Peer::to_string).collect();
-            info!(caller = %caller.name, %jti, ?disconnected, "revoked a token");
-            Ok(RevokeAnswer { jti, disconnected })
+            let TurnedAway { connected, away } =
+                self.enroller.revoke(&jti, self.clock.now()).await.map_err(|error| {
+                    warn!(%jti, %error, "a token could not be revoked");
+                    Problem::unavailable("the control plane cannot write its store now: try again")
+                })?;
+            let names = |peers: Vec<Peer>| peers.iter().map(Peer::to_string).collect::<Vec<_>>();
+            let (disconnected, away) = (names(connected), names(away));
+            info!(caller = %caller.name, %jti, ?disconnected, ?away, "revoked a token");
+            Ok(RevokeAnswer { jti, disconnected, away })
         })
     }
 }

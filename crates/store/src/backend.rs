@@ -132,6 +132,11 @@ impl<B: Backend> Store for Backed<B> {
         self.read(move |reader| reader.private(&name))
     }
 
+    fn secret_names(&self, prefix: &str) -> Answer<'_, Vec<String>> {
+        let prefix = prefix.to_owned();
+        self.read(move |reader| reader.private_names(&prefix))
+    }
+
     fn secret_put(&self, name: &str, value: SecretBytes) -> Answer<'_, ()> {
         let sealed = self.backend.identity().keys.seal_private(name, &value);
         let done = self.write(Task::Private { name: name.to_owned(), sealed: Some(sealed) });

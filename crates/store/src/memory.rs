@@ -157,6 +157,11 @@ impl Tables for State {
         Ok(self.private.get(name).cloned())
     }
 
+    fn private_names(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let from = self.private.range(prefix.to_owned()..).map(|(name, _)| name);
+        Ok(from.take_while(|name| name.starts_with(prefix)).cloned().collect())
+    }
+
     fn generation(&self, lane: &str) -> Result<Option<u64>, Error> {
         Ok(self.generations.get(lane).copied())
     }

@@ -72,6 +72,9 @@ pub trait Store: Send + Sync {
     /// A private value, which is no document: it has no version and is told to nobody.
     fn secret_get(&self, name: &str) -> Answer<'_, Option<SecretBytes>>;
 
+    /// The names of private values that begin with this.
+    fn secret_names(&self, prefix: &str) -> Answer<'_, Vec<String>>;
+
     /// Replaces a private value.
     fn secret_put(&self, name: &str, value: SecretBytes) -> Answer<'_, ()>;
 

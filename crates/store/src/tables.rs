@@ -119,6 +119,8 @@ pub(crate) trait Tables {
     fn commit(&self, sequence: u64) -> Result<Option<SealedCommit>, Error>;
     fn hash(&self, revision: u64) -> Result<Option<RollingHash>, Error>;
     fn private(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
+    /// In their order.
+    fn private_names(&self, prefix: &str) -> Result<Vec<String>, Error>;
     fn generation(&self, lane: &str) -> Result<Option<u64>, Error>;
 }
 
@@ -226,6 +228,10 @@ impl<'a> Reader<'a> {
     pub(crate) fn private(&self, name: &str) -> Result<Option<SecretBytes>, Error> {
         let sealed = self.tables.private(name)?;
         sealed.map(|sealed| self.identity.keys.open_private(name, &sealed)).transpose()
+    }
+
+    pub(crate) fn private_names(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        self.tables.private_names(prefix)
     }
 
     fn held(&self, key: &DocumentKey) -> Result<Held, Error> {

@@ -109,6 +109,7 @@ async fn s39_a_revoked_token_ends_the_stream_of_its_zone_and_brings_nobody_back(
     let revoked = time::Instant::now();
     let (status, answer) = global.call("POST", "/tokens/revoke", Some(json!({"token": token}))).await;
     assert_eq!((status, &answer["disconnected"]), (200, &json!(["zone/east"])), "{answer}");
+    assert_eq!(answer["away"], json!([]), "{answer}");
     let seen = east.until("the end", |seen| !seen.ended.is_empty()).await;
     assert!(seen.ended[0].contains("was revoked"), "{seen:?}");
     assert!(revoked.elapsed() < std::time::Duration::from_secs(5));
@@ -121,6 +122,8 @@ async fn s39_a_revoked_token_ends_the_stream_of_its_zone_and_brings_nobody_back(
     global.put("/zones/east", json!({"type": "Zone", "name": "east", "enabled": false})).await;
     global.delete("/zones/east").await;
     let global = global.restart().await;
+    let (_, answer) = global.call("POST", "/tokens/revoke", Some(json!({"token": token}))).await;
+    assert_eq!((&answer["disconnected"], &answer["away"]), (&json!([]), &json!(["zone/east"])), "{answer}");
     let back = FakeZone::join_with(&global, "east", &token, "zone/east").await;
     assert!(matches!(back, Err(DialError::Refused { .. })));
     assert_eq!(global.get("/zones/east").await.0, 404);

@@ -59,7 +59,7 @@ impl Tokens for Program {
     ) -> BoxFuture<'_, Result<RevokeAnswer, Problem>> {
         Box::pin(async move {
             let (RevokeRequest::Token(jti) | RevokeRequest::Jti(jti)) = request;
-            Ok(RevokeAnswer { jti, disconnected: vec!["zone/east".into()] })
+            Ok(RevokeAnswer { jti, disconnected: vec!["zone/east".into()], away: Vec::new() })
         })
     }
 }
@@ -214,7 +214,7 @@ async fn a_token_is_revoked_by_itself_or_by_its_name() {
     let post = |body: &'static str| api.ask(Method::POST, "/tokens/revoke", &[], body);
     for body in [r#"{"jti": "t1"}"#, r#"{"token": "t1"}"#] {
         let answer = post(body).await.ok().body;
-        assert_eq!(answer, json!({"jti": "t1", "disconnected": ["zone/east"]}), "{body}");
+        assert_eq!(answer, json!({"jti": "t1", "disconnected": ["zone/east"], "away": []}), "{body}");
     }
     for body in ["", "{}", r#"{"zone": "east"}"#, r#"{"jti": "t1", "token": "t1"}"#] {
         post(body).await.is(400);

@@ -204,6 +204,19 @@ impl<T: Transaction> Tables for Rows<T> {
         Ok(row.map(|row| row.value().to_vec()))
     }
 
+    fn private_names(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let table = self.open(PRIVATE)?;
+        let mut names = Vec::new();
+        for row in table.range(prefix..).map_err(Error::unavailable)? {
+            let (name, _) = row.map_err(Error::unavailable)?;
+            if !name.value().starts_with(prefix) {
+                break;
+            }
+            names.push(name.value().to_owned());
+        }
+        Ok(names)
+    }
+
     fn generation(&self, lane: &str) -> Result<Option<u64>, Error> {
         let table = self.open(GENERATIONS)?;
         let row = table.get(lane).map_err(Error::unavailable)?;

@@ -26,6 +26,11 @@ pub(crate) async fn a_private_value_that_was_deleted_is_gone(kit: &Kit) {
         assert_eq!(store.secret_get("ca").await.unwrap(), None);
     }
     assert!(store.secret_get("other").await.unwrap().is_some());
+    for name in ["other/a", "otter", "oth"] {
+        store.secret_put(name, SecretBytes::from(b"key".to_vec())).await.unwrap();
+    }
+    assert_eq!(store.secret_names("other").await.unwrap(), ["other", "other/a"]);
+    assert_eq!(store.secret_names("ca").await.unwrap(), Vec::<String>::new());
     assert_eq!(store.head().await.unwrap(), before);
 }
 
