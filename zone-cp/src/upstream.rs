@@ -210,3 +210,6 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
 fn write(answer: &impl Serialize) -> Result<Bytes, String> {
     serde_json::to_vec(answer).map(Bytes::from).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

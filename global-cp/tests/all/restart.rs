@@ -2,13 +2,14 @@
 
 use control::Home;
 use global_cp::{GlobalCp, Options};
-use model::Origin;
+use model::{Origin, Record, Version};
 use serde_json::json;
 use std::time::SystemTime;
+use store::Write;
 use sync::Topic;
 use tokio::time;
 
-use crate::fixture::{Global, LIMIT};
+use crate::fixture::{Global, LIMIT, timeout};
 
 #[tokio::test]
 async fn a_restart_keeps_everything_and_the_next_batch_continues() {
@@ -146,4 +147,46 @@ async fn a_port_that_is_taken_is_told_and_leaves_the_folder_alone() {
     let error = GlobalCp::start(options).await.err().unwrap();
     assert!(format!("{error:#}").contains("could not bind the sync address"), "{error:#}");
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_program_that_shares_other_kinds_tells_them_to_zones_that_were_past_them() {
+    let global = Global::start().await;
+    let mut east = global.zone("east").await;
+    let before = global.permit("before").await;
+    let (late, gone) = ("MeshTimeout/default/global//late", "MeshFromThePast/default/global//gone");
+    let path = "/meshes/default/meshtimeouts/late";
+    let written = global.put(path, timeout("late", 1)).await;
+    east.until_held(late, true).await;
+    east.disconnect().await;
+    // As if the program before had not shared this kind, and another instead.
+    let version: Version = written.parse().unwrap();
+    let leave = Write::Forget { key: late.parse().unwrap(), version: version.clone() };
+    let old = Record {
+        key: gone.parse().unwrap(),
+        version: before.parse().unwrap(),
+        secret: false,
+        requires: vec![],
+        bundle: None,
+        bytes: "{}".into(),
+    };
+    let up_to = Write::Advance([(Origin::Global, version.point)].into_iter().collect());
+    east.site.store.apply(vec![leave, Write::Copy(old), up_to]).await.unwrap();
+    let folder = global.stop().await;
+    let store = store::EmbeddedStore::open(folder.path(), Origin::Global).unwrap();
+    store.secret_put("views", b"other kinds".to_vec().into()).await.unwrap();
+    drop(store);
+
+    let global = Global::start_on(folder).await;
+    east.connect(&global).await;
+    east.until_held(late, true).await;
+    east.until_held(gone, false).await;
+    assert!(east.site.holds.list().is_empty(), "nobody has to accept it");
+    let held = east.site.store.get(&late.parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(held.version.to_string(), written, "its revision is as old as it is");
+    let after = global.permit("after").await;
+    for revision in [before, written, after] {
+        let (_, state) = global.get(&format!("/revisions/{revision}?wait=20s")).await;
+        assert_eq!(state["state"], "applied", "{state}");
+    }
 }

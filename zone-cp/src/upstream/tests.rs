@@ -1,0 +1,139 @@
+//! What the zone does with documents of the global that it cannot take.
+
+use std::time::{Duration as Span, UNIX_EPOCH};
+
+use api::Reports as _;
+use api::shapes::ZoneState;
+use model::{DocumentKey, Point, Record, Version};
+use runtime::Tasks;
+use snapshot::handle::Salt;
+use store::MemoryStore;
+use sync::Entry;
+
+use super::*;
+use crate::authorities::Authorities;
+use crate::ingresses::Ingresses;
+use crate::planner::Planner;
+
+const GOOD: &str = r#"{"type": "MeshTrafficPermission", "mesh": "default", "name": "p",
+    "spec": {"rules": [{"default": {"allow": [{"source": {}}]}}]}}"#;
+
+struct Zone {
+    upstream: Upstream,
+    _tasks: Tasks,
+}
+
+impl Zone {
+    /// A control plane that starts on this store, and has heard of its global.
+    async fn start(store: &Arc<dyn Store>, now: u64) -> Self {
+        let (zone, tasks): (ZoneName, _) = ("east".parse().unwrap(), Tasks::new());
+        let clock = Clock::new(move || UNIX_EPOCH + Span::from_secs(now));
+        let planner = Planner::new(zone.clone(), Salt::new(&[7; 32]));
+        let hub = Hub::new(zone.clone(), planner, None, tasks.children(), clock.clone());
+        let ingresses = Arc::new(Ingresses::load(&**store).await.unwrap());
+        let reporter = Reporter {
+            zone: zone.clone(),
+            hub: hub.clone(),
+            ingresses: ingresses.clone(),
+            clock: clock.clone(),
+            started: Instant::now(),
+            authority_ends: UNIX_EPOCH,
+        };
+        let reports = Arc::new(Reports::default());
+        reports.put(LANE, Refusals::load(&**store, LANE).await.unwrap());
+        let upstream = Upstream {
+            zone: zone.clone(),
+            store: store.clone(),
+            hub,
+            holds: Arc::default(),
+            reporter: Arc::new(reporter),
+            ages: Arc::new(Mutex::new(Ages::new(Vec::new(), Instant::now()))),
+            cut_off: Arc::default(),
+            take_up: TakeUp::new(
+                zone,
+                sync::link::Handle::new(),
+                Arc::new(Authorities::new(clock.clone())),
+                ingresses,
+            ),
+            reports,
+            clock,
+            fence: Mutex::default(),
+        };
+        upstream.collect(Topic::ORIGINATED, Base::Opened(Place::default())).await.unwrap();
+        upstream.locate(Topic::POLICY).await.unwrap();
+        Self { upstream, _tasks: tasks }
+    }
+
+    /// What it refuses after a batch that leads to a revision.
+    async fn refuses(&self, revision: u64, documents: &[(&str, &str)]) -> Vec<Refused> {
+        let point = Point { epoch: 1, revision };
+        let entry = |(name, text): &(&str, &str)| {
+            let version = Version { origin: Origin::Global, point };
+            let bytes = text.to_string().into();
+            Entry::from(Record {
+                key: key(name),
+                version,
+                secret: false,
+                requires: vec![],
+                bundle: None,
+                bytes,
+            })
+        };
+        let entries = documents.iter().map(entry).collect();
+        let world = [(Origin::Global, point)].into_iter().collect();
+        let batch = Batch { entries, world, ..Batch::default() };
+        match self.upstream.apply(Topic::POLICY, batch).await.unwrap() {
+            Applied::Stored { refused, .. } => refused,
+            held => panic!("{held:?}"),
+        }
+    }
+
+    async fn state(&self, revision: u64) -> ZoneState {
+        let revision = Version::new(Origin::Global, 1, revision);
+        let question = serde_json::to_vec(&RevisionQuestion { revision, wait_ms: 0 }).unwrap();
+        let answer = self.upstream.question(questions::REVISION.to_owned(), question.into()).await.unwrap();
+        serde_json::from_slice::<RevisionAnswer>(&answer).unwrap().zone.state
+    }
+}
+
+fn key(name: &str) -> DocumentKey {
+    format!("MeshTrafficPermission/default/global//{name}").parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_refused_is_told_until_a_later_revision_is_taken_also_after_a_restart() {
+    let store: Arc<dyn Store> = MemoryStore::new("east".parse().unwrap());
+    let zone = Zone::start(&store, 100).await;
+    assert_eq!(zone.refuses(5, &[("p", GOOD)]).await, []);
+    let told = zone.refuses(7, &[("p", "{\"spec\": "), ("q", &GOOD.replace("\"p\"", "\"q\""))]).await;
+    let before = Some(Version::new(Origin::Global, 1, 5));
+    let [one] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((one.key.as_str(), one.since, &one.in_force), (key("p").to_string().as_str(), 100, &before));
+    let held = store.get(&key("p")).await.unwrap().unwrap();
+    assert_eq!(Some(held.version), before, "the last good version stays");
+    assert!(store.get(&key("q")).await.unwrap().is_some(), "the other flows");
+    assert_eq!(zone.refuses(8, &[]).await, told, "with every acknowledgement");
+    assert_eq!(zone.state(7).await, ZoneState::Refused);
+    assert_ne!(zone.state(8).await, ZoneState::Refused, "another revision has nothing to do with it");
+
+    let zone = Zone::start(&store, 200).await;
+    let reports = zone.upstream.reports.refusals(&key("p"));
+    assert_eq!((reports.len(), reports[0].since, &reports[0].in_force), (1, 100, &before));
+    assert_eq!(zone.refuses(9, &[]).await, told);
+    assert_eq!(zone.refuses(10, &[("p", GOOD)]).await, []);
+    assert_eq!(zone.upstream.reports.refusals(&key("p")), []);
+    assert_eq!(Refusals::load(&*store, LANE).await.unwrap(), Refusals::default());
+}
+
+#[tokio::test]
+async fn while_a_document_that_guards_was_never_taken_nothing_is_proven() {
+    let store: Arc<dyn Store> = MemoryStore::new("east".parse().unwrap());
+    let zone = Zone::start(&store, 100).await;
+    let told = zone.refuses(5, &[("p", "7")]).await;
+    assert_eq!(told[0].in_force, None);
+    for revision in [4, 5, 6] {
+        assert_eq!(zone.state(revision).await, ZoneState::Refused, "{revision}");
+    }
+    zone.refuses(7, &[("p", GOOD)]).await;
+    assert_ne!(zone.state(7).await, ZoneState::Refused);
+}
