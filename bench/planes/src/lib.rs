@@ -4,8 +4,8 @@
 //! key, certificates, TLS connection and session, carrying no traffic. What the programs take is read from the
 //! system ([`usage`]), and told as a table for people or as lines of JSON ([`report`]).
 //!
-//! [`figures`] starts a whole [`mesh`] of processes, with [`application`]s that are [`asking`] each other for its [`parties`], and
-//! measures what takes how long and what fails when something comes or dies.
+//! [`figures`] starts a whole [`mesh`] of processes for certain [`parties`]: their [`application`]s are [`asking`] each
+//! other, while policies change, services come and programs die.
 
 pub mod figures;
 

@@ -4,6 +4,7 @@
 use std::io::{IsTerminal, stdout};
 use std::path::Path;
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 use planes::{application, figures, proxies, scale};
 use tokio::runtime::{Builder, Runtime};
@@ -44,14 +45,22 @@ fn main() -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     match work {
         Work::Scale(options) => {
-            let rows = runtime.block_on(scale::run(&options))?;
+            let rows = runtime.block_on(until_stopped(scale::run(&options)))?;
             options.output.print(&rows, stdout().is_terminal(), &mut stdout())
         }
         Work::Proxies(options) => runtime.block_on(proxies::run(options)),
         Work::Figures(options) => {
-            let rows = runtime.block_on(figures::run(&options))?;
+            let rows = runtime.block_on(until_stopped(figures::run(&options)))?;
             options.output.print(&rows, stdout().is_terminal(), &mut stdout())
         }
         Work::Application(options) => runtime.block_on(application::run(options)),
+    }
+}
+
+/// Whoever stops it ends what it has started, too.
+async fn until_stopped<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = runtime::shutdown::requested()? => bail!("stopped before it was done"),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{self, Instant};
 
-use super::{Terms, longest};
+use super::{Terms, longest, tell_times};
 use crate::asking::{Failures, Load, failures_after, is_answered_by, until};
 use crate::parties::{self, AWAY_CLIENT, FIRST_SERVER, HOME, HOME_CLIENT};
 use crate::report::{Row, tell};
@@ -42,7 +42,7 @@ pub(super) async fn of_an_application(terms: &Terms) -> anyhow::Result<Vec<Row>>
 pub(super) async fn of_a_proxy(terms: &Terms) -> anyhow::Result<Vec<Row>> {
     let mut mesh = parties::start(&terms.programs, 2).await?;
     let through = mesh.member(HOME_CLIENT)?.outbound(0);
-    let mut all = Vec::new();
+    let (mut all, mut returns) = (Vec::new(), Vec::new());
     for _ in 0..terms.times(TIMES) {
         let load = Load::start(through);
         time::sleep(BEFORE).await;
@@ -52,9 +52,12 @@ pub(super) async fn of_a_proxy(terms: &Terms) -> anyhow::Result<Vec<Row>> {
         time::sleep(AFTER).await;
         all.push(failures_after(gone, &load.finish().await)?);
         *sidecar = sidecar.call.clone().start().await?;
+        let back = Instant::now();
         answered_by_the_first(through).await?;
+        returns.push(back.elapsed());
     }
     tell_failures("a proxy killed", &all);
+    tell_times("asked again after its return", &returns);
     let last = all.iter().map(|failures| failures.last_after);
     Ok(vec![
         most("proxy of one of two instances killed: in-zone failures", &all),

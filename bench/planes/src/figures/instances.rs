@@ -28,6 +28,6 @@ pub(super) async fn measure(terms: &Terms) -> anyhow::Result<Vec<Row>> {
     tell_times("a new instance", &times);
     let what = "new instance in another zone, from the start of its proxy -> first answer to a warm client";
     let mut rows = half_and_most(what, &times, MUST)?.to_vec();
-    rows.push(Row::new("failures meanwhile", failed as f64, "").must(0.0));
+    rows.push(Row::new("new instance in another zone: failures meanwhile", failed as f64, "").must(0.0));
     Ok(rows)
 }
