@@ -7,7 +7,7 @@ use api::shapes::ProxyCounts;
 use bytes::Bytes;
 use control::line::{self, Heard};
 use control::questions::{CLIENT_CERTIFICATE, HELD, HeldQuestion, SUMMARY};
-use control::{Admission, Refusals, once_writable, reports};
+use control::{Admission, Refusals, not_yet, reports};
 use identity::certificates_to_pem;
 use model::kinds::{MeshTrust, ResourceSpec};
 use model::{Origin, World, ZoneName};
@@ -87,18 +87,20 @@ impl ZoneSession {
         let Some(judged) = originated::judge(batch, &self.zone, &standing) else {
             return Err(format!("zone '{}' sent no batch of its own", self.zone).into());
         };
+        let mut writes = vec![Write::Fence(fence), heard.write(&self.origin())];
+        writes.extend(judged.writes);
+        let lane = lane(&self.zone);
+        let before = Refusals::load(self.store(), &lane).await?;
+        let refusals =
+            before.clone().after(&named, judged.refused.clone(), self.store(), self.zones.now()).await?;
+        writes.extend((refusals != before).then(|| refusals.write(&lane)));
+        self.store().apply(writes).await?;
+        // A batch that the disk refused comes again.
         for refused in &judged.refused {
             self.zones.metrics().documents_refused.inc();
             let (document, reason) = (&refused.key, &refused.reason);
             warn!(zone = %self.zone, document, reason, "refused a document");
         }
-        let mut writes = vec![Write::Fence(fence), heard.write(&self.origin())];
-        writes.extend(judged.writes);
-        let lane = lane(&self.zone);
-        let before = Refusals::load(self.store(), &lane).await?;
-        let refusals = before.clone().after(&named, judged.refused, self.store(), self.zones.now()).await?;
-        writes.extend((refusals != before).then(|| refusals.write(&lane)));
-        self.store().apply(writes).await?;
         self.zones.holds().taken_over(&self.origin());
         let refused = refusals.told();
         self.zones.reports().put(lane, refusals);
@@ -146,8 +148,7 @@ impl Host for ZoneSession {
             return Err("a newer session of this zone took over".into());
         }
         // What an earlier session stores from now on is refused, so what is there now is all there is.
-        let fence =
-            once_writable(self.store(), async || Ok(self.store().fence(&lane(&self.zone)).await?)).await?;
+        let fence = self.store().fence(&lane(&self.zone)).await.map_err(|error| not_yet(error.into()))?;
         *self.fence() = Some(fence);
         let heard = Heard::load(self.store(), &self.origin()).await?;
         let Some(Heard { point, hash }) = heard else { return Ok(Place::default()) };
@@ -157,7 +158,7 @@ impl Host for ZoneSession {
 
     async fn apply(&self, topic: Topic, batch: Batch) -> Result<Applied, HostError> {
         if topic == Topic::ORIGINATED {
-            once_writable(self.store(), || self.take_over(batch.clone())).await
+            self.take_over(batch).await.map_err(not_yet)
         } else {
             Err(format!("a zone does not own {topic}").into())
         }

@@ -58,6 +58,8 @@ struct Inner {
 struct Entry {
     session: Option<Attached>,
     last_heard: Option<Past>,
+    /// Its document is gone: what an ending session still says makes nobody wait for it.
+    is_removed: bool,
     counts: ProxyCounts,
     line: Line,
 }
@@ -159,8 +161,11 @@ impl Zones {
     /// What the process before this one kept of it.
     pub(crate) async fn remember_ages(&self) -> Result<(), store::Error> {
         let kept = presence::last_heard(self.store(), self.now()).await?;
+        let documents = self.documents().await?;
         for (origin, age) in kept {
-            if let Origin::Zone(zone) = origin {
+            if let Origin::Zone(zone) = origin
+                && documents.contains_key(&zone)
+            {
                 self.change(&zone, |entry| entry.last_heard = Some(Past::ago(age)));
             }
         }
@@ -199,7 +204,7 @@ impl Zones {
         let mut exports = self.exports();
         let mut entries = self.entries();
         let entry = entries.entry(zone.clone()).or_default();
-        entry.line = Line::Unknown;
+        (entry.line, entry.is_removed) = (Line::Unknown, false);
         match entry.session.replace(Attached { id, silent: false, handle }) {
             Some(earlier) => earlier.handle.close("a newer session of this zone took over"),
             None => {
@@ -247,7 +252,7 @@ impl Zones {
     }
 
     pub(crate) fn hear(&self, zone: &ZoneName) {
-        self.change(zone, |entry| entry.last_heard = Some(Past::now()));
+        self.change(zone, |entry| entry.last_heard = (!entry.is_removed).then(Past::now));
     }
 
     pub(crate) fn count(&self, zone: &ZoneName, counts: ProxyCounts) {
@@ -434,6 +439,7 @@ async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
         for change in commit.changes.iter().filter(of_zones) {
             if let (Change::Deleted { key, .. }, Ok(zone)) = (change, change.key().name.as_str().parse()) {
                 info!(%zone, document = %key, "the zone was removed");
+                zones.change(&zone, |entry| (entry.last_heard, entry.is_removed) = (None, true));
                 zones.store().unfence(&lane(&zone)).await?;
                 zones.forget_refusals(&zone).await?;
             }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use control::{Admission, Clock, Enroller, Issuing, once_writable, questions};
+use control::{Admission, Clock, Enroller, Issuing, not_yet, questions};
 use model::{World, ZoneName};
 use store::{Draft, Expect, Store};
 use sync::link::{Host, HostError, Topics};
@@ -173,7 +173,7 @@ impl Host for Session {
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
         let mut refused = Vec::new();
         for entry in &batch.entries {
-            if let Err(refusal) = once_writable(&*self.zone.store, || self.register(entry)).await? {
+            if let Err(refusal) = self.register(entry).await.map_err(not_yet)? {
                 self.zone.metrics.registrations_refused.inc();
                 warn!(client = %self.client, reason = %refusal, "registration refused");
                 refused.push(entry.refused(refusal));

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use control::line::{self, Heard};
 use control::presence::Ages;
 use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion, exported};
-use control::{Clock, Holds, Refusals, Reports, once_writable, reports};
+use control::{Clock, Holds, Refusals, Reports, not_yet, reports};
 use model::{Origin, World, ZoneName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -86,7 +86,7 @@ impl Host for Upstream {
 
     async fn locate(&self, _: Topic) -> Result<Place, HostError> {
         // What an earlier session stores from now on is refused, so what is there now is all there is.
-        let fence = once_writable(&*self.store, async || Ok(self.store.fence(LANE).await?)).await?;
+        let fence = self.store.fence(LANE).await.map_err(|error| not_yet(error.into()))?;
         *self.fence.lock().unwrap_or_else(PoisonError::into_inner) = Some(fence);
         let have = self.copied(&self.store.head().await?.world);
         let heard = Heard::load(&*self.store, &Origin::Global).await?.unwrap_or_default();
@@ -94,7 +94,7 @@ impl Host for Upstream {
     }
 
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
-        once_writable(&*self.store, || self.take_over(batch.clone())).await
+        self.take_over(batch).await.map_err(not_yet)
     }
 
     fn acknowledged(&self, _: &Topic, _: &World, refused: &[Refused]) {

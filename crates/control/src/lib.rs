@@ -46,7 +46,7 @@ pub use home::{Home, HomeError};
 pub use issuing::Issuing;
 pub use line::Holds;
 pub use metrics::Metrics;
-pub use patience::once_writable;
+pub use patience::not_yet;
 pub use reports::{Refusals, Reports};
 pub use revocation::Admission;
 pub use runtime::Clock;

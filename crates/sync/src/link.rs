@@ -4,6 +4,7 @@
 //! which the session bounds the number, so heartbeats go on while a host is busy.
 
 mod handle;
+mod patience;
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -31,6 +32,7 @@ use crate::session::{Action, Applied, AskError, Config, Ended, Event, Limits, Se
 use crate::topic::Topic;
 
 pub use handle::Handle;
+pub use patience::NotYet;
 
 /// How long a host may think about a peer's question.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -42,7 +44,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(3);
 /// How long a last word may take to be written.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
 
-/// Why a host cannot go on. It ends the session, with the error in the log and a general word to the peer.
+/// Why a host cannot go on. It ends the session, with the error in the log and a general word to the peer; but for
+/// [`NotYet`].
 pub type HostError = Box<dyn Error + Send + Sync>;
 
 /// What a program does on its end of a session.
@@ -68,7 +71,7 @@ pub trait Host: Send + Sync + 'static {
         }
     }
 
-    /// What this side has of a topic that it keeps a copy of.
+    /// What this side has of a topic that it keeps a copy of. [`NotYet`]: it is asked again.
     fn locate(&self, topic: Topic) -> impl Future<Output = Result<Place, HostError>> + Send {
         async move {
             let _ = topic;
@@ -77,7 +80,8 @@ pub trait Host: Send + Sync + 'static {
     }
 
     /// Stores a batch and puts it into force, all of it or nothing, then says so. It is acknowledged only
-    /// after that. Must be harmless when it comes twice. An end of the session does not cut it short.
+    /// after that. Must be harmless when it comes twice. An end of the session does not cut it short. [`NotYet`]: it
+    /// comes again, for as long as the session lasts.
     fn apply(&self, topic: Topic, batch: Batch) -> impl Future<Output = Result<Applied, HostError>> + Send {
         async move {
             let _ = batch;
@@ -251,6 +255,7 @@ where
         start: Instant::now(),
         counters: options.counters.clone(),
         open: None,
+        ending: CancellationToken::new(),
         storing: JoinSet::new(),
         working: JoinSet::new(),
         asked: HashMap::new(),
@@ -268,6 +273,8 @@ struct Driver<H> {
     counters: Arc<Counters>,
     /// Once the peer has introduced itself.
     open: Option<OpenSession>,
+    /// Nothing that the host could not do so far is tried any more.
+    ending: CancellationToken,
     /// Tasks that change what the host has: never cut short.
     storing: JoinSet<Outcome>,
     /// All others.
@@ -343,6 +350,7 @@ impl<H: Host> Driver<H> {
     where
         S: Stream<Item = Result<Frame, Broken>> + Send + Unpin,
     {
+        self.ending.cancel();
         let silent = matches!(self.ended, Some(Ended::Lost(_) | Ended::Silent(_)));
         let last_words = async {
             while let Some(frame) = self.session.next_frame(self.start.elapsed()) {
@@ -392,7 +400,7 @@ impl<H: Host> Driver<H> {
     }
 
     fn act(&mut self, action: Action) {
-        let host = self.host.clone();
+        let (host, ending) = (self.host.clone(), self.ending.clone());
         match action {
             Action::Greeted(hello) => match host.connected(&hello) {
                 Ok(()) => {
@@ -406,11 +414,11 @@ impl<H: Host> Driver<H> {
                 collected.map(|batch| Event::Collected { topic, batch }).map_err(|error| ("collect", error))
             }),
             Action::Locate { topic } => self.work(async move {
-                let located = host.locate(topic.clone()).await;
+                let located = patience::last(&ending, || host.locate(topic.clone())).await;
                 located.map(|place| Event::Located { topic, place }).map_err(|error| ("locate", error))
             }),
             Action::Apply { topic, batch } => self.store(async move {
-                let applied = host.apply(topic.clone(), batch).await;
+                let applied = patience::last(&ending, || host.apply(topic.clone(), batch.clone())).await;
                 applied.map(|applied| Event::Applied { topic, applied }).map_err(|error| ("apply", error))
             }),
             Action::ApplySignals { signals } => self.store(async move {

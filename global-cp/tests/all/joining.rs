@@ -92,6 +92,8 @@ async fn a_zone_that_was_deleted_comes_back_by_a_token_and_not_by_its_old_certif
     let seen = east.until("a refusal", |seen| seen.refusals.iter().any(removed)).await;
     assert_eq!(global.get("/zones/east").await.0, 404, "{seen:?}");
     assert_eq!(global.metric("tombolo_global_zones_connected").await, 0);
+    let forgotten = async { while global.metrics().await.contains("origin=\"east\"") {} };
+    time::timeout(LIMIT, forgotten).await.expect("nobody waits for who is no more");
 
     let back = global.zone("east").await;
     assert_eq!(global.get("/zones/east").await.0, 200);

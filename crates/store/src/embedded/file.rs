@@ -43,7 +43,11 @@ impl StoreFile {
         let attempt = || {
             let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
             let result = match &opened.database {
-                Some(database) => begun(database.begin_read()).and_then(|rows| read(&rows)),
+                Some(database) => {
+                    let attempt = || begun(database.begin_read()).and_then(|rows| read(&rows));
+                    catch_unwind(AssertUnwindSafe(attempt))
+                        .unwrap_or_else(|_| Err(Error::unavailable("the database panicked")))
+                }
                 None => Err(Error::unavailable("it cannot be read")),
             };
             // Nothing is full for who reads.
@@ -104,11 +108,12 @@ impl StoreFile {
             return;
         }
         opened.times += 1;
+        opened.live = false;
         // Two at a time would write over each other. One that panicked may do so once more when it is let go.
         let old = opened.database.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
-        let live =
-            self.disk.take_back().map_err(DatabaseError::from).and_then(|()| open(Live(self.disk.clone())));
+        let live = self.disk.take_back().map_err(DatabaseError::from);
+        let live = live.and_then(|()| open(Live(self.disk.clone())));
         opened.live = live.is_ok();
         opened.database = live.or_else(|_| open(Frozen::new(self.disk.clone())?)).ok();
     }
@@ -128,8 +133,11 @@ pub(super) enum Keep {
     Nothing,
 }
 
+/// What redb makes of a file that is not as it wrote it may be a panic.
 fn open(medium: impl StorageBackend) -> Result<Database, DatabaseError> {
-    Builder::new().set_cache_size(CACHE).create_with_backend(medium)
+    let opening = || Builder::new().set_cache_size(CACHE).create_with_backend(medium);
+    catch_unwind(AssertUnwindSafe(opening))
+        .unwrap_or_else(|_| Err(DatabaseError::from(io::Error::other("the database panicked"))))
 }
 
 fn begun<T>(transaction: Result<T, redb::TransactionError>) -> Result<Rows<T>, Error> {

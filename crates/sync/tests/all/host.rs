@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::{Origin, Point, World};
 use sync::frame::{Heartbeat, Hello, Signal};
-use sync::link::{Handle, Host, HostError, Options, Topics};
+use sync::link::{Handle, Host, HostError, NotYet, Options, Topics};
 use sync::session::{Applied, Ended, Limits};
 use sync::{Base, Batch, Body, Digest, Entry, Holdings, Place, Refused, Topic, Wanted};
 use tokio::sync::{Semaphore, watch};
@@ -41,6 +41,9 @@ pub(crate) struct State {
     pub(crate) ended: Vec<Ended>,
     pub(crate) unreachable: Vec<String>,
     pub(crate) fails: bool,
+    /// How often storing is not possible yet, from now on, and how often it was tried.
+    pub(crate) not_yet: u32,
+    pub(crate) tries: u32,
 }
 
 /// A zone: serves parts, copies the state of proxies.
@@ -79,6 +82,11 @@ impl TestHost {
 
     pub(crate) fn remove(&self, name: &str) {
         self.change(|own| drop(own.remove(name)));
+    }
+
+    /// What comes cannot be stored so often.
+    pub(crate) fn not_yet(&self, times: u32) {
+        self.state.send_modify(|state| state.not_yet = times);
     }
 
     pub(crate) fn fail(&self) {
@@ -132,6 +140,15 @@ impl Host for TestHost {
 
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
         let _permit = self.storing.acquire().await?;
+        let mut is_possible = true;
+        self.state.send_modify(|state| {
+            state.tries += 1;
+            is_possible = state.not_yet == 0;
+            state.not_yet = state.not_yet.saturating_sub(1);
+        });
+        if !is_possible {
+            return Err(NotYet("the disk is full".into()).into());
+        }
         let refuses = |entry: &Entry| entry.body.as_ref() == b"bad";
         let refused = batch.entries.iter().filter(|entry| refuses(entry)).map(|entry| entry.refused("bad"));
         let refused = refused.collect();

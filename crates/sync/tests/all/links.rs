@@ -101,6 +101,30 @@ async fn slow_storing_stops_neither_heartbeats_nor_questions_nor_signals() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_stored_yet_is_stored_later_and_holds_up_nothing_else_nor_the_end() {
+    let Pair { zone, proxy, stop, running } = pair().await;
+    zone.not_yet(3);
+    let before = zone.now().tries;
+    proxy.put("dataplane", "web-1");
+    zone.put("trust", "1");
+    proxy.until("the parts are there", |state| state.copy.contains_key("trust")).await;
+    let start = Instant::now();
+    zone.until("it is stored", |state| state.copy.contains_key("dataplane")).await;
+    assert_eq!(zone.now().tries - before, 4);
+    assert!(start.elapsed() < 10 * SECOND, "{:?}", start.elapsed());
+
+    zone.not_yet(u32::MAX);
+    proxy.put("dataplane", "web-2");
+    zone.until("it is tried", |state| state.tries > before + 4).await;
+    let start = Instant::now();
+    stop.cancel();
+    for ended in running {
+        ended.await.unwrap();
+    }
+    assert!(start.elapsed() < 3 * SECOND, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_question_that_panics_or_never_ends_is_answered_all_the_same() {
     let Pair { proxy, .. } = pair().await;
     let minute = 60 * SECOND;
