@@ -18,8 +18,8 @@ pub(crate) enum ZoneCommand {
     List,
     /// Believe an origin again whose store was put back
     ///
-    /// Asked of who holds: a zone's API for 'global', the global's for a zone. Without --epoch it only shows what
-    /// would be lost.
+    /// Asked of who holds: a zone's API for 'global', and for the zone itself where its proxies hold it; the
+    /// global's for a zone. Without --epoch it only shows what would be lost.
     Accept {
         /// 'global' or the name of a zone
         origin: Origin,
@@ -68,7 +68,7 @@ async fn accept(
     let Some(hold) = holds.items.into_iter().find(|hold| hold.origin == *origin) else {
         return Err(Failure::usage(
             format!("nothing of {origin} is held back here"),
-            "ask who holds: a zone's API for 'global', the global's API for a zone",
+            "ask who holds: a zone's API for 'global' or for its own proxies, the global's API for a zone",
         ));
     };
     out.show(&hold, || held(&hold))?;

@@ -17,3 +17,4 @@ mod renewal;
 mod several_zones;
 mod static_path;
 mod status;
+mod zone_put_back;

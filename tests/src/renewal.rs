@@ -24,6 +24,7 @@ use tokio::time::{self, Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use zone_cp::authorities::Authorities;
+use zone_cp::history::History;
 use zone_cp::hub::Hub;
 use zone_cp::ingresses::Ingresses;
 use zone_cp::metrics::Metrics;
@@ -97,6 +98,7 @@ impl Crowd {
             name,
             store: store.clone(),
             hub,
+            history: Arc::new(History::new(store.clone())),
             authorities,
             ingresses: Arc::new(Ingresses::load(&*store).await.unwrap()),
             enroller: Arc::new(Enroller::open(home.clone()).await.unwrap()),

@@ -13,13 +13,14 @@ use api::{Admission, Change, NoSuchRevision, Proof};
 use control::{Enroller, Holds, Reports, Unread};
 use futures::future::BoxFuture;
 use identity::Peer;
-use model::{MeshName, Origin, ResourceName, Version, World, ZoneName};
+use model::{MeshName, Origin, Point, ResourceName, Version, World, ZoneName};
 use store::Store;
 use sync::Topic;
 use sync::link::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::history::History;
 use crate::hub::Hub;
 use crate::lives;
 use crate::planner::{Client, ProxyId};
@@ -34,6 +35,7 @@ pub struct Answers {
     pub reporter: Arc<Reporter>,
     pub unread: Unread,
     pub cut_off: Arc<CutOff>,
+    pub history: Arc<History>,
     pub reports: Arc<Reports>,
     /// Open waits end with the process.
     pub stopping: CancellationToken,
@@ -99,19 +101,36 @@ impl Inspector for Answers {
     }
 }
 
-/// Histories that are held back here: the global's is the only one that could be.
+/// Histories that are held back here: the global's by this zone, and this zone's own by its proxies.
 pub struct Holding {
+    pub zone: ZoneName,
+    pub hub: Arc<Hub>,
+    pub history: Arc<History>,
     pub holds: Arc<Holds>,
     /// Where the zone joins a global.
     pub upstream: Option<Handle>,
 }
 
+impl Holding {
+    /// Where this zone's own line is.
+    fn own(&self) -> Point {
+        self.hub.world().point(&Origin::Zone(self.zone.clone())).unwrap_or_default()
+    }
+}
+
 impl routes::Holds for Holding {
     fn holds(&self) -> Vec<Hold> {
-        self.holds.list()
+        self.holds.list().into_iter().chain(self.history.held(self.own())).collect()
     }
 
     fn accept(&self, origin: &Origin, epoch: u64) -> Result<Hold, Problem> {
+        if origin.zone() == Some(&self.zone) {
+            let (hold, held) = self.history.accept(epoch, self.own())?;
+            for client in held {
+                self.hub.close(&client, "the zone's history was accepted: come back for it");
+            }
+            return Ok(hold);
+        }
         let hold = self.holds.accept(origin, epoch)?;
         if let Some(upstream) = &self.upstream {
             upstream.reopen(&Topic::POLICY);
@@ -143,7 +162,8 @@ impl Status for Answers {
             };
             let mut refused = self.reports.list(&[LANE, REFUSED_ABOVE]);
             refused.truncate(MOST_NAMED);
-            let zone = ZoneStatus { overview, diverged: false, refused, report: Some(report) };
+            let diverged = self.history.held(Point::default()).is_some();
+            let zone = ZoneStatus { overview, diverged, refused, report: Some(report) };
             Ok(MeshStatus { control_plane, zones: vec![zone] })
         })
     }

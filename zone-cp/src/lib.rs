@@ -3,12 +3,13 @@
 //! Documents come from the global ([`upstream`]), from people ([`api`]) and from proxies that register
 //! ([`registration`]); what follows from them is written beside them ([`generate`], pure; [`generator`]). The
 //! [`planner`] decides what each proxy is to run and who does; the [`hub`] tells them, over their sessions
-//! ([`proxies`]). [`authorities`] sign their certificates.
+//! ([`proxies`]), and [`history`] which of its histories counts for them. [`authorities`] sign their certificates.
 
 pub mod answers;
 pub mod authorities;
 pub mod generate;
 pub mod generator;
+pub mod history;
 pub mod hub;
 pub mod ingresses;
 pub mod lives;

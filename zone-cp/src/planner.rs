@@ -31,7 +31,7 @@ use signals::{Stale, Told, unsubscribe};
 use crate::lives::Life;
 use crate::memory::{LastWords, Memory};
 
-pub use proof::{Late, Proof, Reason, Report, Standing};
+pub use proof::{Keeps, Late, Proof, Reason, Report, Standing};
 pub use status::Look;
 
 /// A sidecar, by its Dataplane.
@@ -138,6 +138,12 @@ pub enum Input {
         session: SessionNumber,
         refused: BTreeMap<String, String>,
     },
+    /// The client takes nothing new for now.
+    Keeps {
+        client: Client,
+        session: SessionNumber,
+        why: Keeps,
+    },
     /// Nothing was heard of the client for 5 s, though its session is open; or it is heard again.
     Silent {
         client: Client,
@@ -237,6 +243,8 @@ struct State {
     confirmed: Option<(World, u64)>,
     /// Parts that it keeps an older version of, and why.
     refused: BTreeMap<String, String>,
+    /// Why it keeps all that it has, if it does.
+    keeps: Option<Keeps>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -308,6 +316,7 @@ impl Planner {
                 if let Some(state) = self.current(&client, session) {
                     state.confirmed = Some((world, generation));
                     state.refused.clear();
+                    state.keeps = None;
                     self.may_serve(&client);
                 }
             }
@@ -320,6 +329,15 @@ impl Planner {
             Input::Refused { client, session, refused } => {
                 if let Some(state) = self.current(&client, session) {
                     state.refused = refused;
+                }
+            }
+            Input::Keeps { client, session, why } => {
+                let world = self.world.clone();
+                if let Some(state) = self.current(&client, session) {
+                    state.keeps = Some(why);
+                    if state.is_caught_up(&world) {
+                        out.push(Output::Plan { client, session, plan: state.plan.clone() });
+                    }
                 }
             }
             Input::Silent { client, session, silent } => {
@@ -435,7 +453,8 @@ impl Planner {
             let wanted = state.plan.wanted.clone();
             let outdated = wanted.iter().filter(|(_, part)| concerns(&key, part));
             let ran = state.runs_newest();
-            if state.compile(&self.view, &mut self.shared, outdated) {
+            let differs = state.compile(&self.view, &mut self.shared, outdated);
+            if state.is_caught_up(&self.world) || differs {
                 if let (true, Some((confirmed, _))) = (ran, &mut state.confirmed) {
                     confirmed.clone_from(&before);
                 }
@@ -469,6 +488,7 @@ impl Planner {
             plan: Plan::default(),
             confirmed: None,
             refused: BTreeMap::new(),
+            keeps: None,
         };
         let was_draining = known.is_some_and(|state| state.draining);
         self.unsubscribe_all(&client);
@@ -585,6 +605,17 @@ impl State {
     /// Whether it said so of its plan. Who wants nothing says nothing.
     fn runs_newest(&self) -> bool {
         !self.plan.wanted.is_empty() && self.confirms(|world| world.covers_all(&self.plan.world))
+    }
+
+    /// Whether it waited to be told nothing less than it was told before, and can be told now: the plan, as of this
+    /// world.
+    fn is_caught_up(&mut self, world: &World) -> bool {
+        let waited = matches!(&self.keeps, Some(Keeps::Ahead(told)) if world.covers_all(told));
+        if waited {
+            self.keeps = None;
+            self.plan.world = world.clone();
+        }
+        waited
     }
 
     /// Whether the plan is another one by that.

@@ -18,6 +18,7 @@ pub fn progress(zone: &ZoneName, proof: &Proof, refusals: &[RefusedDocument]) ->
     let state = match () {
         () if !refusals.is_empty() => ZoneState::Refused,
         () if proof.is_applied() => ZoneState::Applied,
+        () if proof.is_diverged() => ZoneState::Diverged,
         () if proof.is_refused() => ZoneState::Refused,
         () => ZoneState::Pending,
     };
@@ -42,7 +43,7 @@ pub fn late<'a>(zone: &'a ZoneName, proof: &'a Proof) -> impl Iterator<Item = La
         },
         reason: match late.reason {
             Reason::Slow => LateReason::Slow,
-            Reason::Refused => LateReason::Refused,
+            Reason::Refused | Reason::Diverged => LateReason::Refused,
             Reason::Disconnected => LateReason::Disconnected,
             Reason::Joining => LateReason::Joining,
         },

@@ -1,6 +1,7 @@
 //! The zone's end of its sessions with sidecars and ingresses.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,11 +16,12 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::authorities::Authorities;
+use crate::history::{History, Offer};
 use crate::hub::{Attachment, Hub};
 use crate::ingresses::Ingresses;
 use crate::lives::{self, Life};
 use crate::metrics::Metrics;
-use crate::planner::{Client, Input, Plan, ProxyId, SessionNumber};
+use crate::planner::{Client, Input, Keeps, Plan, ProxyId, SessionNumber};
 use crate::registration::{self, Granted, Refusal};
 
 /// What all sessions share.
@@ -27,6 +29,7 @@ pub struct Zone {
     pub name: ZoneName,
     pub store: Arc<dyn Store>,
     pub hub: Arc<Hub>,
+    pub history: Arc<History>,
     pub authorities: Arc<Authorities>,
     pub ingresses: Arc<Ingresses>,
     pub enroller: Arc<Enroller>,
@@ -56,6 +59,12 @@ struct Sent {
     generation: u64,
     /// The last batch was refused in part: what it lacks is not confirmed by silence.
     refused: bool,
+    /// Where it opened the topic, as long as nothing could be sent to there.
+    waits: Option<Base>,
+    /// What it was offered last, where it stands elsewhere.
+    offer: Offer,
+    /// The hash that came with the last batch.
+    hash: Bytes,
 }
 
 impl Session {
@@ -74,6 +83,11 @@ impl Session {
     fn confirmed(&self, world: World, generation: u64) {
         let (client, session) = (self.client.clone(), self.number);
         self.zone.hub.input(Input::Confirmed { client, session, world, generation });
+    }
+
+    fn keeps(&self, why: Keeps) {
+        let (client, session) = (self.client.clone(), self.number);
+        self.zone.hub.input(Input::Keeps { client, session, why });
     }
 
     /// Kept before it is acted on.
@@ -131,35 +145,63 @@ impl Host for Session {
     }
 
     /// What the proxy lacks of its newest plan. Nothing, if what it has equals the plan: then it runs
-    /// this world already, and the zone knows that without asking.
+    /// this world already, and the zone knows that without asking. Nothing either as long as it was told more than
+    /// this zone knows: a proxy is never led back.
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
+        let is_first = base.is_opened();
+        let waited = self.sent().waits.take();
+        let base = if is_first { base } else { waited.unwrap_or(base) };
+        let opened = if base.is_opened() { Some(self.zone.history.find(&base).await?) } else { None };
         let plan = self.plan.borrow().clone();
         // A proxy that has not said yet what it wants is not told that it has too much.
-        if plan.wanted.is_empty() {
+        let wants = !plan.wanted.is_empty();
+        if !wants || !plan.world.covers_all(base.world()) {
+            if wants {
+                self.keeps(Keeps::Ahead(base.world().clone()));
+            }
+            self.sent().waits = Some(base);
             return Ok(None);
         }
+        let hash = self.zone.history.hash_at(&plan.world).await?;
         let mut sent = self.sent();
         sent.generation = plan.generation;
         let batch = sent.holdings.collect(&base, &plan.parts, plan.world.clone());
-        if let Base::Opened(_) = base {
-            // What the peer holds says nothing of what is in force there: only its acknowledgement does.
-            return Ok(Some(batch.unwrap_or_else(|| Batch { world: plan.world, ..Batch::default() })));
-        }
-        let batch = batch.filter(|batch| !batch.is_empty());
-        let runs_it_already = batch.is_none() && !sent.refused;
-        drop(sent);
-        if runs_it_already {
-            self.confirmed(plan.world, plan.generation);
-        }
-        Ok(batch)
+        // What the peer holds says nothing of what is in force there, and not whether this history counts for it: only
+        // its acknowledgement does.
+        let is_elsewhere = opened.as_ref().is_some_and(|standing| !standing.is_on_line);
+        let batch = if is_first || is_elsewhere {
+            Some(batch.unwrap_or_else(|| Batch { world: plan.world.clone(), ..Batch::default() }))
+        } else {
+            batch.filter(|batch| !batch.is_empty())
+        };
+        let Some(batch) = batch else {
+            let runs_it_already = !sent.refused;
+            drop(sent);
+            if runs_it_already {
+                self.confirmed(plan.world, plan.generation);
+            }
+            return Ok(None);
+        };
+        sent.offer = match is_elsewhere {
+            true => Offer::new(self.zone.store.origin(), &base, &batch),
+            false => Offer::default(),
+        };
+        let before = mem::replace(&mut sent.hash, hash.clone());
+        let continues = opened.map_or(before, |standing| standing.continues);
+        Ok(Some(Batch { hash, continues, ..batch }))
     }
 
     fn acknowledged(&self, _: &Topic, world: &World, refused: &[Refused]) {
-        let generation = {
+        let (generation, waits) = {
             let mut sent = self.sent();
             sent.refused = !refused.is_empty();
-            sent.generation
+            (sent.generation, sent.waits.is_some())
         };
+        // It was sent nothing yet.
+        if waits {
+            return;
+        }
+        self.zone.history.release(&self.client, self.number);
         if refused.is_empty() {
             self.confirmed(world.clone(), generation);
             return;
@@ -168,6 +210,13 @@ impl Host for Session {
             refused.iter().map(|refused| (refused.key.clone(), refused.reason.clone())).collect();
         warn!(client = %self.client, ?refused, "refused parts");
         self.zone.hub.input(Input::Refused { client: self.client.clone(), session: self.number, refused });
+    }
+
+    fn held_by_peer(&self, _: &Topic, reason: &str) {
+        warn!(client = %self.client, reason, "it holds what it has, and takes no more");
+        let (client, offer) = (self.client.clone(), mem::take(&mut self.sent().offer));
+        self.zone.history.hold(client, self.number, reason.to_owned(), offer);
+        self.keeps(Keeps::Diverged(reason.to_owned()));
     }
 
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
@@ -230,6 +279,7 @@ impl Host for Session {
 
     fn closed(&self, ended: &Ended) {
         let drained = matches!(ended, Ended::ByPeer(reason) if reason == questions::DRAINED);
+        self.zone.history.release(&self.client, self.number);
         self.zone.hub.detach(&self.client, self.number, drained);
         if let (true, Client::Proxy(proxy)) = (drained, &self.client) {
             let (zone, proxy) = (self.zone.clone(), proxy.clone());
@@ -246,3 +296,6 @@ impl Host for Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

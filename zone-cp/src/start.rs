@@ -30,6 +30,7 @@ use tracing::warn;
 use crate::answers::{Answers, Gatekeeper, Holding};
 use crate::authorities::Authorities;
 use crate::generator::Generator;
+use crate::history::History;
 use crate::hub::Hub;
 use crate::ingresses::Ingresses;
 use crate::metrics::Metrics;
@@ -127,7 +128,14 @@ impl ZoneCp {
         let (keeping, at) = (store.clone(), clock.clone());
         tasks.spawn("ages", |stop| presence::keep(keeping, at, all_ages, stop));
         let holds = Arc::new(Holds::default());
-        let holding = Arc::new(Holding { holds: holds.clone(), upstream: upstream.clone() });
+        let history = Arc::new(History::new(store.clone()));
+        let holding = Arc::new(Holding {
+            zone: zone.clone(),
+            hub: hub.clone(),
+            history: history.clone(),
+            holds: holds.clone(),
+            upstream: upstream.clone(),
+        });
         let authority = match (global, upstream) {
             (Some((address, token_file)), Some(handle)) => {
                 let host = Arc::new(Upstream {
@@ -179,6 +187,7 @@ impl ZoneCp {
             name: zone.clone(),
             store: store.clone(),
             hub: hub.clone(),
+            history: history.clone(),
             authorities,
             ingresses,
             enroller: enroller.clone(),
@@ -199,6 +208,7 @@ impl ZoneCp {
             reports: reports.clone(),
             unread,
             cut_off,
+            history,
             stopping: tasks.stopping(),
         });
         let (written, proof) = (store.clone(), answers.clone());

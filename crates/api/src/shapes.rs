@@ -334,7 +334,7 @@ pub struct Hold {
     pub have: Version,
     /// Up to where its new history goes.
     pub offered: Version,
-    /// What accepting would do to its documents: how many come, change and go.
+    /// What accepting would do to its documents, or to the parts of a zone's own proxies: how many come, change and go.
     pub added: u64,
     pub changed: u64,
     pub lost: u64,

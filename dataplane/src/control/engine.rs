@@ -9,10 +9,11 @@ use std::{io, mem};
 
 use identity::{Svid, TrustStore};
 use joining::Drain;
-use model::{DestinationId, SpiffeId, World};
+use model::{DestinationId, Origin, SpiffeId, World};
 use runtime::{Readiness, ReadyGuard};
 use snapshot::parts::{Endpoints, PartName, SignalName, Trust};
 use sync::frame::Signal;
+use sync::line::Judged;
 use sync::link::{Handle, HostError};
 use sync::session::Applied;
 use sync::{Batch, Digest, Place, Refused, Topic};
@@ -25,14 +26,15 @@ use traffic::{Counters, Credentials, ProxyConfig};
 
 use super::parts::Parts;
 use super::plan::{Awaited, Known, Missing, Plan, Routes, plan};
-use super::state::{Found, Set, StateFolder};
+use super::state::{Found, Reached, Set, StateFolder};
 use crate::proxy::{Proxy, Purpose, Stopped};
 
 /// What the engine is told and asked.
 pub(crate) enum Command {
     /// A session begins, and the zone wants to know what is held.
-    Locate(oneshot::Sender<Place>),
-    Batch(Batch, oneshot::Sender<Result<Applied, HostError>>),
+    Locate(Origin, oneshot::Sender<Place>),
+    /// From this zone.
+    Batch(Origin, Batch, oneshot::Sender<Result<Applied, HostError>>),
     Signals(BTreeMap<String, Signal>, oneshot::Sender<()>),
     /// In use when it is answered.
     Certificate(Arc<Svid>, oneshot::Sender<()>),
@@ -66,9 +68,9 @@ pub(crate) struct Engine {
     clock: joining::Clock,
 
     parts: Parts,
-    world: World,
+    reached: Reached,
     /// Up to where the zone may be told that it is stored.
-    stored: World,
+    stored: Reached,
     /// What is in force is not on the disk.
     unsaved: bool,
     /// What the zone was told last of what is refused; none while it is about to be told.
@@ -153,14 +155,14 @@ impl Engine {
             ports,
             folder,
             handle,
-            stored: set.world.clone(),
+            stored: set.reached.clone(),
             unsaved: false,
             told: None,
             unanswered: None,
             svid: svid.filter(|svid| clock.now() <= svid.not_after()),
             clock,
             parts,
-            world: set.world,
+            reached: set.reached,
             heard: endpoints.keys().cloned().collect(),
             endpoints,
             registration_refused: false,
@@ -231,7 +233,7 @@ impl Engine {
     async fn take(&mut self, command: Command) -> Result<(), Stopped> {
         // Whoever asked may not wait for the answer any more: sending it may fail.
         match command {
-            Command::Locate(reply) => {
+            Command::Locate(zone, reply) => {
                 self.parts.retain(&self.subscribed);
                 self.told = None;
                 let mut held = self.parts.held();
@@ -239,10 +241,23 @@ impl Engine {
                     // All of it is to come again: what is not on the disk must not pass for held.
                     held.values_mut().for_each(|digest| *digest = Digest([0; 32]));
                 }
-                let _ = reply.send(Place { have: self.stored.clone(), held, ..Place::default() });
+                let Reached { world: have, .. } = self.stored.clone();
+                let _ = reply.send(Place { have, hash: self.stored.hash(&zone), held });
             }
-            Command::Batch(batch, reply) => {
-                if let Err(error) = self.apply(&batch).await? {
+            Command::Batch(zone, batch, reply) => {
+                match self.stored.judge(&zone, &batch) {
+                    Judged::Follows | Judged::Unproven => {}
+                    Judged::Diverges(reason) => {
+                        warn!(%zone, reason, "going on by what is in force: the zone's history is another one");
+                        let _ = reply.send(Ok(Applied::Held { reason }));
+                        return Ok(());
+                    }
+                    Judged::Absurd(reason) => {
+                        let _ = reply.send(Err(reason.into()));
+                        return Ok(());
+                    }
+                }
+                if let Err(error) = self.apply(&zone, &batch).await? {
                     warn!(%error, "the parts cannot be stored, so they are not acknowledged");
                     let _ = reply.send(Err(error.into()));
                     return Ok(());
@@ -282,9 +297,9 @@ impl Engine {
 
     /// Puts a batch in force and stores it. An error means that it is in force, but not on the disk: it must
     /// not be acknowledged.
-    async fn apply(&mut self, batch: &Batch) -> Result<io::Result<()>, Stopped> {
+    async fn apply(&mut self, zone: &Origin, batch: &Batch) -> Result<io::Result<()>, Stopped> {
         self.parts.apply(batch);
-        self.world = batch.world.clone();
+        self.reached = Reached::by(batch, zone);
         self.resumes = None;
         self.told = None;
 
@@ -295,7 +310,7 @@ impl Engine {
         // A denial must not wait for a disk that is full.
         self.put_in_force().await?;
         if saved.is_ok() {
-            self.stored.clone_from(&self.world);
+            self.stored.clone_from(&self.reached);
         }
         Ok(saved)
     }
@@ -350,7 +365,7 @@ impl Engine {
     fn set(&self) -> Set {
         let text = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
         let parts = self.parts.bodies().map(|(name, body)| (name.to_string(), text(body)));
-        Set { world: self.world.clone(), parts: parts.collect() }
+        Set { reached: self.reached.clone(), parts: parts.collect() }
     }
 
     /// Takes in the latest word about something. None at all, and one that cannot be read, takes nothing away.

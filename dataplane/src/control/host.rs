@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use identity::ServerRole;
 use joining::Membership;
-use model::World;
+use model::{Origin, World, ZoneName};
 use sync::client::DialError;
 use sync::frame::{Hello, Signal};
 use sync::link::{Host, HostError, Topics};
@@ -35,6 +35,14 @@ impl ProxyHost {
         Self { own, membership, engine, told: Mutex::default() }
     }
 
+    /// Whose session it is.
+    fn zone(&self) -> Result<ZoneName, HostError> {
+        match self.membership.server() {
+            Some(ServerRole::Zone(zone)) => Ok(zone),
+            _ => Err("a session with someone who is no zone".into()),
+        }
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, HostError> {
         let (reply, answer) = oneshot::channel();
         self.engine.send(command(reply)).await.map_err(|_| "the proxy is stopping")?;
@@ -48,10 +56,7 @@ impl Host for ProxyHost {
     }
 
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
-        let Some(ServerRole::Zone(zone)) = self.membership.server() else {
-            return Err("a session with someone who is no zone".into());
-        };
-        let key = self.own.key(&zone).to_string().into();
+        let key = self.own.key(&self.zone()?).to_string().into();
         let own = Arc::new(Wanted::from([(key, Body::new(self.own.canonical()))]));
         // Plain assignments.
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,11 +70,13 @@ impl Host for ProxyHost {
     }
 
     async fn locate(&self, _: Topic) -> Result<Place, HostError> {
-        self.ask(Command::Locate).await
+        let zone = Origin::Zone(self.zone()?);
+        self.ask(|reply| Command::Locate(zone, reply)).await
     }
 
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
-        self.ask(|reply| Command::Batch(batch, reply)).await?
+        let zone = Origin::Zone(self.zone()?);
+        self.ask(|reply| Command::Batch(zone, batch, reply)).await?
     }
 
     async fn signals(&self, signals: BTreeMap<String, Signal>) {

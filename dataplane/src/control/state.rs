@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
+use bytes::Bytes;
 use identity::{Peer, Svid};
 use joining::{Keep, Kept};
-use model::{DestinationId, World};
+use model::{DestinationId, Origin, World};
 use runtime::files;
 use serde::{Deserialize, Serialize, Serializer};
+use sync::Batch;
+use sync::line::{self, Judged};
 use tracing::warn;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -48,8 +51,37 @@ struct State {
 /// The parts that were put in force, as they came.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Set {
-    pub world: World,
+    #[serde(flatten)]
+    pub reached: Reached,
     pub parts: BTreeMap<String, String>,
+}
+
+/// Up to where this proxy was told.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Reached {
+    pub world: World,
+    /// The zone that told it, and its rolling hash there.
+    #[serde(default)]
+    line: Option<(Origin, Bytes)>,
+}
+
+impl Reached {
+    pub fn by(batch: &Batch, zone: &Origin) -> Self {
+        Self { world: batch.world.clone(), line: Some((zone.clone(), batch.hash.clone())) }
+    }
+
+    /// The hash that came with the world; empty where another zone told it.
+    pub fn hash(&self, zone: &Origin) -> Bytes {
+        let line = self.line.as_ref().filter(|(of, _)| of == zone);
+        line.map(|(_, hash)| hash.clone()).unwrap_or_default()
+    }
+
+    /// Whether what a zone sends goes on from here.
+    pub fn judge(&self, zone: &Origin, batch: &Batch) -> Judged {
+        let hash = self.hash(zone);
+        let held = self.world.point(zone).map(|point| (point, &*hash));
+        line::judge(held, batch.world.point(zone).unwrap_or_default(), &batch.continues)
+    }
 }
 
 /// The workload's certificate with its key.
@@ -217,8 +249,10 @@ mod tests {
         let key = PrivateKey::generate();
         let chain = ca.issue(key.request().der(), &id, SVID_LIFETIME, now).unwrap();
         let svid = Arc::new(Svid::new(chain, &key).unwrap());
-        let set =
-            Set { world: World::default(), parts: BTreeMap::from([("trust".to_owned(), "{}".to_owned())]) };
+        let east: Origin = "east".parse().unwrap();
+        let batch = Batch { hash: "hash".into(), ..Batch::default() };
+        let parts = BTreeMap::from([("trust".to_owned(), "{}".to_owned())]);
+        let set = Set { reached: Reached::by(&batch, &east), parts };
         let destination: DestinationId = "ms_default_east__catalog_80".parse().unwrap();
         state.save_leaf(svid).await.unwrap();
         state.save_set(set.clone()).await.unwrap();
@@ -231,6 +265,8 @@ mod tests {
         let (_, found) = StateFolder::open(&folder, &peer("proxy/default/web-1")).unwrap();
         assert_eq!(found.svid.unwrap().id(), &id);
         assert_eq!(found.set.parts, set.parts);
+        assert_eq!(found.set.reached.hash(&east), batch.hash);
+        assert!(found.set.reached.hash(&"west".parse().unwrap()).is_empty(), "its line is another one");
         assert_eq!(found.endpoints[&destination], "[]");
 
         let (_, found) = StateFolder::open(&folder, &peer("proxy/default/web-2")).unwrap();

@@ -17,7 +17,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time;
 
-use crate::zone::{PATIENCE, Serving, Zone};
+use crate::zone::{Line, PATIENCE, Serving, Zone};
 
 const WEB: &str = "proxy/default/web-1";
 const CART: &str = "proxy/default/cart-1";
@@ -427,6 +427,41 @@ async fn sidecars_serve_without_their_zone_and_hear_it_when_it_is_back() {
     mesh.zone.acknowledged(CART, changed).await;
     let (line, _) = get(outbound(mesh.web(), CART_HTTP).await).await;
     assert!(line.contains(" 403 "), "{line}");
+}
+
+#[tokio::test]
+async fn a_sidecar_keeps_what_it_has_against_another_history_of_its_zone_until_that_is_accepted() {
+    let mut mesh = Mesh::start().await;
+    let inbound = |effect| [("inbound/8080", Some(inbound("http", anywhere(), mesh.http, effect)))];
+    let denied = mesh.zone.set(CART, &inbound("deny"));
+    mesh.zone.acknowledged(CART, denied).await;
+
+    // From before the denial.
+    let put_back = Line { epoch: 2, hash: b"second", continues: b"" };
+    mesh.zone.goes_on(put_back);
+    let allowed = mesh.zone.set(CART, &inbound("allow"));
+    let address = mesh.stop_zone().await;
+    let serving = mesh.zone.serve_at(address).await;
+    for peer in [CART, WEB] {
+        let held = mesh.zone.until(peer, "a hold", |state| state.held.is_some()).await.held.unwrap();
+        assert!(held.contains("epoch 2"), "{peer}: {held}");
+    }
+    mesh.get_status(" 403 ").await;
+    assert_eq!(mesh.zone.state(CART).acknowledged, denied);
+    // It does not forget that by starting anew.
+    mesh.cart.shutdown().await.unwrap();
+    mesh.zone.set(CART, &[]);
+    mesh.cart = mesh.cart_folder.start().await;
+    ready(&mesh.cart).await;
+    let address = bound(&mesh.cart, Purpose::Inbound(8080)).await;
+    mesh.zone.signal(WEB, &format!("endpoints/{CART_HTTP}"), endpoint(address));
+    mesh.get_status(" 403 ").await;
+
+    mesh.zone.goes_on(Line { continues: b"first", ..put_back });
+    let address = serving.stop().await;
+    let _serving = mesh.zone.serve_at(address).await;
+    mesh.zone.acknowledged(CART, allowed).await;
+    mesh.get_status(" 200 ").await;
 }
 
 #[tokio::test]

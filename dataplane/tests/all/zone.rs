@@ -41,6 +41,22 @@ pub(crate) struct Zone {
     said: watch::Sender<u64>,
     /// Whether a peer that drains is let go.
     lets_go: watch::Sender<bool>,
+    line: Mutex<Line>,
+}
+
+/// Of what history its revisions are.
+#[derive(Clone, Copy)]
+pub(crate) struct Line {
+    pub(crate) epoch: u64,
+    pub(crate) hash: &'static [u8],
+    /// The hash from which it says that it goes on.
+    pub(crate) continues: &'static [u8],
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { epoch: 1, hash: b"first", continues: b"first" }
+    }
 }
 
 /// What is set for, and known of, one peer.
@@ -58,6 +74,8 @@ pub(crate) struct State {
     /// Up to which revision of its parts it acknowledged.
     pub(crate) acknowledged: u64,
     pub(crate) refused: Vec<Refused>,
+    /// Why it takes nothing.
+    pub(crate) held: Option<String>,
     pub(crate) is_draining: bool,
     pub(crate) certificates: usize,
     pub(crate) ended: Vec<Ended>,
@@ -99,6 +117,7 @@ impl Zone {
             peers: Mutex::default(),
             said: watch::Sender::new(0),
             lets_go: watch::Sender::new(true),
+            line: Mutex::default(),
         })
     }
 
@@ -196,6 +215,11 @@ impl Zone {
         handle.expect("it is connected").settled().await;
     }
 
+    /// Its store was put back, or what followed from that was accepted.
+    pub(crate) fn goes_on(&self, line: Line) {
+        *self.line.lock().unwrap() = line;
+    }
+
     pub(crate) fn let_go(&self, whether: bool) {
         self.lets_go.send_replace(whether);
     }
@@ -282,8 +306,14 @@ impl Host for Session {
         let wanted = state.parts.into_iter().filter(|(name, _)| state.subscribed.contains(name));
         let wanted = Arc::new(wanted.map(|(name, body)| (name.into(), Body::new(body))).collect());
         let revision = state.revision;
-        let world = World::from_iter([(Zone::origin(), Point { epoch: 1, revision })]);
-        Ok(self.sent.lock().unwrap().collect(&base, &wanted, world))
+        let Line { epoch, hash, continues } = *self.zone.line.lock().unwrap();
+        let world = World::from_iter([(Zone::origin(), Point { epoch, revision })]);
+        let batch = self.sent.lock().unwrap().collect(&base, &wanted, world);
+        Ok(batch.map(|batch| Batch { hash: hash.into(), continues: continues.into(), ..batch }))
+    }
+
+    fn held_by_peer(&self, _: &Topic, reason: &str) {
+        self.zone.tell(&self.peer, |state| state.held = Some(reason.to_owned()));
     }
 
     fn acknowledged(&self, _: &Topic, world: &World, refused: &[Refused]) {

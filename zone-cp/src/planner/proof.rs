@@ -25,6 +25,16 @@ pub enum Reason {
     Refused,
     Disconnected,
     Joining,
+    Diverged,
+}
+
+/// Why a proxy takes nothing new for now.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Keeps {
+    /// It was told another history of this zone, and says so.
+    Diverged(String),
+    /// It was told this much, which is more than this zone knows now: nobody leads it back.
+    Ahead(World),
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -52,6 +62,11 @@ impl Proof {
     /// Some proxy keeps an older version of something, and will until it changes again.
     pub fn is_refused(&self) -> bool {
         self.known && self.late.iter().any(|late| late.reason == Reason::Refused)
+    }
+
+    /// Some proxy takes nothing of this zone before somebody accepts its history.
+    pub fn is_diverged(&self) -> bool {
+        self.late.iter().any(|late| late.reason == Reason::Diverged)
     }
 
     pub fn count(&self, standing: Standing) -> u64 {
@@ -146,10 +161,14 @@ impl State {
     }
 
     fn lateness(&self) -> (Reason, String) {
-        match self.refused.iter().next() {
-            Some((part, why)) => (Reason::Refused, format!("{part}: {why}")),
-            None if self.confirmed.is_none() => (Reason::Joining, String::new()),
-            None => (Reason::Slow, String::new()),
+        match (&self.keeps, self.refused.iter().next()) {
+            (Some(Keeps::Diverged(why)), _) => (Reason::Diverged, format!("it holds what it has: {why}")),
+            (Some(Keeps::Ahead(_)), _) => {
+                (Reason::Slow, "it was told more than this zone knows: it waits for the zone".to_owned())
+            }
+            (None, Some((part, why))) => (Reason::Refused, format!("{part}: {why}")),
+            (None, None) if self.confirmed.is_none() => (Reason::Joining, String::new()),
+            (None, None) => (Reason::Slow, String::new()),
         }
     }
 }
