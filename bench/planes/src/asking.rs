@@ -22,8 +22,8 @@ use crate::mesh::LIMIT;
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Between two requests of who waits for something.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Fifty a second.
-const EVERY: Duration = Duration::from_millis(20);
+/// Between two requests of a load: fifty a second.
+pub const EVERY: Duration = Duration::from_millis(20);
 
 /// What one request came to.
 pub type Answer = Result<Outcome, String>;

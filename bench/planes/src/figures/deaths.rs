@@ -7,12 +7,12 @@ use anyhow::Context;
 use tokio::time::{self, Instant};
 
 use super::{Terms, longest, tell_times};
-use crate::asking::{Failures, Load, failures_after, is_answered_by, until};
+use crate::asking::{self, Failures, Load, failures_after, is_answered_by, until};
 use crate::parties::{self, AWAY_CLIENT, FIRST_SERVER, HOME, HOME_CLIENT};
 use crate::report::{Row, tell};
 
 const TIMES: usize = 5;
-/// How long the load goes on before something is killed, and after.
+/// How long the load goes on before something is killed, at the least, and after.
 const BEFORE: Duration = Duration::from_secs(1);
 const AFTER: Duration = Duration::from_secs(6);
 /// How long the ingress is away.
@@ -25,7 +25,7 @@ pub(super) async fn of_an_application(terms: &Terms) -> anyhow::Result<Vec<Row>>
     let mut all = Vec::new();
     for _ in 0..terms.times(TIMES) {
         let load = Load::start(through);
-        time::sleep(BEFORE).await;
+        time::sleep(before()).await;
         let application = &mut mesh.member_mut(FIRST_SERVER)?.application;
         let gone = Instant::now();
         application.kill().await?;
@@ -45,7 +45,7 @@ pub(super) async fn of_a_proxy(terms: &Terms) -> anyhow::Result<Vec<Row>> {
     let (mut all, mut returns) = (Vec::new(), Vec::new());
     for _ in 0..terms.times(TIMES) {
         let load = Load::start(through);
-        time::sleep(BEFORE).await;
+        time::sleep(before()).await;
         let sidecar = &mut mesh.member_mut(FIRST_SERVER)?.sidecar;
         let gone = Instant::now();
         sidecar.kill().await?;
@@ -72,7 +72,7 @@ pub(super) async fn of_an_ingress(terms: &Terms) -> anyhow::Result<Vec<Row>> {
     let mut all = Vec::new();
     for _ in 0..terms.times(TIMES) {
         let load = Load::start(through);
-        time::sleep(BEFORE).await;
+        time::sleep(before()).await;
         let ingress = mesh.ingress_mut(HOME)?;
         let gone = Instant::now();
         ingress.kill().await?;
@@ -84,6 +84,11 @@ pub(super) async fn of_an_ingress(terms: &Terms) -> anyhow::Result<Vec<Row>> {
     tell_failures("the ingress killed", &all);
     let last = all.iter().map(|failures| failures.last_after);
     Ok(vec![longest("the only ingress of a zone killed, back after 3 s: outage", last, 3.5)])
+}
+
+/// Any moment between two requests, and not just when one is sent.
+fn before() -> Duration {
+    BEFORE + asking::EVERY.mul_f64(rand::random_range(0.0..1.0))
 }
 
 async fn answered_by_the_first(through: SocketAddr) -> anyhow::Result<()> {
