@@ -218,7 +218,7 @@ impl Hub {
             }
             Output::Signal { client, session, name, value } => {
                 if let Some(link) = current(&client, session) {
-                    link.handle.signal(&*name, self.own_word(value));
+                    link.handle.signal(name, self.own_word(value));
                 }
             }
             Output::CountLossLater { client, session } => {

@@ -18,6 +18,7 @@ mod questions;
 mod signals;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,8 +77,10 @@ pub enum Event {
     Subscribe(Vec<String>),
     Unsubscribe(Vec<String>),
     Publish {
-        name: String,
-        signal: Signal,
+        name: Arc<str>,
+        signal: Arc<Signal>,
+        /// How long it waited until now.
+        ago: Duration,
     },
     Retract(String),
     /// How long ago we heard of each origin.
@@ -349,7 +352,7 @@ impl Session {
                 names.into_iter().for_each(|name| self.listener.subscribe(name, &self.limits));
             }
             Event::Unsubscribe(names) => names.iter().for_each(|name| self.listener.unsubscribe(name)),
-            Event::Publish { name, signal } => self.publisher.publish(name, signal, now),
+            Event::Publish { name, signal, ago } => self.publisher.publish(name, signal, ago, now),
             Event::Retract(name) => self.publisher.retract(&name),
             Event::Ages(ages) => self.ages = (ages, now),
             Event::Ask { ticket, kind, body, timeout } => {

@@ -37,12 +37,12 @@ struct Desk {
     used: bool,
     last_heard: Option<Instant>,
     wanted: BTreeSet<String>,
-    published: BTreeMap<String, (Signal, Instant)>,
+    published: BTreeMap<Arc<str>, (Arc<Signal>, Instant)>,
     changed: BTreeSet<Topic>,
     reopen: BTreeSet<Topic>,
     added: BTreeSet<String>,
     removed: BTreeSet<String>,
-    fresh: BTreeSet<String>,
+    fresh: BTreeSet<Arc<str>>,
     retracted: BTreeSet<String>,
     asks: VecDeque<Ask>,
     settling: Vec<oneshot::Sender<()>>,
@@ -99,10 +99,10 @@ impl Handle {
     }
 
     /// Publishes the latest value of a signal; who subscribes to it gets it, now or later.
-    pub fn signal(&self, name: impl Into<String>, signal: Signal) {
-        let name = name.into();
+    pub fn signal(&self, name: impl Into<Arc<str>>, signal: Signal) {
+        let (name, signal) = (name.into(), Arc::new(signal));
         self.tell(|desk| {
-            desk.retracted.remove(&name);
+            desk.retracted.remove(&*name);
             desk.unsettled = true;
             desk.fresh.insert(name.clone());
             desk.published.insert(name, (signal, Instant::now()));
@@ -260,8 +260,7 @@ impl Attached {
         events.extend(mem::take(&mut desk.retracted).into_iter().map(Event::Retract));
         for name in mem::take(&mut desk.fresh) {
             if let Some((signal, at)) = desk.published.get(&name) {
-                let signal = Signal { age: signal.age + at.elapsed(), ..signal.clone() };
-                events.push(Event::Publish { name, signal });
+                events.push(Event::Publish { name, signal: signal.clone(), ago: at.elapsed() });
             }
         }
         events.extend(mem::take(&mut desk.reopen).into_iter().map(Event::Reopen));

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, Limits, Violation};
@@ -20,11 +21,11 @@ const NAMES: usize = 512;
 /// Our values, to the peer.
 #[derive(Debug, Default)]
 pub(super) struct Publisher {
-    values: BTreeMap<String, Published>,
-    subscribed: BTreeSet<String>,
+    values: BTreeMap<Arc<str>, Published>,
+    subscribed: BTreeSet<Arc<str>>,
     /// Names whose value waits for the writer, by the sequence under which it goes: in the order in which they
     /// changed.
-    waiting: VecDeque<(u64, String)>,
+    waiting: VecDeque<(u64, Arc<str>)>,
     /// The last one that was given to a value.
     sequence: u64,
     /// The last one that was written.
@@ -35,24 +36,30 @@ pub(super) struct Publisher {
 
 #[derive(Debug)]
 struct Published {
-    signal: Signal,
+    signal: Arc<Signal>,
+    /// How old it was beyond its own age, and when.
+    ago: Duration,
     at: Duration,
     waiting: bool,
 }
 
 impl Publisher {
-    pub(super) fn publish(&mut self, name: String, signal: Signal, now: Duration) {
+    pub(super) fn publish(&mut self, name: Arc<str>, signal: Arc<Signal>, ago: Duration, now: Duration) {
         if signal.value.len() > MAX_BODY || name.len() > MAX_NAME {
             return;
         }
         let waiting = self.values.get(&name).is_some_and(|published| published.waiting);
-        self.values.insert(name.clone(), Published { signal, at: now, waiting });
+        if self.subscribed.contains(&name) {
+            // The publisher's own copy of the name, which it has for all its sessions.
+            self.subscribed.replace(name.clone());
+        }
+        self.values.insert(name.clone(), Published { signal, ago, at: now, waiting });
         self.enqueue(&name);
     }
 
     pub(super) fn retract(&mut self, name: &str) {
         self.values.remove(name);
-        self.waiting.retain(|(_, waiting)| waiting != name);
+        self.waiting.retain(|(_, waiting)| **waiting != *name);
     }
 
     /// Takes the peer's word on what it wants; removals first, so that a name in both lists gets its first
@@ -64,10 +71,11 @@ impl Publisher {
         limits: &Limits,
     ) -> Result<Action, Violation> {
         for name in &removed {
-            self.subscribed.remove(name);
+            self.subscribed.remove(name.as_str());
         }
         for name in &added {
-            self.subscribed.insert(name.clone());
+            let known = self.values.get_key_value(name.as_str()).map(|(name, _)| name.clone());
+            self.subscribed.insert(known.unwrap_or_else(|| name.as_str().into()));
             self.enqueue(name);
         }
         if self.subscribed.len() > limits.subscriptions {
@@ -84,9 +92,9 @@ impl Publisher {
                 continue;
             }
             self.sent = sequence;
-            let age = published.signal.age + now.saturating_sub(published.at);
-            let signal = Signal { age, ..published.signal.clone() };
-            return Some(Frame::Signal { name, sequence, signal });
+            let age = published.signal.age + published.ago + now.saturating_sub(published.at);
+            let signal = Signal { age, ..Signal::clone(&published.signal) };
+            return Some(Frame::Signal { name: name.to_string(), sequence, signal });
         }
         None
     }
@@ -112,13 +120,13 @@ impl Publisher {
     }
 
     fn enqueue(&mut self, name: &str) {
-        if let Some(published) = self.values.get_mut(name)
+        if let Some(known) = self.subscribed.get(name)
+            && let Some(published) = self.values.get_mut(name)
             && !published.waiting
-            && self.subscribed.contains(name)
         {
             published.waiting = true;
             self.sequence += 1;
-            self.waiting.push_back((self.sequence, name.to_owned()));
+            self.waiting.push_back((self.sequence, known.clone()));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a session says to single events, without a link.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -149,7 +150,8 @@ fn no_more_of_a_batch_is_sent_than_there_is_credit_for_and_all_else_goes_on() {
     let added = vec!["endpoints/a".to_owned()];
     receive(&mut session, Frame::Subscribe { added, removed: Vec::new() });
     let signal = Signal { origin: Origin::Global, age: START, value: Bytes::from_static(b"1") };
-    session.on_event(Event::Publish { name: "endpoints/a".to_owned(), signal }, START);
+    let (name, signal, ago) = ("endpoints/a".into(), Arc::new(signal), Duration::ZERO);
+    session.on_event(Event::Publish { name, signal, ago }, START);
     assert!(matches!(session.next_frame(START), Some(Frame::Signal { .. })));
     let query = Frame::Query { id: 1, kind: String::new(), body: Bytes::new() };
     receive(&mut session, query);
@@ -312,12 +314,13 @@ fn what_we_want_is_said_before_we_open_anything() {
 fn only_the_latest_value_of_a_subscribed_signal_is_sent_and_its_age_grows() {
     let mut session = greeted();
     let publish = |value: &'static str| Event::Publish {
-        name: "endpoints/a".to_owned(),
-        signal: Signal {
+        name: "endpoints/a".into(),
+        signal: Arc::new(Signal {
             origin: Origin::Global,
             age: Duration::from_secs(1),
             value: Bytes::from_static(value.as_bytes()),
-        },
+        }),
+        ago: Duration::ZERO,
     };
     session.on_event(publish("0"), START);
     assert_eq!(session.next_frame(START), None, "nobody wants it");
@@ -343,9 +346,12 @@ fn what_overtook_a_value_settles_it_and_what_nobody_wants_any_more_is_not_waited
     let mut session = greeted();
     let [a, b] = ["endpoints/a", "endpoints/b"].map(str::to_owned);
     receive(&mut session, Frame::Subscribe { added: vec![a.clone(), b.clone()], removed: Vec::new() });
+    let value = Bytes::from_static(b"1");
+    let signal = Arc::new(Signal { origin: Origin::Global, age: Duration::ZERO, value });
     let publish = |name: &String| Event::Publish {
-        name: name.clone(),
-        signal: Signal { origin: Origin::Global, age: Duration::ZERO, value: Bytes::from_static(b"1") },
+        name: name.as_str().into(),
+        signal: signal.clone(),
+        ago: Duration::ZERO,
     };
     session.on_event(publish(&a), START);
     let mark = session.mark();

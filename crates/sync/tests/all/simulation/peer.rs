@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -430,7 +431,8 @@ impl Peer {
         let value = self.published.get(name).copied().unwrap_or_default();
         let signal =
             Signal { origin: Origin::Global, age: Duration::ZERO, value: Bytes::from(value.to_string()) };
-        self.tell(number, Event::Publish { name: name.to_owned(), signal }, now, random);
+        let (shared, signal, ago) = (name.into(), Arc::new(signal), Duration::ZERO);
+        self.tell(number, Event::Publish { name: shared, signal, ago }, now, random);
         if let Some(end) = self.ends.get_mut(&number).filter(|end| end.subscribed.contains(name)) {
             end.unsettled.push((end.session.mark(), name.to_owned(), value));
         }
