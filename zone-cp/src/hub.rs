@@ -32,7 +32,7 @@ const LOSS_COUNTS_AFTER: Duration = Duration::from_secs(5);
 /// How much later the next signals are told for each that was.
 const EACH_SIGNAL: Duration = Duration::from_micros(50);
 /// How long a signal waits at the most.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
 /// How often at the most it is looked who runs a version.
 const LOOK: Duration = Duration::from_millis(10);
 

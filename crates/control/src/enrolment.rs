@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use store::SecretBytes;
 use sync::link::Handle;
 use sync::server::Refusal;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -207,8 +207,29 @@ pub struct Enroller {
     gate: Arc<Gate>,
     /// Of those who renew; those who join are limited at the door.
     issuing: Issuing,
-    /// Held while uses, grants and revocations are read, decided on and written.
-    turn: Mutex<()>,
+    turns: Turns,
+}
+
+/// Held while uses, grants and revocations are read, decided on and written: what concerns one peer alone goes beside
+/// others, so that their writes become durable together.
+struct Turns {
+    all: RwLock<()>,
+    /// Peers share them by chance.
+    peers: [Mutex<()>; 64],
+}
+
+impl Turns {
+    /// For what changes the grant of one peer.
+    async fn of(&self, peer: &Peer) -> (RwLockReadGuard<'_, ()>, MutexGuard<'_, ()>) {
+        let mix = |sum: usize, byte: u8| sum.wrapping_mul(31).wrapping_add(byte.into());
+        let place = peer.to_string().bytes().fold(0, mix) % self.peers.len();
+        (self.all.read().await, self.peers[place].lock().await)
+    }
+
+    /// For what concerns any number of them.
+    async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.all.write().await
+    }
 }
 
 /// The uses of tokens that are limited, until they end.
@@ -235,7 +256,7 @@ impl Enroller {
             home,
             gate: Gate::new(revoked),
             issuing: Issuing::default(),
-            turn: Mutex::default(),
+            turns: Turns { all: RwLock::default(), peers: std::array::from_fn(|_| Mutex::default()) },
         })
     }
 
@@ -252,16 +273,20 @@ impl Enroller {
         let verified = self.home.token_key.verify(token.trim(), audience(&peer), &self.issuer, now);
         let claims = verified.map_err(Denied::Token)?;
 
-        let _turn = self.turn.lock().await;
+        // The uses of a token are counted over all peers.
+        let is_counted = claims.uses.is_some();
+        let _alone = if is_counted { Some(self.turns.alone().await) } else { None };
+        let _turn = if is_counted { None } else { Some(self.turns.of(&peer).await) };
         if self.gate.covers(&claims.jti) {
             return Err(Denied::Revoked.into());
         }
-        let (mut uses, held) = (self.uses().await?, self.read_grant(&peer).await?);
+        let mut uses = if is_counted { self.uses().await? } else { Uses::default() };
+        let held = self.read_grant(&peer).await?;
         let past = Past { uses: uses.0.get(&claims.jti).map_or(0, |used| used.times), grant: held.as_ref() };
         let grant = decide(&claims, &peer, self.home.role(), past, now)?;
         // Before anything is counted: a request that is malformed costs no use.
         let chain = self.issue(&peer, Some(&claims.jti), csr_der, now)?;
-        if claims.uses.is_some() {
+        if is_counted {
             uses.0.retain(|_, used| used.exp > seconds(now));
             let used = uses.0.entry(claims.jti.clone()).or_insert(Used { times: 0, exp: claims.exp });
             used.times += 1;
@@ -282,7 +307,7 @@ impl Enroller {
         let Admission { peer, token, .. } = admission;
         joins(peer, self.home.role())?;
         let _place = self.issuing.turn().await?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.turns.of(peer).await;
         let chain = self.issue(peer, token.as_deref(), csr_der, now)?;
         if let Some(grant) = self.read_grant(peer).await? {
             self.write_grant(peer, grant, &chain).await?;
@@ -319,7 +344,7 @@ impl Enroller {
 
     /// A token counts no more: durable when this returns.
     pub async fn revoke(&self, jti: &str, now: SystemTime) -> Result<TurnedAway, EnrolError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turns.alone().await;
         let mut revoked = self.gate.revoked();
         if revoked.add(jti, seconds(now)) {
             self.home.store.secret_put(REVOKED, secret(&revoked)?).await?;
@@ -345,7 +370,7 @@ impl Enroller {
     /// Forgets a peer's grant, such as when its document is deleted: a sidecar or an ingress cannot renew its
     /// certificate, and the name is free for another workload.
     pub async fn forget(&self, peer: &Peer) -> Result<(), EnrolError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turns.of(peer).await;
         Ok(self.home.store.secret_delete(&grant_name(peer)).await?)
     }
 
