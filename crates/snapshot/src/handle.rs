@@ -62,12 +62,34 @@ fn base32(bytes: &[u8]) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn sni(salt: u8, destination: &str, proxy: &str, address: &str) -> String {
         let zone = "west".parse().unwrap();
         let salt = Salt::new(&[salt; 32]);
         salt.sni(&destination.parse().unwrap(), &proxy.parse().unwrap(), address.parse().unwrap(), &zone)
+    }
+
+    proptest! {
+        /// The names are parts of the same letters: written without a mark between them they would be the same.
+        #[test]
+        fn s44_two_handles_are_the_same_where_they_name_the_same_alone(
+            letters in "[ab]{4,8}",
+            cut in 1..4usize,
+            other_cut in 1..4usize,
+            port in 1..3u16,
+            other_port in 1..3u16,
+        ) {
+            let named = |cut: usize, port: u16| {
+                let (section, proxy) = letters.split_at(cut);
+                sni(1, &format!("ms_default_west__catalog_{section}"), proxy, &format!("10.0.0.1:{port}"))
+            };
+            let (one, other) = (named(cut, port), named(other_cut, other_port));
+            prop_assert_eq!(one == other, (cut, port) == (other_cut, other_port));
+            prop_assert_eq!(one.len(), 52);
+        }
     }
 
     #[test]

@@ -62,6 +62,26 @@ async fn a_token_lets_in_whom_it_names_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn s44_a_zone_whose_handles_could_be_taken_for_anothers_does_not_join() {
+    // Found by trying a million names: the first 40 bits of both hashes are the same.
+    let (first, second) = ("zone-208913", "zone-1069452");
+    let global = Global::start().await;
+    let held = global.zone(first).await;
+    let join = async |name: &str| {
+        let token = global.token(name).await;
+        FakeZone::join_with(&global, name, &token, &format!("zone/{name}")).await
+    };
+    let refused = join(second).await.err().expect("it does not join").to_string();
+    assert!(refused.contains("its tag is that of zone 'zone-208913'"), "{refused}");
+    let path = format!("/zones/{second}");
+    assert_eq!(global.get(&path).await.0, 404, "nothing of it is left");
+    let (status, problem) = global.call("PUT", &path, Some(json!({"type": "Zone", "name": second}))).await;
+    assert_eq!((status, problem.to_string().contains("same tag")), (400, true), "{problem}");
+    join("zone-1069453").await.map(drop).unwrap();
+    assert!(held.site.seen.borrow().ended.is_empty());
+}
+
+#[tokio::test]
 async fn a_zone_that_is_disabled_is_sent_away_and_comes_back_when_it_is_enabled() {
     let global = Global::start().await;
     let east = global.zone("east").await;

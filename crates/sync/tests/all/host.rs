@@ -122,6 +122,9 @@ impl Host for TestHost {
     }
 
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
+        if self.now().own.values().any(|body| body == "panic as it is sent") {
+            panic!("as asked");
+        }
         let mut batch = None;
         let mut fails = false;
         self.state.send_modify(|state| {
@@ -139,6 +142,9 @@ impl Host for TestHost {
     }
 
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
+        if batch.entries.iter().any(|entry| entry.body == "panic as it is stored") {
+            panic!("as asked");
+        }
         let _permit = self.storing.acquire().await?;
         let mut is_possible = true;
         self.state.send_modify(|state| {

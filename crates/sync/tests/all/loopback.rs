@@ -32,7 +32,7 @@ use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::{TestHost, options, proxy, signal, zone};
+use crate::host::{State, TestHost, options, proxy, signal, zone};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const STRANGERS: u32 = 8;
@@ -84,6 +84,45 @@ async fn a_client_comes_back_by_itself_when_the_server_restarts() {
         .host
         .until("the change is there", |state| state.copy.len() == 2 && state.copy["trust"] == "2")
         .await;
+}
+
+#[tokio::test]
+async fn s54_a_panic_in_a_session_ends_that_session_alone() {
+    let site = Site::new().await;
+    let mut sessions = Vec::new();
+    for peer in ["proxy/default/stored", "proxy/default/sent", "proxy/default/web-1"] {
+        let proxy = site.dial(&site.enrol("good", peer).await.unwrap());
+        let (zone, _) = site.joined().await;
+        proxy.host.put("dataplane", peer);
+        zone.until("the document is there", |state| state.copy.contains_key("dataplane")).await;
+        sessions.push((proxy, zone));
+    }
+    let [(stored, at_stored), (_sent, at_sent), (other, at_other)] = &sessions[..] else { unreachable!() };
+    stored.host.put("dataplane", "panic as it is stored");
+    at_sent.put("trust", "panic as it is sent");
+    for zone in [at_stored, at_sent] {
+        let ended = zone.until("the session ends", |state| !state.ended.is_empty()).await.ended.clone();
+        assert!(matches!(&ended[..], [Ended::ByUs(_)]), "{ended:?}");
+    }
+    assert_eq!(at_stored.now().copy["dataplane"], "proxy/default/stored", "the last that was stored stands");
+    at_other.put("trust", "1");
+    other.host.until("the part is there", |state| state.copy.contains_key("trust")).await;
+    assert_eq!(at_other.now().ended, []);
+    // Nor is the place of who caused it taken for ever.
+    stored.host.put("dataplane", "mended");
+    let back = async {
+        loop {
+            let (zone, _) = site.joined().await;
+            let mended = |state: &State| state.copy.get("dataplane").is_some_and(|body| body == "mended");
+            let told = zone
+                .until("a word", |state| mended(state) || !state.ended.is_empty() || !state.copy.is_empty())
+                .await;
+            if mended(&told) {
+                return;
+            }
+        }
+    };
+    time::timeout(LIMIT, back).await.expect("it comes back");
 }
 
 #[tokio::test]
