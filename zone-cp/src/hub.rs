@@ -66,10 +66,28 @@ struct Link {
     plan: watch::Sender<Plan>,
 }
 
-/// What a new session begins with.
+/// A session that is about to begin. Dropped before it has begun, it is over as if it had been lost.
 pub struct Attachment {
-    pub session: SessionNumber,
-    pub plan: watch::Receiver<Plan>,
+    hub: Arc<Hub>,
+    client: Client,
+    session: SessionNumber,
+    /// None once it has begun.
+    plan: Option<watch::Receiver<Plan>>,
+}
+
+impl Attachment {
+    /// From here on somebody else says when it is over.
+    pub fn begin(mut self) -> (SessionNumber, watch::Receiver<Plan>) {
+        (self.session, self.plan.take().expect("it begins once"))
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if self.plan.is_some() {
+            self.hub.detach(&self.client, self.session, false);
+        }
+    }
 }
 
 /// Who a proxy is to be, and for how long at a time.
@@ -168,8 +186,8 @@ impl Hub {
         if let Some(old) = replaced {
             old.handle.close("another session of the same peer replaces this one");
         }
-        self.input(Input::Connected { client, session });
-        Attachment { session, plan: plans }
+        self.input(Input::Connected { client: client.clone(), session });
+        Attachment { hub: self.clone(), client, session, plan: Some(plans) }
     }
 
     pub fn detach(self: &Arc<Self>, client: &Client, session: SessionNumber, drained: bool) {
@@ -194,8 +212,13 @@ impl Hub {
     }
 
     /// Waits until the proxies and ingresses of the zone have put in force what they were told so far.
-    pub async fn settled(&self) {
-        let links: Vec<Handle> = self.state().links.values().map(|link| link.handle.clone()).collect();
+    pub async fn settled(self: &Arc<Self>) {
+        let links: Vec<Handle> = {
+            let mut state = self.state();
+            // What waits to be told is not in force with anybody.
+            self.tell(&mut state);
+            state.links.values().map(|link| link.handle.clone()).collect()
+        };
         join_all(links.iter().map(Handle::settled)).await;
     }
 

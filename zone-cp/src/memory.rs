@@ -38,16 +38,21 @@ const WORDS: &str = "last-words";
 const MISSED: &str = "missed-proxies";
 
 /// Tells the planner what was kept, before anybody asks it.
-pub async fn load(store: &dyn Store, hub: &Arc<Hub>) -> Result<(), store::Error> {
+pub async fn load(store: &dyn Store, hub: &Arc<Hub>) -> Result<Memory, store::Error> {
     let words = Arc::new(read(store, WORDS).await?);
-    hub.input(Input::Kept(Memory { words, missed: read(store, MISSED).await? }));
-    Ok(())
+    let kept = Memory { words, missed: read(store, MISSED).await? };
+    hub.input(Input::Kept(kept.clone()));
+    Ok(kept)
 }
 
-/// Keeps whatever is new, and the last of it as it stops.
-pub async fn run(store: Arc<dyn Store>, hub: Arc<Hub>, stop: CancellationToken) -> anyhow::Result<()> {
+/// Keeps whatever is not `kept` yet, and the last of it as it stops.
+pub async fn run(
+    store: Arc<dyn Store>,
+    hub: Arc<Hub>,
+    mut kept: Memory,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut ticks = hub.ticks();
-    let mut kept = hub.memory();
     loop {
         let now = hub.memory();
         match keep(&*store, &kept, &now).await {
@@ -93,10 +98,29 @@ async fn write(store: &dyn Store, name: &str, value: &impl Serialize) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use control::Clock;
+    use runtime::Tasks;
     use serde_json::json;
+    use snapshot::handle::Salt;
     use store::MemoryStore;
 
     use super::*;
+    use crate::planner::Planner;
+
+    #[tokio::test]
+    async fn a_proxy_that_is_gone_by_the_next_start_is_missed_no_more() {
+        let store = MemoryStore::new("east".parse().unwrap());
+        let gone = ProxyId { mesh: "default".parse().unwrap(), name: "web-1".parse().unwrap() };
+        write(&*store, MISSED, &BTreeSet::from([gone])).await.unwrap();
+        let zone: model::ZoneName = "east".parse().unwrap();
+        let (tasks, planner) = (Tasks::new(), Planner::new(zone.clone(), Salt::new(&[7; 32])));
+        let hub = Hub::new(zone, planner, None, tasks.children(), Clock::system());
+        let kept = load(&*store, &hub).await.unwrap();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        run(store.clone(), hub, kept, stop).await.unwrap();
+        assert_eq!(read::<BTreeSet<ProxyId>>(&*store, MISSED).await.unwrap(), BTreeSet::new());
+    }
 
     #[tokio::test]
     async fn words_are_kept_as_they_were_said_and_damaged_ones_are_none() {

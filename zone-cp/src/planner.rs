@@ -16,7 +16,7 @@ use bytes::Bytes;
 use model::kinds::{Dataplane, ResourceSpec};
 use model::{DestinationId, DocumentKey, MeshName, Origin, ResourceName, World, ZoneName};
 use serde::{Deserialize, Serialize};
-use snapshot::compile::{class, concerns};
+use snapshot::compile::{self, Class, concerns};
 use snapshot::endpoints::Exports;
 use snapshot::handle::Salt;
 use snapshot::parts::PartName;
@@ -236,6 +236,8 @@ struct State {
     /// Of a proxy's Dataplane.
     key: Option<DocumentKey>,
     plan: Plan,
+    /// By which its parts were compiled last, where they are those of a class.
+    class: Option<Arc<Class>>,
     /// It has said at least once that its configuration is in force, with its own Dataplane in it.
     serves: bool,
     /// It has said that it is about to leave. It goes on serving, and counts for the proof until it has gone.
@@ -357,6 +359,7 @@ impl Planner {
                 {
                     state.presence = Presence::Lost;
                     self.lives_or_not(&client);
+                    self.forget_stranger(&client);
                 }
             }
             Input::Settled => {
@@ -432,6 +435,17 @@ impl Planner {
         }
     }
 
+    /// A proxy that has neither a Dataplane nor a session is nobody either.
+    fn forget_stranger(&mut self, client: &Client) {
+        let is_stranger = self.clients.get(client).is_some_and(|state| {
+            let is_over = matches!(state.presence, Presence::Lost | Presence::Drained);
+            is_over && state.key.as_ref().is_some_and(|key| self.view.get::<Dataplane>(key).is_none())
+        });
+        if is_stranger {
+            self.clients.remove(client);
+        }
+    }
+
     /// A document that cannot be read leaves the last good one in force and disturbs nothing else.
     fn take(&mut self, record: &model::Record) {
         if let Err(error) = self.view.put(record) {
@@ -486,6 +500,7 @@ impl Planner {
                 Client::Ingress(_) => None,
             },
             plan: Plan::default(),
+            class: None,
             confirmed: None,
             refused: BTreeMap::new(),
             keeps: None,
@@ -539,6 +554,8 @@ impl Planner {
             state.plan.world = self.world.clone();
             out.push(Output::Plan { client: client.clone(), session, plan: state.plan.clone() });
         }
+        drop(fresh);
+        self.shared.review();
         self.subscribe_signals(&client, session, signals, out);
         self.review_wishes(out);
     }
@@ -546,6 +563,7 @@ impl Planner {
     fn disconnected(&mut self, client: Client, session: SessionNumber, drained: bool, out: &mut Vec<Output>) {
         let Some(state) = self.current(&client, session) else { return };
         state.plan = Plan::default();
+        state.class = None;
         match state.presence {
             _ if drained => {
                 state.presence = Presence::Drained;
@@ -559,6 +577,7 @@ impl Planner {
             }
         }
         self.unsubscribe_all(&client);
+        self.forget_stranger(&client);
         self.shared.review();
     }
 
@@ -602,9 +621,12 @@ impl State {
         self.serves && !self.draining && matches!(self.presence, Presence::Connected | Presence::Missing)
     }
 
-    /// Whether it said so of its plan. Who wants nothing says nothing.
+    /// Whether it said so of its plan. Who keeps an older version of anything runs something else, whatever it said
+    /// before.
     fn runs_newest(&self) -> bool {
-        !self.plan.wanted.is_empty() && self.confirms(|world| world.covers_all(&self.plan.world))
+        self.refused.is_empty()
+            && self.keeps.is_none()
+            && self.confirms(|world| world.covers_all(&self.plan.world))
     }
 
     /// Whether it waited to be told nothing less than it was told before, and can be told now: the plan, as of this
@@ -625,17 +647,19 @@ impl State {
         shared: &mut Shared,
         parts: impl Iterator<Item = (&'a Arc<str>, &'a Arc<PartName>)>,
     ) -> bool {
-        let mut parts = parts.peekable();
-        if parts.peek().is_none() {
+        let parts: Vec<_> = parts.collect();
+        if parts.is_empty() {
             return false;
         }
         let held = self.key.as_ref().and_then(|key| view.get::<Dataplane>(key));
         let proxy = held.and_then(|(held, dataplane)| Proxy::new(held, dataplane));
-        let proxy = proxy.map(|proxy| (proxy, class(view, &proxy)));
+        if parts.iter().any(|(_, part)| compile::is_of_class(part)) {
+            self.class = proxy.as_ref().map(|proxy| shared.class(compile::class(view, proxy)));
+        }
         let mut plan = (*self.plan.parts).clone();
         for (text, part) in parts {
-            let compiled =
-                proxy.as_ref().and_then(|(proxy, class)| shared.part(view, proxy, class, (text, part)));
+            let class = self.class.as_ref().filter(|_| compile::is_of_class(part));
+            let compiled = proxy.as_ref().and_then(|proxy| shared.part(view, proxy, class, (text, part)));
             match compiled {
                 Some(body) => plan.insert(text.clone(), body),
                 None => plan.remove(text),

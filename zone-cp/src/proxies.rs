@@ -57,6 +57,8 @@ struct Sent {
     holdings: Holdings,
     /// Of the plan that was collected last.
     generation: u64,
+    /// To which the last batch leads.
+    world: World,
     /// The last batch was refused in part: what it lacks is not confirmed by silence.
     refused: bool,
     /// Where it opened the topic, as long as nothing could be sent to there.
@@ -76,7 +78,7 @@ impl Session {
         from: IpAddr,
         granted: Granted,
     ) -> Self {
-        let Attachment { session: number, plan } = attachment;
+        let (number, plan) = attachment.begin();
         Self { zone, client, admission, number, from, granted, plan, sent: Mutex::default() }
     }
 
@@ -187,15 +189,18 @@ impl Host for Session {
             false => Offer::default(),
         };
         let before = mem::replace(&mut sent.hash, hash.clone());
+        sent.world.clone_from(&batch.world);
         let continues = opened.map_or(before, |standing| standing.continues);
         Ok(Some(Batch { hash, continues, ..batch }))
     }
 
     fn acknowledged(&self, _: &Topic, world: &World, refused: &[Refused]) {
-        let (generation, waits) = {
+        let (world, generation, waits) = {
             let mut sent = self.sent();
             sent.refused = !refused.is_empty();
-            (sent.generation, sent.waits.is_some())
+            // Nobody runs more than it was sent, whatever it says.
+            let world = if sent.world.covers_all(world) { world } else { &sent.world };
+            (world.clone(), sent.generation, sent.waits.is_some())
         };
         // It was sent nothing yet.
         if waits {
@@ -203,7 +208,7 @@ impl Host for Session {
         }
         self.zone.history.release(&self.client, self.number);
         if refused.is_empty() {
-            self.confirmed(world.clone(), generation);
+            self.confirmed(world, generation);
             return;
         }
         let refused: BTreeMap<String, String> =

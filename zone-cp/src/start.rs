@@ -78,10 +78,10 @@ impl ZoneCp {
         let planner = Planner::new(zone.clone(), salt(&*store).await?);
         let hub = Hub::new(zone.clone(), planner, upstream.clone(), tasks.children(), clock.clone());
         follow_store(&mut tasks, store.clone(), hub.clone()).await?;
-        memory::load(&*store, &hub).await?;
+        let kept = memory::load(&*store, &hub).await?;
         tasks.spawn("memory", {
             let (store, hub) = (store.clone(), hub.clone());
-            |stop| memory::run(store, hub, stop)
+            |stop| memory::run(store, hub, kept, stop)
         });
         let authorities = Arc::new(Authorities::new(clock.clone()));
         let ingresses = Arc::new(Ingresses::load(&*store).await?);

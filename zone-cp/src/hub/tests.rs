@@ -82,9 +82,9 @@ async fn who_drains_is_let_go_when_its_zone_and_the_others_have_taken_it_out() {
     let hub = Hub::new(zone, planner, Some(upstream.clone()), tasks.children(), Clock::system());
     let (web, cart) = (proxy("web"), proxy("cart"));
     let handle = Handle::new();
-    let attached = hub.attach(web.clone(), handle.clone());
-    hub.input(subscribe(&web, attached.session, &[CART]));
-    let cart_session = hub.attach(cart.clone(), Handle::new()).session;
+    let (session, _plans) = hub.attach(web.clone(), handle.clone()).begin();
+    hub.input(subscribe(&web, session, &[CART]));
+    let (cart_session, _plans) = hub.attach(cart.clone(), Handle::new()).begin();
     hub.input(Input::Wanted { added: vec![EXPORTS.to_owned()], removed: Vec::new() });
     let (user, global) = (connect(&handle, CART), connect(&upstream, EXPORTS));
     user.hears(CART).await;
@@ -110,20 +110,66 @@ async fn who_drains_is_let_go_when_its_zone_and_the_others_have_taken_it_out() {
     }
 }
 
-/// When a hub with a proxy that stays away begins to miss it, in seconds after the start; others come at these.
-async fn misses_at(arrivals: &[u64]) -> u64 {
+/// A hub of a zone with the proxies `web` and `cart`, and a service of the latter.
+fn hub(tasks: &Tasks) -> Arc<Hub> {
     let zone: ZoneName = "east".parse().unwrap();
     let mut planner = Planner::new(zone.clone(), Salt::new(&[7; 32]));
     let records = vec![dataplane(1, "web"), dataplane(2, "cart"), service(3, "cart"), identity()];
     planner.on_input(Input::Listed(Listing { sequence: 1, world: world(10, 10), records }));
+    Hub::new(zone, planner, None, tasks.children(), Clock::system())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_zone_has_not_settled_while_what_has_changed_waits_to_be_told() {
+    let (tasks, second) = (Tasks::new(), Duration::from_secs(1));
+    let hub = hub(&tasks);
+    let (web, handle) = (proxy("web"), Handle::new());
+    let (session, _plans) = hub.attach(web.clone(), handle.clone()).begin();
+    hub.input(subscribe(&web, session, &[CART]));
+    let user = connect(&handle, CART);
+    user.hears(CART).await;
+    hub.settled().await;
+
+    user.listens.send_replace(false);
+    hub.state().tell_at = Instant::now() + second;
+    // The other proxy is missed from now on.
+    hub.input(Input::Settled);
+    let settled = tokio::spawn({
+        let hub = hub.clone();
+        async move { hub.settled().await }
+    });
+    time::sleep(second / 2).await;
+    assert!(!settled.is_finished(), "nobody was told");
+    user.listens.send_replace(true);
+    time::timeout(second, settled).await.expect("it is in force").unwrap();
+    let value = user.heard.borrow()[CART].value.clone();
+    assert!(String::from_utf8_lossy(&value).contains("\"ready\":false"), "{value:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_never_began_is_over() {
     let tasks = Tasks::new();
-    let hub = Hub::new(zone, planner, None, tasks.children(), Clock::system());
+    let hub = hub(&tasks);
+    let Client::Proxy(web) = proxy("web") else { unreachable!() };
+    let state = |hub: &Arc<Hub>| hub.inspect(&web).unwrap().state;
+    let attachment = hub.attach(proxy("web"), Handle::new());
+    assert_eq!(state(&hub), ProxyState::Late);
+    drop(attachment);
+    assert_eq!(state(&hub), ProxyState::Unknown);
+    hub.attach(proxy("web"), Handle::new()).begin();
+    assert_eq!(state(&hub), ProxyState::Late, "whoever has begun it says when it is over");
+}
+
+/// When a hub with a proxy that stays away begins to miss it, in seconds after the start; others come at these.
+async fn misses_at(arrivals: &[u64]) -> u64 {
+    let tasks = Tasks::new();
+    let hub = hub(&tasks);
     hub.start_settling();
     for second in 0..70 {
         for number in arrivals.iter().filter(|at| **at == second) {
-            hub.attach(proxy(&format!("web-{number}")), Handle::new());
+            hub.attach(proxy(&format!("web-{number}")), Handle::new()).begin();
             // Who comes again is no news.
-            hub.attach(proxy("web"), Handle::new());
+            hub.attach(proxy("web"), Handle::new()).begin();
         }
         time::sleep(Duration::from_secs(1)).await;
         tokio::task::yield_now().await;

@@ -154,9 +154,10 @@ impl Planner {
 }
 
 impl State {
-    /// Whether it said so of what it wants now.
+    /// Whether it said so of what it wants now. Who wants nothing says nothing.
     pub(super) fn confirms(&self, world: impl Fn(&World) -> bool) -> bool {
-        let of_now = self.confirmed.as_ref().filter(|(_, generation)| *generation == self.plan.generation);
+        let confirmed = self.confirmed.as_ref().filter(|_| !self.plan.wanted.is_empty());
+        let of_now = confirmed.filter(|(_, generation)| *generation == self.plan.generation);
         of_now.is_some_and(|(confirmed, _)| world(confirmed))
     }
 

@@ -14,11 +14,14 @@ use sync::{Body, Digest};
 pub(super) struct Shared {
     names: BTreeMap<Arc<str>, Arc<PartName>>,
     bodies: HashMap<Digest, Weak<Body>>,
-    /// What was compiled for a class of proxies, none where there is nothing to tell.
-    compiled: BTreeMap<Class, BTreeMap<Arc<str>, Option<Arc<Body>>>>,
+    /// What was compiled for a class of proxies.
+    compiled: BTreeMap<Arc<Class>, Compiled>,
     /// When so much is held, it is looked for what nobody has any more.
     review_at: usize,
 }
+
+/// Parts by name, none where there is nothing to tell.
+type Compiled = BTreeMap<Arc<str>, Option<Arc<Body>>>;
 
 const FEW: usize = 1024;
 
@@ -33,21 +36,28 @@ impl Shared {
         Some((text, name))
     }
 
-    /// A part of a proxy of that class; none where there is nothing to tell.
+    /// A class of which somebody is; it is forgotten when nobody is any more.
+    pub(super) fn class(&mut self, class: Class) -> Arc<Class> {
+        if let Some((class, _)) = self.compiled.get_key_value(&class) {
+            return class.clone();
+        }
+        let class = Arc::new(class);
+        self.compiled.insert(class.clone(), BTreeMap::new());
+        class
+    }
+
+    /// A part of a proxy, which is of a class where the part is; none where there is nothing to tell.
     pub(super) fn part(
         &mut self,
         view: &View,
         proxy: &Proxy<'_>,
-        class: &Class,
+        class: Option<&Arc<Class>>,
         (text, name): (&Arc<str>, &PartName),
     ) -> Option<Arc<Body>> {
-        if !compile::is_of_class(name) {
+        let Some(class) = class else {
             return compile(view, proxy, name).map(|bytes| body(&mut self.bodies, bytes));
-        }
-        if !self.compiled.contains_key(class) {
-            self.compiled.insert(class.clone(), BTreeMap::new());
-        }
-        let compiled = self.compiled.get_mut(class)?;
+        };
+        let compiled = self.compiled.entry(class.clone()).or_default();
         if let Some(part) = compiled.get(text) {
             return part.clone();
         }
@@ -58,6 +68,7 @@ impl Shared {
 
     /// Forgets what is to be compiled anew.
     pub(super) fn changed(&mut self, changed: &[&DocumentKey]) {
+        self.compiled.retain(|class, _| Arc::strong_count(class) > 1);
         for (class, parts) in &mut self.compiled {
             parts.retain(|text, _| {
                 let name = self.names.get(text);
@@ -73,11 +84,7 @@ impl Shared {
 
     /// Forgets what nobody has any more, now and then.
     pub(super) fn review(&mut self) {
-        let held = |shared: &Self| {
-            let compiled: usize = shared.compiled.values().map(BTreeMap::len).sum();
-            shared.names.len() + shared.bodies.len() + compiled
-        };
-        if held(self) < self.review_at.max(FEW) {
+        if self.held() < self.review_at.max(FEW) {
             return;
         }
         // Two hold a name here: its entry, and what was compiled under it.
@@ -87,10 +94,16 @@ impl Shared {
         for parts in self.compiled.values_mut() {
             parts.retain(|text, _| is_wanted(&self.names, text));
         }
-        self.compiled.retain(|_, parts| !parts.is_empty());
+        self.compiled.retain(|class, _| Arc::strong_count(class) > 1);
         self.names.retain(|_, name| Arc::strong_count(name) > 1);
         self.bodies.retain(|_, body| body.strong_count() > 0);
-        self.review_at = 2 * held(self);
+        self.review_at = 2 * self.held();
+    }
+
+    /// How much is held.
+    pub(super) fn held(&self) -> usize {
+        let compiled: usize = self.compiled.values().map(|parts| 1 + parts.len()).sum();
+        self.names.len() + self.bodies.len() + compiled
     }
 }
 

@@ -1,4 +1,5 @@
 mod closed;
+mod gone;
 
 use std::time::{Duration, SystemTime};
 

@@ -111,10 +111,11 @@ fn open(zone: &Arc<Zone>, certificate: &CertificateDer<'_>) -> Session {
     let (client, handle) = (proxy("web"), Handle::new());
     let admission = zone.enroller.admit(certificate, handle.clone()).unwrap();
     let attachment = zone.hub.attach(client.clone(), handle);
-    zone.hub.input(subscribe(&client, attachment.session, &["identity"]));
     let granted = Granted { workload: None, addresses: Vec::new() };
     let from = IpAddr::from([127, 0, 0, 1]);
-    Session::new(zone.clone(), client, admission, attachment, from, granted)
+    let session = Session::new(zone.clone(), client.clone(), admission, attachment, from, granted);
+    zone.hub.input(subscribe(&client, session.number, &["identity"]));
+    session
 }
 
 /// Of a proxy that was told this much, and knows of a destination.
@@ -201,4 +202,20 @@ async fn a_proxy_on_the_line_follows_it_into_a_new_epoch() {
     assert_eq!(next.world.point(&east()), Some(at(2, 10)));
     assert_eq!(next.continues, first.hash);
     assert_eq!(&*next.hash, rig.zone.store.head().await.unwrap().hash.0);
+}
+
+#[tokio::test]
+async fn a_proxy_that_says_it_runs_more_than_it_was_sent_is_believed_what_it_was_sent() {
+    let rig = Rig::start().await;
+    let sent = rig.collect(Base::Opened(Place::default())).await.unwrap();
+    // This is not on its way yet.
+    rig.zone.store.put(dataplane("shop"), Expect::Any).await.unwrap();
+    rig.follow().await;
+    let newer = Version { origin: east(), point: rig.zone.store.head().await.unwrap().point };
+    assert!(!sent.world.covers(&newer));
+    let boast = [(Origin::Global, at(1, 99)), (east(), at(1, 99))].into_iter().collect();
+    rig.session.acknowledged(&Topic::PARTS, &boast, &[]);
+    assert_eq!(rig.proof().await, (ZoneState::Applied, None), "of the global it has all");
+    let proof = rig.zone.hub.prove(&newer, std::time::Duration::ZERO).await;
+    assert_eq!((proof.current, proof.late.len()), (0, 1));
 }
