@@ -30,7 +30,7 @@ use crate::{proof, settling};
 const LOSS_COUNTS_AFTER: Duration = Duration::from_secs(5);
 
 /// How much later the next signals are told for each that was.
-const EACH_SIGNAL: Duration = Duration::from_micros(50);
+const EACH_SIGNAL: Duration = Duration::from_micros(100);
 /// How long a signal waits at the most.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
 /// How often at the most it is looked who runs a version.
