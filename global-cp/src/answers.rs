@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use api::Problem;
 use api::routes;
 use api::shapes::{Choice, Heard, Hold, InspectDataplane, ZoneOverview};
-use api::status::{ControlPlane, EndingCertificate, MeshStatus, Status, ZoneStatus};
+use api::status::{ControlPlane, EndingCertificate, MOST_NAMED, MeshStatus, Status, ZoneStatus};
 use control::questions::{INSPECT, InspectQuestion, STATUS};
 use control::{Clock, Unread, presence};
 use futures::future::{BoxFuture, join_all};
@@ -71,7 +71,8 @@ impl Answers {
         if let Err(error) = &report {
             debug!(zone = %name, error, "the zone does not say how it is");
         }
-        let refused = self.zones.refused(&name).await.map_err(failed)?;
+        let mut refused = self.zones.refused(&name).await.map_err(failed)?;
+        refused.truncate(MOST_NAMED);
         let diverged = self.zones.heard(&name).line == Line::Diverges;
         Ok(ZoneStatus { overview: self.overview(name), diverged, refused, report: report.ok() })
     }

@@ -22,12 +22,14 @@ pub struct Standing {
     pub trust_domains: Vec<TrustDomain>,
     /// Every trust bundle that is held, of all origins.
     pub trusts: Vec<Record>,
-    /// The newest number that was ever taken of the bundles of a trust domain, as far as the batch has any of it.
+    /// The newest numbers that were ever taken of the zone's bundles.
     pub newest: Newest,
     /// Up to where the zone was heard.
     pub heard: Option<Point>,
     /// The keys of all documents of the zone that are held; needed for a whole batch only.
     pub held: BTreeSet<DocumentKey>,
+    /// The versions that are held of what a batch has that is not whole.
+    pub versions: BTreeMap<DocumentKey, Version>,
 }
 
 /// By mesh and trust domain. What was once newer stays so when its document is gone.
@@ -62,6 +64,9 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
         let record = Record::try_from(entry).map_err(|error| error.to_string());
         let judged = record.and_then(|record| {
             check(&record, zone, upto, &standing.trust_domains)?;
+            if !batch.whole && comes_late(&record, standing) {
+                return Err("it was written before what was heard of its zone already".to_owned());
+            }
             trusts.take(&record)?;
             Ok(record)
         });
@@ -83,7 +88,7 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
     if batch.whole {
         standing.held.iter().filter(|key| !stay.contains(*key)).cloned().for_each(leave);
     }
-    writes.extend(trusts.writes(&standing.newest));
+    writes.extend((trusts.newest != standing.newest).then(|| trusts.write(zone)));
     writes.push(Write::Advance(world.clone()));
     Some(Judged { writes, refused, world })
 }
@@ -126,6 +131,13 @@ fn check(record: &Record, zone: &ZoneName, upto: Point, given: &[TrustDomain]) -
         }
     }
     Ok(())
+}
+
+/// Whether a difference has what an earlier one had to have: to take it would make everything be sent anew to
+/// everybody, who cannot be told of it by numbers. One that was sent before it was acknowledged comes again.
+fn comes_late(record: &Record, standing: &Standing) -> bool {
+    let is_held = standing.versions.get(&record.key).is_some_and(|held| record.version.point <= held.point);
+    !is_held && standing.heard.is_some_and(|heard| record.version.point <= heard)
 }
 
 fn not_theirs(zone: &ZoneName) -> String {
@@ -173,23 +185,31 @@ pub fn page(held: Vec<Record>, after: Option<&DocumentKey>) -> HeldAnswer {
 
 /// The bundles that are held, to tell an older one or a stolen key from a good one.
 struct Trusts {
-    held: BTreeMap<DocumentKey, Record>,
+    held: BTreeMap<DocumentKey, Bundle>,
     newest: Newest,
+}
+
+struct Bundle {
+    version: Version,
+    number: Option<BundleNumber>,
+    domain: TrustDomain,
+    pem: String,
 }
 
 impl Trusts {
     fn new(standing: &Standing) -> Self {
-        let held = standing.trusts.iter().map(|record| (record.key.clone(), record.clone())).collect();
-        Self { held, newest: standing.newest.clone() }
+        let held = standing.trusts.iter().filter_map(|record| Some((record.key.clone(), bundle(record)?)));
+        Self { held: held.collect(), newest: standing.newest.clone() }
     }
 
     /// Takes a bundle in, so that the next one is judged beside it; other documents are none of its business.
     fn take(&mut self, record: &Record) -> Result<(), String> {
-        let (Some((domain, pem)), Some(mesh)) = (bundle(record), &record.key.mesh) else { return Ok(()) };
+        let (Some(taken), Some(mesh)) = (bundle(record), &record.key.mesh) else { return Ok(()) };
+        let domain = taken.domain.clone();
         let held = self.held.get(&record.key);
         // One without a number, which somebody wrote, is older than none but that under its own name.
         let of_domain = self.newest.get(&(mesh.clone(), domain.clone())).filter(|_| record.bundle.is_some());
-        let newest = held.and_then(|held| held.bundle).max(of_domain.copied());
+        let newest = held.and_then(|held| held.number).max(of_domain.copied());
         let is_held = held.is_some_and(|held| held.version == record.version);
         if !is_held && record.bundle < newest {
             return Err(format!(
@@ -198,22 +218,23 @@ impl Trusts {
                 number(newest)
             ));
         }
-        let others = self
-            .held
-            .iter()
-            .filter(|(key, _)| **key != record.key && key.mesh == record.key.mesh)
-            .filter_map(|(key, held)| Some((key.origin.zone(), bundle(held)?)));
+        if self.newest.len() >= MOST_NUMBERS && !self.newest.contains_key(&(mesh.clone(), domain.clone())) {
+            return Err(format!("its zone has bundles of more than {MOST_NUMBERS} trust domains"));
+        }
+        let others = self.held.iter().filter(|(key, held)| {
+            **key != record.key && key.mesh == record.key.mesh && held.domain != domain
+        });
         // Only whose key is whose matters here: whom a bundle of the global belongs to does not.
         let any = record.key.origin.zone().ok_or("it is not of a zone")?;
-        let others = others
-            .filter(|(_, (other, _))| *other != domain)
-            .map(|(zone, (other, pem))| (other, zone.unwrap_or(any).clone(), pem));
-        let bundles: Vec<_> = others.chain([(domain.clone(), any.clone(), pem)]).collect();
+        let others = others.map(|(key, held)| {
+            (held.domain.clone(), key.origin.zone().unwrap_or(any).clone(), held.pem.clone())
+        });
+        let bundles: Vec<_> = others.chain([(domain.clone(), any.clone(), taken.pem.clone())]).collect();
         let (_, problems) = TrustStore::from_bundles(bundles);
         if let Some(problem) = problems.into_iter().find(|problem| problem.domain == domain) {
             return Err(problem.to_string());
         }
-        self.held.insert(record.key.clone(), record.clone());
+        self.held.insert(record.key.clone(), taken);
         if let Some(number) = record.bundle {
             let newest = self.newest.entry((mesh.clone(), domain)).or_insert(number);
             *newest = number.max(*newest);
@@ -221,42 +242,46 @@ impl Trusts {
         Ok(())
     }
 
-    /// Keeps the numbers that are newer than those `before`.
-    fn writes(self, before: &Newest) -> Vec<Write> {
-        let is_new =
-            |(of, number): &(&(MeshName, TrustDomain), &BundleNumber)| before.get(of) != Some(*number);
-        let write = |((mesh, domain), number): (&(MeshName, TrustDomain), &BundleNumber)| {
-            let value = serde_json::to_vec(number).expect("numbers are JSON").into();
-            Write::Private { name: number_name(mesh, domain), value }
-        };
-        self.newest.iter().filter(is_new).map(write).collect()
+    /// Keeps the newest numbers.
+    fn write(&self, zone: &ZoneName) -> Write {
+        let numbers: Vec<_> = self.newest.iter().collect();
+        let value = serde_json::to_vec(&numbers).expect("names and numbers are JSON").into();
+        Write::Private { name: numbers_name(zone), value }
     }
 }
 
-/// Reads the newest numbers of the trust domains that a batch has bundles of.
-pub async fn newest(store: &dyn Store, batch: &Batch) -> Result<Newest, HostError> {
-    let mut newest = Newest::new();
-    for entry in batch.entries.iter().filter(|entry| entry.key.starts_with(MeshTrust::KIND.name)) {
-        let Ok(record) = Record::try_from(entry.clone()) else { continue };
-        let (Some((domain, _)), Some(mesh)) = (bundle(&record), record.key.mesh) else { continue };
-        if let Some(kept) = store.secret_get(&number_name(&mesh, &domain)).await? {
-            newest.insert((mesh, domain), serde_json::from_slice(kept.expose())?);
-        }
-    }
-    Ok(newest)
+/// The most trust domains of whose bundles a zone's newest numbers are kept, over all meshes.
+const MOST_NUMBERS: usize = 1000;
+
+/// Reads the newest numbers that were taken of a zone's bundles. Another zone that the domain was given to counts for
+/// itself.
+pub async fn newest(store: &dyn Store, zone: &ZoneName) -> Result<Newest, HostError> {
+    let Some(kept) = store.secret_get(&numbers_name(zone)).await? else { return Ok(Newest::new()) };
+    let numbers: Vec<((MeshName, TrustDomain), BundleNumber)> = serde_json::from_slice(kept.expose())?;
+    Ok(numbers.into_iter().collect())
 }
 
-fn number_name(mesh: &MeshName, domain: &TrustDomain) -> String {
-    format!("bundle-number/{mesh}/{domain}")
+/// The zone was removed: one that comes under its name begins anew.
+pub async fn forget_numbers(store: &dyn Store, zone: &ZoneName) -> Result<(), store::Error> {
+    store.secret_delete(&numbers_name(zone)).await
 }
 
-fn bundle(record: &Record) -> Option<(TrustDomain, String)> {
+fn numbers_name(zone: &ZoneName) -> String {
+    format!("bundle-numbers/{zone}")
+}
+
+fn bundle(record: &Record) -> Option<Bundle> {
     if record.key.kind.as_str() != MeshTrust::KIND.name {
         return None;
     }
     let document = Document::from_record(record).ok()?;
     let trust = document.spec_as::<MeshTrust>()?;
-    Some((trust.trust_domain.clone(), trust.ca_bundles.concat()))
+    Some(Bundle {
+        version: record.version.clone(),
+        number: record.bundle,
+        domain: trust.trust_domain.clone(),
+        pem: trust.ca_bundles.concat(),
+    })
 }
 
 fn number(bundle: Option<BundleNumber>) -> String {
@@ -367,7 +392,7 @@ mod tests {
         let take = async |entry: Entry| {
             let batch = batch(vec![entry]);
             let trusts = store.list(Filter::all()).await.unwrap().records;
-            let newest = newest(&*store, &batch).await.unwrap();
+            let newest = newest(&*store, &east()).await.unwrap();
             let standing = Standing { trusts, newest, ..Standing::default() };
             let Judged { writes, refused, .. } = judge(batch, &east(), &standing).unwrap();
             store.apply(writes).await.unwrap();
@@ -395,6 +420,54 @@ mod tests {
             assert!(take(entry(key, &first, 9, 7)).await.unwrap().contains("older"), "{key}");
         }
         assert_eq!(take(entry(key, &second, 10, 8)).await, None);
+    }
+
+    #[tokio::test]
+    async fn the_numbers_of_a_zone_count_for_itself_alone_and_go_with_it() {
+        let store = MemoryStore::new(Origin::Global);
+        let bank = ca("bank.example");
+        let take = async |zone: &str, n: u64| {
+            let zone: ZoneName = zone.parse().unwrap();
+            let key = format!("MeshTrust/default/{zone}//t{n}");
+            let upto = Point { epoch: 1, revision: u64::MAX };
+            let world = [(Origin::Zone(zone.clone()), upto)].into_iter().collect();
+            let batch = Batch { world, ..batch(vec![trust(&key, "bank.example", &bank, n)]) };
+            let newest = newest(&*store, &zone).await.unwrap();
+            let trust_domains = vec!["bank.example".parse().unwrap()];
+            let standing = Standing { trust_domains, newest, ..Standing::default() };
+            let Judged { writes, refused, .. } = judge(batch, &zone, &standing).unwrap();
+            store.apply(writes).await.unwrap();
+            refused.is_empty()
+        };
+        assert!(take("west", 1 << 60).await);
+        assert!(take("east", 7).await, "west's numbers are not east's");
+        assert!(!take("west", 7).await);
+        forget_numbers(&*store, &"west".parse().unwrap()).await.unwrap();
+        assert!(take("west", 7).await);
+        assert!(!take("east", 6).await);
+    }
+
+    #[test]
+    fn what_a_difference_should_have_had_before_is_refused_and_what_comes_again_is_not() {
+        let key = "MeshService/default/east//web";
+        let heard = Some(Point { epoch: 1, revision: 7 });
+        let version = |revision| Version::new(Origin::Zone(east()), 1, revision);
+        let sent = |revision| {
+            let entry = service(key, "default.east.mesh.local");
+            batch(vec![Entry { version: Some(version(revision)), ..entry }])
+        };
+        let held = |revision| BTreeMap::from([(key.parse().unwrap(), version(revision))]);
+        let none = BTreeMap::new();
+        for (why, batch, versions, may) in [
+            ("new", sent(8), none.clone(), true),
+            ("late", sent(7), none.clone(), false),
+            ("late, and changes what is held", sent(6), held(5), false),
+            ("again", sent(6), held(6), true),
+            ("everything is sent", Batch { whole: true, ..sent(7) }, none, true),
+        ] {
+            let standing = Standing { heard, versions, ..Standing::default() };
+            assert_eq!(judge(batch, &east(), &standing).unwrap().refused.is_empty(), may, "{why}");
+        }
     }
 
     #[test]

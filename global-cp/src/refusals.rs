@@ -1,7 +1,9 @@
 //! What the global and a zone refuse of each other's documents: the reports that still count, and whose proof they spoil.
 
+use std::collections::BTreeMap;
+
 use api::shapes::RefusedDocument;
-use api::status::MOST_NAMED;
+use control::reports::AND_MORE;
 use control::{Refusals, reports};
 use model::{DocumentKey, Origin, Version, ZoneName};
 use sync::{Refused, Topic};
@@ -38,11 +40,9 @@ impl Zones {
     pub(crate) fn told(&self, zone: &ZoneName, refused: &[Refused]) -> Vec<Refused> {
         let lane = refused_by(zone);
         let known = self.reports().list(&[&lane]);
-        let is_known = |refused: &&Refused| {
-            known
-                .iter()
-                .any(|known| known.document == refused.key && known.refusal.revision == refused.version)
-        };
+        let known: BTreeMap<_, _> =
+            known.iter().map(|known| (&known.document, &known.refusal.revision)).collect();
+        let is_known = |refused: &&Refused| known.get(&refused.key) == Some(&&refused.version);
         let news = refused.iter().filter(|refused| !is_known(refused)).cloned().collect();
         self.reports().put(lane, Refusals::heard(&Origin::Zone(zone.clone()), refused));
         news
@@ -57,11 +57,11 @@ impl Zones {
                 Ok(key) => self.store().get(&key).await?,
                 Err(_) => None,
             };
-            if held.is_some_and(|held| Some(held.version) == one.refusal.revision) {
+            let still = held.is_some_and(|held| Some(held.version) == one.refusal.revision);
+            if still || one.document == AND_MORE {
                 refused.push(one);
             }
         }
-        refused.truncate(MOST_NAMED);
         Ok(refused)
     }
 
@@ -75,7 +75,10 @@ impl Zones {
         let mut refused = self.refused(zone).await?;
         refused.retain(|one| match one.refusal.reporter {
             // What a zone enforces of its own it has; it does not travel on.
-            Origin::Global => one.refusal.revision.as_ref() == Some(version),
+            Origin::Global => {
+                let is_of_zone = version.origin.zone() == Some(zone);
+                one.refusal.revision.as_ref() == Some(version) || (is_of_zone && one.document == AND_MORE)
+            }
             Origin::Zone(_) => reports::concerns(one, version),
         });
         Ok(refused)

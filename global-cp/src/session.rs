@@ -10,7 +10,7 @@ use control::questions::{CLIENT_CERTIFICATE, HELD, HeldQuestion, SUMMARY};
 use control::{Admission, Refusals, not_yet, reports};
 use identity::certificates_to_pem;
 use model::kinds::{MeshTrust, ResourceSpec};
-use model::{Origin, World, ZoneName};
+use model::{DocumentKey, Origin, World, ZoneName};
 use store::{Fence, Filter, Store, Write};
 use sync::batch::{Base, Batch, Place, Refused};
 use sync::frame::{Heartbeat, Hello, Signal};
@@ -61,7 +61,7 @@ impl ZoneSession {
     }
 
     async fn policy(&self, base: Base) -> Result<Option<Batch>, HostError> {
-        let standing = line::find(self.store(), &base).await?;
+        let standing = self.zones.holds().begun.find(self.store(), &self.origin(), &base).await?;
         self.mark(if standing.is_on_line { Line::Continues } else { Line::Diverges });
         let filter = Filter::all().not_written_by(self.origin());
         let changes = self.store().since(base.world().clone(), filter).await?;
@@ -94,7 +94,15 @@ impl ZoneSession {
         let refusals =
             before.clone().after(&named, judged.refused.clone(), self.store(), self.zones.now()).await?;
         writes.extend((refusals != before).then(|| refusals.write(&lane)));
-        self.store().apply(writes).await?;
+        let refused = refusals.told();
+        // Known before anybody can hear that the rest is in force.
+        self.zones.reports().put(lane.clone(), refusals);
+        if let Err(error) = self.store().apply(writes).await {
+            // What counts is what was stored, maybe by a newer session.
+            let stored = Refusals::load(self.store(), &lane).await?;
+            self.zones.reports().put(lane, stored);
+            return Err(error.into());
+        }
         // A batch that the disk refused comes again.
         for refused in &judged.refused {
             self.zones.metrics().documents_refused.inc();
@@ -102,8 +110,6 @@ impl ZoneSession {
             warn!(zone = %self.zone, document, reason, "refused a document");
         }
         self.zones.holds().taken_over(&self.origin());
-        let refused = refusals.told();
-        self.zones.reports().put(lane, refusals);
         Ok(Applied::Stored { world: judged.world, refused })
     }
 
@@ -116,7 +122,14 @@ impl ZoneSession {
         let kind = MeshTrust::KIND;
         if batch.entries.iter().any(|entry| entry.key.starts_with(kind.name)) {
             standing.trusts = store.list(Filter::all().kinds([kind.key_name()])).await?.records;
-            standing.newest = originated::newest(store, batch).await?;
+            standing.newest = originated::newest(store, &self.zone).await?;
+        }
+        for key in batch.entries.iter().filter_map(|entry| entry.key.parse::<DocumentKey>().ok()) {
+            if !batch.whole
+                && let Some(held) = store.get(&key).await?
+            {
+                standing.versions.insert(key, held.version);
+            }
         }
         if batch.whole {
             let held = store.list(Filter::all().written_by(self.origin())).await?.records;

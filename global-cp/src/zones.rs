@@ -29,6 +29,7 @@ use tracing::{error, info, warn};
 
 use crate::exports::{Effect, Exports};
 use crate::metrics::Metrics;
+use crate::originated;
 use crate::session::{ZoneSession, lane};
 
 /// How long a failed look at the store waits before the next.
@@ -442,6 +443,7 @@ async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
                 zones.change(&zone, |entry| (entry.last_heard, entry.is_removed) = (None, true));
                 zones.store().unfence(&lane(&zone)).await?;
                 zones.forget_refusals(&zone).await?;
+                originated::forget_numbers(zones.store(), &zone).await?;
             }
         }
         if commit.changes.iter().any(|change| of_zones(&change)) {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use api::Problem;
 use api::shapes::Hold;
 use bytes::Bytes;
-use control::line::{self, Standing};
+use control::line::{self, Begun, Standing};
 use model::{Origin, Point, Version, World};
 use store::Store;
 use sync::link::HostError;
@@ -27,6 +27,7 @@ pub struct History {
     store: Arc<dyn Store>,
     /// The hash that was looked up last, and where: all sessions ask for the same one.
     last: AsyncMutex<Option<(Point, Bytes)>>,
+    begun: Begun,
     state: Mutex<State>,
 }
 
@@ -67,13 +68,13 @@ impl Offer {
 
 impl History {
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, last: AsyncMutex::default(), state: Mutex::default() }
+        Self { store, last: AsyncMutex::default(), begun: Begun::default(), state: Mutex::default() }
     }
 
     /// Where a proxy stands that opens its topic. What it was told and is not written here begins a new epoch. One that
     /// stands elsewhere is shown as its own line what somebody accepted.
-    pub async fn find(&self, base: &Base) -> Result<Standing, HostError> {
-        let standing = line::find(&*self.store, base).await?;
+    pub async fn find(&self, client: &Client, base: &Base) -> Result<Standing, HostError> {
+        let standing = self.begun.find(&*self.store, client, base).await?;
         let told = base.world().point(self.store.origin()).unwrap_or_default();
         if !standing.is_on_line && told.epoch < self.state().accepted {
             return Ok(Standing { is_on_line: true, continues: Bytes::copy_from_slice(base.hash()) });

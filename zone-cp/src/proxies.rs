@@ -153,7 +153,8 @@ impl Host for Session {
         let is_first = base.is_opened();
         let waited = self.sent().waits.take();
         let base = if is_first { base } else { waited.unwrap_or(base) };
-        let opened = if base.is_opened() { Some(self.zone.history.find(&base).await?) } else { None };
+        let opened =
+            if base.is_opened() { Some(self.zone.history.find(&self.client, &base).await?) } else { None };
         let plan = self.plan.borrow().clone();
         // A proxy that has not said yet what it wants is not told that it has too much.
         let wants = !plan.wanted.is_empty();

@@ -74,7 +74,7 @@ impl Host for Upstream {
 
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
         self.take_up.look(&*self.store, &base).await?;
-        let standing = line::find(&*self.store, &base).await?;
+        let standing = self.holds.begun.find(&*self.store, &Origin::Global, &base).await?;
         let changes = self.store.since(base.world().clone(), replica::originated(&self.zone)).await?;
         let hash = line::hash_at(&*self.store, &changes.world).await?;
         let batch = replica::batch(&self.zone, base.world(), changes);
@@ -187,7 +187,12 @@ impl Upstream {
         let refused = refusals.told();
         // Known before anybody can hear that the rest is in force.
         self.reports.put(LANE, refusals);
-        let receipt = self.store.apply(writes).await?;
+        let applied = self.store.apply(writes).await;
+        if applied.is_err() {
+            // What counts is what was stored, maybe by a newer session.
+            self.reports.put(LANE, Refusals::load(&*self.store, LANE).await?);
+        }
+        let receipt = applied?;
         self.holds.taken_over(&Origin::Global);
         Ok(Applied::Stored { world: self.copied(&receipt.world), refused })
     }

@@ -5,6 +5,7 @@
 //! somebody who saw what would be lost accepts it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::Problem;
@@ -32,32 +33,6 @@ pub struct Standing {
     pub is_on_line: bool,
     /// Our hash there, empty where the line does not pass: [`Batch::continues`].
     pub continues: Bytes,
-}
-
-/// Finds where a copy of what `store` writes stands. If it was told more than is written here, the line goes on in a
-/// new epoch first; whoever shows more than that later, such as of an epoch that began here before and was put back
-/// again, has it begin another.
-pub async fn find(store: &dyn Store, base: &Base) -> Result<Standing, HostError> {
-    let theirs = base.world().point(store.origin()).unwrap_or_default();
-    let own = store.head().await?.point;
-    let ours = store.hash_at(theirs).await?;
-    let found = line::find(theirs, base.hash(), own, ours.as_ref().map(|hash| hash.0.as_slice()));
-    let is_on_line = found == Found::OnLine;
-    if !is_on_line && !base.is_opened() {
-        return Err("it acknowledged what it was never sent".into());
-    }
-    if found == Found::PutBack {
-        let begun = store.begin_epoch(theirs, None).await?;
-        error!(
-            origin = %store.origin(), told = ?theirs, written = ?own, ?begun,
-            "this store was put back: a peer was told what is not written here. A new epoch begins"
-        );
-    }
-    let hash = ours.filter(|_| is_on_line);
-    Ok(Standing {
-        is_on_line,
-        continues: hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0)),
-    })
 }
 
 /// The hash of the own line where a batch leads: [`Batch::hash`].
@@ -95,10 +70,58 @@ fn secret_name(origin: &Origin) -> String {
     format!("line/{origin}")
 }
 
+/// By whose word an epoch began since this process did: peers by name.
+#[derive(Default)]
+pub struct Begun(Mutex<BTreeSet<String>>);
+
+impl Begun {
+    /// Finds where a copy of what `store` writes stands that `peer` has. If it was told more than is written here, the
+    /// line goes on in a new epoch first; another peer that shows more than that later, such as of an epoch that began
+    /// here before and was put back again, has it begin another. One peer has it do so once as long as this process
+    /// runs: a store is not put back under it, and epochs cost everybody.
+    pub async fn find(
+        &self,
+        store: &dyn Store,
+        peer: &impl Display,
+        base: &Base,
+    ) -> Result<Standing, HostError> {
+        let theirs = base.world().point(store.origin()).unwrap_or_default();
+        let own = store.head().await?.point;
+        let ours = store.hash_at(theirs).await?;
+        let found = line::find(theirs, base.hash(), own, ours.as_ref().map(|hash| hash.0.as_slice()));
+        let is_on_line = found == Found::OnLine;
+        if !is_on_line && !base.is_opened() {
+            return Err("it acknowledged what it was never sent".into());
+        }
+        if found == Found::PutBack {
+            if self.peers().contains(&peer.to_string()) {
+                warn!(%peer, told = ?theirs, written = ?own, "shows again what is not written here: no epoch begins");
+            } else {
+                let begun = store.begin_epoch(theirs, None).await?;
+                self.peers().insert(peer.to_string());
+                error!(
+                    origin = %store.origin(), %peer, told = ?theirs, written = ?own, ?begun,
+                    "this store was put back: a peer was told what is not written here. A new epoch begins"
+                );
+            }
+        }
+        let hash = ours.filter(|_| is_on_line);
+        Ok(Standing {
+            is_on_line,
+            continues: hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0)),
+        })
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The origins that are held, and what was accepted of them. Kept in memory: who restarts hears it again.
 #[derive(Default)]
 pub struct Holds {
     held: Mutex<BTreeMap<Origin, Held>>,
+    pub begun: Begun,
 }
 
 struct Held {
@@ -118,10 +141,13 @@ impl Holds {
         let heard = Heard::load(store, origin).await?;
         let offered = batch.world.point(origin).unwrap_or_default();
         let place = heard.as_ref().map(|heard| (heard.point, &*heard.hash));
-        let judged = line::judge(place, offered, &batch.continues);
-        if let Judged::Absurd(reason) = judged {
-            return Err(reason.into());
-        }
+        let judged = match line::judge(place, offered, &batch.continues) {
+            // Without its global a zone cannot be: somebody may accept even that, and who heard nothing loses nothing.
+            Judged::Absurd(reason) if *origin == Origin::Global => Judged::Diverges(reason),
+            Judged::Absurd(reason) => return Err(reason.into()),
+            judged => judged,
+        };
+        let heard = heard.filter(|heard| heard.point.revision > 0);
         let Some(heard) = heard.filter(|_| judged != Judged::Follows) else { return Ok(Ok(())) };
         let held = store.list(Filter::all().written_by(origin.clone())).await?.records;
         let held = held.into_iter().map(|record| (record.key.to_string(), record.bytes)).collect();
@@ -339,6 +365,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_global_far_ahead_is_held_until_it_is_accepted_and_followed_by_who_is_new() {
+        let far = whole("global-1099511627800-9", b"a", vec![]);
+        let (store, holds) = (holder(b"a").await, Holds::default());
+        let judged = async || holds.judge(&*store, &Origin::Global, &far).await.unwrap();
+        assert!(judged().await.is_err());
+        holds.accept(&Origin::Global, 1_099_511_627_800).unwrap();
+        assert_eq!(judged().await, Ok(()));
+        let newcomer = MemoryStore::new(east());
+        assert_eq!(holds.judge(&*newcomer, &Origin::Global, &far).await.unwrap(), Ok(()));
+
+        // A zone that says so is wrong: the global does without it.
+        let (global, far) = (MemoryStore::new(Origin::Global), whole("east-1099511627800-9", b"", vec![]));
+        assert!(holds.judge(&*global, &east(), &far).await.is_err());
+    }
+
+    #[tokio::test]
     async fn without_a_hash_nothing_that_guards_is_given_up() {
         let (store, holds) = (holder(b"").await, Holds::default());
         let mesh = record("Mesh//global//default", "global-1-3", "{}");
@@ -357,25 +399,29 @@ mod tests {
         let opened = |at: &str, hash: &'static [u8]| {
             Base::Opened(sync::Place { have: world(at), hash: hash.into(), ..Default::default() })
         };
-        let ahead = find(&*store, &opened("global-1-9", b"lost")).await.unwrap();
+        let begun = Begun::default();
+        let find = async |peer: &str, base: &Base| begun.find(&*store, &peer, base).await;
+        let ahead = find("a", &opened("global-1-9", b"lost")).await.unwrap();
         assert!(!ahead.is_on_line && ahead.continues.is_empty(), "{ahead:?}");
         assert_eq!(store.head().await.unwrap().point, Point { epoch: 2, revision: 9 });
 
         let hash = hash_at(&*store, &world("global-1-1")).await.unwrap();
-        let behind = find(&*store, &Base::Acknowledged(world("global-1-1"))).await.unwrap();
+        let behind = find("a", &Base::Acknowledged(world("global-1-1"))).await.unwrap();
         assert_eq!((behind.is_on_line, behind.continues), (true, hash));
         // The same copy was put back twice: what was told in its second epoch is not written in this one.
-        for (told, epoch, revision) in [
-            ("global-1-12", 2, 9),
-            ("global-2-10", 3, 10),
-            ("global-2-10", 3, 10),
-            ("global-7-1", 8, 10),
-            ("global-18446744073709551615-1", 8, 10),
+        for (peer, told, epoch, revision) in [
+            ("b", "global-1-12", 2, 9),
+            ("a", "global-2-10", 2, 9),
+            ("b", "global-2-10", 3, 10),
+            ("b", "global-2-10", 3, 10),
+            ("b", "global-3-11", 3, 10),
+            ("c", "global-7-1", 8, 10),
+            ("d", "global-18446744073709551615-1", 8, 10),
         ] {
-            let again = find(&*store, &opened(told, b"lost")).await.unwrap();
+            let again = find(peer, &opened(told, b"lost")).await.unwrap();
             assert!(!again.is_on_line, "{told}");
             assert_eq!(store.head().await.unwrap().point, Point { epoch, revision }, "{told}");
         }
-        assert!(find(&*store, &Base::Acknowledged(world("global-2-10"))).await.is_err(), "a lie");
+        assert!(find("a", &Base::Acknowledged(world("global-2-10"))).await.is_err(), "a lie");
     }
 }

@@ -20,6 +20,10 @@ use crate::line::GUARDING;
 /// The most reports on one topic of one peer.
 pub const MOST: usize = 1000;
 
+/// Stands in place of a document where more are refused than are reported. It stays until everything is sent anew:
+/// until then nobody knows what else is not enforced.
+pub const AND_MORE: &str = "and more";
+
 /// What one reporter refuses of one topic, by the text of the documents' keys.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Refusals(BTreeMap<String, Refusal>);
@@ -69,7 +73,14 @@ impl Refusals {
         }
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         for Refused { key, version: revision, mut reason, .. } in refused {
-            if self.0.len() >= MOST {
+            if self.0.len() + 1 >= MOST {
+                self.0.entry(AND_MORE.to_owned()).or_insert_with(|| Refusal {
+                    reporter: store.origin().clone(),
+                    revision: None,
+                    reason: format!("more than {} documents are refused", MOST - 1),
+                    since: now,
+                    in_force: None,
+                });
                 break;
             }
             reason.truncate(reason.floor_char_boundary(MAX_REASON));
@@ -170,7 +181,7 @@ impl api::Reports for Reports {
 /// Whether nobody enforces `version` where this is refused: it is what was refused, or without it something is open or
 /// closed there that should not be.
 pub fn concerns(refused: &RefusedDocument, version: &Version) -> bool {
-    refused.refusal.revision.as_ref() == Some(version) || degrades(refused)
+    refused.refusal.revision.as_ref() == Some(version) || refused.document == AND_MORE || degrades(refused)
 }
 
 /// A document that guards and was never taken in any version.
@@ -238,6 +249,28 @@ mod tests {
         store.apply(vec![first.write("policy")]).await.unwrap();
         assert_eq!(Refusals::load(&*store, "policy").await.unwrap(), first, "after a restart");
         assert_eq!(Refusals::load(&*store, "other").await.unwrap(), Refusals::default());
+    }
+
+    #[tokio::test]
+    async fn of_more_than_are_reported_nothing_counts_as_enforced_until_everything_is_sent_anew() {
+        let store = MemoryStore::new("east".parse().unwrap());
+        let bad = |n: usize| Refused::new(format!("MeshService/default/global//s{n:04}"), None, "bad");
+        let refuse = async |before: Refusals, judged: Judged, many: usize| {
+            before.after(&judged, (0..many).map(bad).collect(), &*store, at(1)).await.unwrap()
+        };
+        let is_enforced = |refusals: &Refusals| {
+            let reports = Reports::default();
+            reports.put("policy", Refusals::heard(&"east".parse().unwrap(), &refusals.told()));
+            !reports.list(&["policy"]).iter().any(|one| concerns(one, &"global-1-7".parse().unwrap()))
+        };
+        assert!(is_enforced(&refuse(Refusals::default(), batch(vec![]), MOST - 1).await));
+        let full = refuse(Refusals::default(), batch(vec![]), MOST + 1).await;
+        assert!(full.told().len() <= MOST && !is_enforced(&full));
+        let removed = (0..MOST).map(|n| bad(n).key).collect();
+        let removed = Judged::of(&Batch { removed, ..Batch::default() });
+        assert!(!is_enforced(&refuse(full.clone(), removed, 0).await), "one was never named");
+        let whole = Judged::of(&Batch { whole: true, ..Batch::default() });
+        assert!(is_enforced(&refuse(full, whole, 0).await));
     }
 
     #[tokio::test]

@@ -17,6 +17,10 @@ use crate::query::{Change, Commit};
 use crate::seal::{RollingHash, StoreKeys};
 use crate::write::{Draft, Expect, MAX_DOCUMENT, Receipt, Write, Written};
 
+/// The most stretches of earlier epochs that are remembered: they are written with every transaction. Who stands on an
+/// older one is told that the line left it.
+const MOST_EARLIER: usize = 64;
+
 /// Where the store stands.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Line {
@@ -84,6 +88,7 @@ impl Line {
             }
             None => self.earlier.push(self.stretch()),
         }
+        self.earlier.drain(..self.earlier.len().saturating_sub(MOST_EARLIER));
         self.begun = self.point.revision.max(revision);
         self.point = Point { epoch: self.point.epoch.max(epoch).saturating_add(1), revision: self.begun };
         self.sequence += 1;
@@ -348,4 +353,21 @@ fn check_expected(key: &DocumentKey, expect: &Expect, held: Option<&Record>) -> 
         return Ok(());
     }
     Err(Error::Conflict { key: key.clone(), current: current.cloned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_so_many_earlier_epochs_are_remembered() {
+        let mut line = Line::fresh();
+        for epoch in 1..1000 {
+            line.begin_epoch(Point { epoch, revision: epoch }, None);
+        }
+        assert_eq!(line.earlier.len(), MOST_EARLIER);
+        assert!(
+            line.passes(Point { epoch: 999, revision: 998 }) && !line.passes(Point { epoch: 2, revision: 1 })
+        );
+    }
 }

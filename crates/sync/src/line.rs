@@ -3,9 +3,12 @@
 
 use model::Point;
 
-/// The farthest that a claim may be ahead and still make its owner begin an epoch: nobody wrote more, and numbers
-/// must not run out.
+/// The farthest that anything may be ahead: nobody wrote more, and numbers must not run out.
 const MOST_AHEAD: u64 = 1 << 40;
+
+/// The farthest that a claim may be ahead and still make its owner begin an epoch: far less, so that what one peer
+/// claims is never absurd to the others.
+const MOST_CLAIMED: u64 = 1 << 20;
 
 /// Where a copy stands, as the owner sees it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,7 +27,7 @@ pub fn find(theirs: Point, hash: &[u8], own: Point, ours: Option<&[u8]>) -> Foun
     let agrees = ours.is_some_and(|ours| hash.is_empty() || hash == ours);
     if theirs.revision == 0 || agrees {
         Found::OnLine
-    } else if theirs.epoch < own.epoch || is_absurd(theirs, own) {
+    } else if theirs.epoch < own.epoch || is_ahead(theirs, own, MOST_CLAIMED) {
         Found::Elsewhere
     } else {
         Found::PutBack
@@ -33,7 +36,11 @@ pub fn find(theirs: Point, hash: &[u8], own: Point, ours: Option<&[u8]>) -> Foun
 
 /// Whether nobody can have come from one point to another by writing.
 pub fn is_absurd(point: Point, from: Point) -> bool {
-    let ahead = |point: u64, from: u64| point.saturating_sub(from) > MOST_AHEAD;
+    is_ahead(point, from, MOST_AHEAD)
+}
+
+fn is_ahead(point: Point, from: Point, most: u64) -> bool {
+    let ahead = |point: u64, from: u64| point.saturating_sub(from) > most;
     ahead(point.epoch, from.epoch) || ahead(point.revision, from.revision)
 }
 
@@ -146,6 +153,20 @@ mod tests {
             };
             assert_eq!(found, follows, "{why}");
         }
+    }
+
+    #[test]
+    fn what_one_peer_claims_is_never_absurd_to_the_others() {
+        for ahead in (0..64).map(|bits| 1_u64 << bits) {
+            for claimed in [point(1 + ahead, 7), point(1, 7 + ahead)] {
+                if find(claimed, b"x", point(1, 7), None) == Found::PutBack {
+                    let begun = point(claimed.epoch + 1, claimed.revision);
+                    assert_eq!(judge(Some((point(1, 7), b"a")), begun, b"a"), Judged::Follows, "{claimed:?}");
+                    assert_eq!(judge(None, begun, b""), Judged::Follows, "{claimed:?}: who is new");
+                }
+            }
+        }
+        assert_eq!(find(point(1, 1000), b"x", point(1, 7), None), Found::PutBack);
     }
 
     #[test]

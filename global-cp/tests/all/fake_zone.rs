@@ -330,7 +330,7 @@ impl Host for Site {
     }
 
     async fn collect(&self, _topic: Topic, base: Base) -> Result<Option<Batch>, HostError> {
-        let standing = line::find(&*self.store, &base).await?;
+        let standing = self.holds.begun.find(&*self.store, &Origin::Global, &base).await?;
         let own = Filter::all().written_by(self.origin.clone());
         let changes = self.store.since(base.world().clone(), own).await?;
         let mut entries: Vec<Entry> = changes.records.into_iter().map(Entry::from).collect();

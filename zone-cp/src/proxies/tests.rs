@@ -181,10 +181,13 @@ async fn a_proxy_that_was_told_more_of_its_zone_holds_that_until_somebody_accept
     rig.session.acknowledged(&Topic::PARTS, &batch.world, &[]);
     assert_eq!(rig.proof().await, (ZoneState::Applied, None));
 
-    // Whoever was told of a later epoch was told another history again.
+    // Whoever was told of a later epoch was told another history again, which is so after a start alone.
     rig.reopen();
     let later = place(at(1, 10), at(2, 30), "lost again");
-    assert_eq!(rig.collect(Base::Opened(later)).await, None);
+    assert_eq!(rig.collect(Base::Opened(later.clone())).await, None);
+    assert_eq!(rig.zone.store.head().await.unwrap().point, head.point);
+    let started = History::new(rig.zone.store.clone());
+    assert!(!started.find(&proxy("web"), &Base::Opened(later)).await.unwrap().is_on_line);
     assert_eq!(rig.zone.store.head().await.unwrap().point, at(3, 30));
 }
 
