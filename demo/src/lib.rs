@@ -3,7 +3,7 @@
 //! [`mesh`] starts the real parts of each program over real sockets on loopback; [`members`] says who is in the
 //! shop, [`shop`] are the applications behind the sidecars, and [`traffic`] what they ask each other all the time.
 //! [`promises`] are checked against the running mesh, by `tombolo demo --check` and by the tests, some under a
-//! [`load`] of their own.
+//! [`load`] of their own, or with [`writers`], with a [`process`] of its own for what is killed, or with a [`liar`].
 
 pub mod api_client;
 pub mod check;

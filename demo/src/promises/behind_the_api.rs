@@ -49,7 +49,7 @@ pub(super) async fn keep(mesh: &mut Mesh, terms: &Terms) -> anyhow::Result<Strin
     let api = mesh.api()?;
     api.put(PERMISSION, ALLOW_SHOP).await?;
     for name in ["opening", "closing"] {
-        // Who is not as it should be may have none.
+        // Where something is broken it may not be there.
         let _ = api.delete(&format!("{PERMISSIONS}/{name}")).await;
     }
     // Nobody can ask the API for it.
@@ -58,8 +58,7 @@ pub(super) async fn keep(mesh: &mut Mesh, terms: &Terms) -> anyhow::Result<Strin
     let api = mesh.api()?;
     let revision = api.delete(NOBODYS).await?;
     api.applied(&revision, LIMIT).await.context("when they are gone")?;
-    let status: MeshStatus = api.get("/status").await?;
-    ensure!(status.control_plane.unread.is_empty(), "still told is {:?}", status.control_plane.unread);
+    eventually(LIMIT, || nothing_told(&api)).await.context("when they are gone")?;
     every_pair_answers(mesh, "/gone", |_| true).await.context("when they are gone")?;
     Ok(format!("the next change took {took:.0?}; all {} are told", ALL.len()))
 }
@@ -95,6 +94,7 @@ async fn checked(mesh: &mut Mesh, terms: &Terms) -> anyhow::Result<Duration> {
         mesh.stop_zone(zone).await?;
         mesh.resume_zone(zone).await?;
     }
+    api.applied(&revision, LIMIT).await.context("after the zones restarted")?;
     closed_is(mesh, cart).await.context("after the zones restarted")?;
     let revision = api.delete(PERMISSION).await?;
     api.applied(&revision, LIMIT).await.context("without the permission of the shop")?;
@@ -118,6 +118,14 @@ async fn closed_is(mesh: &Mesh, closed: fn(&Pair) -> bool) -> anyhow::Result<()>
         }
     }
     every_pair_answers(mesh, "/open", |pair| !closed(pair)).await
+}
+
+async fn nothing_told(api: &ApiClient) -> anyhow::Result<()> {
+    let MeshStatus { control_plane, zones } = api.get("/status").await?;
+    let told: Vec<_> =
+        control_plane.unread.into_iter().chain(zones.into_iter().flat_map(|zone| zone.refused)).collect();
+    ensure!(told.is_empty(), "still told is {told:?}");
+    Ok(())
 }
 
 /// Whether an author hears of each, who looks at the mesh, or at the documents.
