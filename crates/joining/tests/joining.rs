@@ -438,20 +438,19 @@ async fn the_certificate_is_renewed_over_the_session_with_a_new_key() {
     let first = running.membership.kept().unwrap();
     running.stop().await;
 
-    // Some time before a third of its 30 days, then a little after it, for as long as the first one is held.
-    let days = Arc::new(AtomicU64::new(6));
-    let asked = days.clone();
-    let clock = move || {
-        let ahead = Duration::from_secs(asked.load(SeqCst) * 24 * 60 * 60);
-        SystemTime::now() + ahead
-    };
+    // Some time before a third of its 30 days, then a minute before its end, for as long as the first one is held.
+    // Who is late waits for a random part of a tenth of what is left.
+    const DAY: u64 = 24 * 60 * 60;
+    let ahead = Arc::new(AtomicU64::new(6 * DAY));
+    let asked = ahead.clone();
+    let clock = move || SystemTime::now() + Duration::from_secs(asked.load(SeqCst));
     let running = proxy.start_by(zone.address, Clock::new(clock.clone())).await;
     zone.session().await;
     running.handle.connected().await;
     running.stop().await;
     assert_eq!(zone.zone.renewals.load(SeqCst), 0);
 
-    days.store(11, SeqCst);
+    ahead.store(30 * DAY - 60, SeqCst);
     let renewals = zone.zone.renewals.clone();
     let until_renewed = move || if renewals.load(SeqCst) == 0 { clock() } else { SystemTime::now() };
     let running = proxy.start_by(zone.address, Clock::new(until_renewed)).await;
