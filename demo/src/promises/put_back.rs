@@ -100,12 +100,8 @@ async fn nothing_left(mesh: &mut Mesh) -> anyhow::Result<()> {
     time::sleep(UNCHANGED).await;
     let joined: Page<ZoneOverview> = api.get("/zones/_overview").await?;
     ensure!(joined.items.is_empty(), "without a new token there are {:?}", joined.items);
-    for zone in ZONES {
-        let status: MeshStatus = mesh.zone_api(zone)?.get("/status").await?;
-        let why =
-            status.control_plane.cut_off.with_context(|| format!("{zone} does not say that it is alone"))?;
-        ensure!(why.contains("its CA changed"), "{zone} is alone, since {why}");
-    }
+    let mesh = &*mesh;
+    eventually(LIMIT, || all_refuse(mesh)).await?;
     every_pair_answers(mesh, "/refused", |_| true)
         .await
         .context("over new connections, before it is known")?;
@@ -121,6 +117,17 @@ async fn nothing_left(mesh: &mut Mesh) -> anyhow::Result<()> {
     }
     api.applied(&revision, LIMIT).await.context("after it was accepted")?;
     every_pair_answers(mesh, "/known", |_| true).await.context("after it was accepted")
+}
+
+/// Whether the zones say that they are alone because they do not believe the new authority.
+async fn all_refuse(mesh: &Mesh) -> anyhow::Result<()> {
+    for zone in ZONES {
+        let status: MeshStatus = mesh.zone_api(zone)?.get("/status").await?;
+        let why =
+            status.control_plane.cut_off.with_context(|| format!("{zone} does not say that it is alone"))?;
+        ensure!(why.contains("its CA changed"), "{zone} is alone, since {why}");
+    }
+    Ok(())
 }
 
 fn copy_files(from: &Path, to: &Path) -> anyhow::Result<()> {
