@@ -192,3 +192,19 @@ impl Member {
 pub(crate) fn pair(caller: Member, called: Member) -> Pair {
     Pair { caller: caller.service, from: caller.zone, called: called.service, to: called.zone }
 }
+
+/// For stores that are put back, written after the copy was made: whom it closes must stay closed.
+pub const DENIAL: &str = "/meshes/default/meshtrafficpermissions/no-frontend";
+pub const DENIAL_DOCUMENT: &str = "\
+type: MeshTrafficPermission
+mesh: default
+name: no-frontend
+spec:
+  targetRef:
+    kind: Dataplane
+    labels: {tombolo.io/workload: cart}
+  rules:
+  - default:
+      deny:
+      - source: {workload: frontend}
+";

@@ -9,24 +9,11 @@ use bytes::Bytes;
 use demo::Mesh;
 use demo::api_client::ApiClient;
 use demo::client::Outcome;
+use demo::members::{DENIAL, DENIAL_DOCUMENT};
 use demo::mesh::LIMIT;
 use http::Method;
 use tokio::time;
 
-const DENIAL: &str = "/meshes/default/meshtrafficpermissions/no-frontend";
-const DENIAL_DOCUMENT: &str = "\
-type: MeshTrafficPermission
-mesh: default
-name: no-frontend
-spec:
-  targetRef:
-    kind: Dataplane
-    labels: {tombolo.io/workload: cart}
-  rules:
-  - default:
-      deny:
-      - source: {workload: frontend}
-";
 const NOBODYS: &str = "/meshes/default/meshtrafficpermissions/nobodys";
 const NOBODYS_DOCUMENT: &str = "\
 type: MeshTrafficPermission

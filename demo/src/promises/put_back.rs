@@ -15,28 +15,12 @@ use tokio::time;
 use super::{NOBODYS, NOBODYS_DOCUMENT, UpTo, eventually, every_pair_answers};
 use crate::api_client::ApiClient;
 use crate::client::Outcome;
-use crate::members::{ALLOW_SHOP, JOIN_CATALOG, JOINED_CATALOG, PERMISSION};
+use crate::members::{ALLOW_SHOP, DENIAL, DENIAL_DOCUMENT, JOIN_CATALOG, JOINED_CATALOG, PERMISSION};
 use crate::mesh::{LIMIT, Mesh, ZONES};
 use crate::traffic::Pair;
 
 /// Long enough for what is held to get through all the same, and for a zone to dial several times.
 const UNCHANGED: Duration = Duration::from_secs(2);
-
-/// Written after the copy was made: whom it closes must stay closed.
-const DENIAL: &str = "/meshes/default/meshtrafficpermissions/no-frontend";
-const DENIAL_DOCUMENT: &str = "\
-type: MeshTrafficPermission
-mesh: default
-name: no-frontend
-spec:
-  targetRef:
-    kind: Dataplane
-    labels: {tombolo.io/workload: cart}
-  rules:
-  - default:
-      deny:
-      - source: {workload: frontend}
-";
 
 pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
     let before = UpTo::now(mesh);
