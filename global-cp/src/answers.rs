@@ -121,12 +121,14 @@ impl routes::Holds for Answers {
         self.zones.holds().list()
     }
 
-    fn accept(&self, origin: &Origin, epoch: u64) -> Result<Hold, Problem> {
-        let hold = self.zones.holds().accept(origin, epoch)?;
-        if let Some(zone) = origin.zone() {
-            self.zones.hear_anew(zone);
-        }
-        Ok(hold)
+    fn accept(&self, origin: Origin, epoch: u64) -> BoxFuture<'_, Result<Hold, Problem>> {
+        Box::pin(async move {
+            let hold = self.zones.holds().accept(&origin, epoch)?;
+            if let Some(zone) = origin.zone() {
+                self.zones.hear_anew(zone);
+            }
+            Ok(hold)
+        })
     }
 }
 

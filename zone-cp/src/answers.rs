@@ -123,19 +123,21 @@ impl routes::Holds for Holding {
         self.holds.list().into_iter().chain(self.history.held(self.own())).collect()
     }
 
-    fn accept(&self, origin: &Origin, epoch: u64) -> Result<Hold, Problem> {
-        if origin.zone() == Some(&self.zone) {
-            let (hold, held) = self.history.accept(epoch, self.own())?;
-            for client in held {
-                self.hub.close(&client, "the zone's history was accepted: come back for it");
+    fn accept(&self, origin: Origin, epoch: u64) -> BoxFuture<'_, Result<Hold, Problem>> {
+        Box::pin(async move {
+            if origin.zone() == Some(&self.zone) {
+                let (hold, held) = self.history.accept(epoch, self.own()).await?;
+                for client in held {
+                    self.hub.close(&client, "the zone's history was accepted: come back for it");
+                }
+                return Ok(hold);
             }
-            return Ok(hold);
-        }
-        let hold = self.holds.accept(origin, epoch)?;
-        if let Some(upstream) = &self.upstream {
-            upstream.reopen(&Topic::POLICY);
-        }
-        Ok(hold)
+            let hold = self.holds.accept(&origin, epoch)?;
+            if let Some(upstream) = &self.upstream {
+                upstream.reopen(&Topic::POLICY);
+            }
+            Ok(hold)
+        })
     }
 }
 

@@ -12,12 +12,14 @@ use api::shapes::Hold;
 use bytes::Bytes;
 use control::line::{self, Begun, Standing};
 use model::{Origin, Point, Version, World};
+use serde::{Deserialize, Serialize};
 use store::Store;
 use sync::link::HostError;
 use sync::{Base, Batch};
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::warn;
 
+use crate::memory;
 use crate::planner::{Client, SessionNumber};
 
 /// The most parts that a hold names.
@@ -29,15 +31,24 @@ pub struct History {
     last: AsyncMutex<Option<(Point, Bytes)>>,
     begun: Begun,
     state: Mutex<State>,
+    /// One at a time accepts.
+    accepting: AsyncMutex<()>,
 }
 
-#[derive(Default)]
 struct State {
     held: BTreeMap<Client, Held>,
-    /// Whoever was told of earlier epochs alone takes what is written here. Kept in memory: who is away until the next
-    /// start is asked about again.
-    accepted: u64,
+    accepted: Accepted,
 }
+
+/// What somebody accepted. In the store, since a proxy may be away for as long as it likes.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct Accepted {
+    /// Whoever was told of earlier epochs alone takes what is written here.
+    epoch: u64,
+}
+
+/// Where that is kept among the private values of the store.
+const ACCEPTED: &str = "accepted-history";
 
 struct Held {
     session: SessionNumber,
@@ -67,8 +78,16 @@ impl Offer {
 }
 
 impl History {
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, last: AsyncMutex::default(), begun: Begun::default(), state: Mutex::default() }
+    /// With what was accepted before the last start.
+    pub async fn load(store: Arc<dyn Store>) -> Result<Self, store::Error> {
+        let accepted = memory::read(&*store, ACCEPTED).await?;
+        Ok(Self {
+            store,
+            last: AsyncMutex::default(),
+            begun: Begun::default(),
+            state: Mutex::new(State { held: BTreeMap::new(), accepted }),
+            accepting: AsyncMutex::default(),
+        })
     }
 
     /// Where a proxy stands that opens its topic. What it was told and is not written here begins a new epoch. One that
@@ -76,7 +95,7 @@ impl History {
     pub async fn find(&self, client: &Client, base: &Base) -> Result<Standing, HostError> {
         let standing = self.begun.find(&*self.store, client, base).await?;
         let told = base.world().point(self.store.origin()).unwrap_or_default();
-        if !standing.is_on_line && told.epoch < self.state().accepted {
+        if !standing.is_on_line && told.epoch < self.state().accepted.epoch {
             return Ok(Standing { is_on_line: true, continues: Bytes::copy_from_slice(base.hash()) });
         }
         Ok(standing)
@@ -137,8 +156,9 @@ impl History {
     }
 
     /// What is written here counts for proxies that were told of epochs before this. Answers what was held, and by whom:
-    /// it is to be offered to them anew, which is the caller's to do.
-    pub fn accept(&self, epoch: u64, offered: Point) -> Result<(Hold, Vec<Client>), Problem> {
+    /// it is to be offered to them anew, which is the caller's to do. Durable when it returns.
+    pub async fn accept(&self, epoch: u64, offered: Point) -> Result<(Hold, Vec<Client>), Problem> {
+        let _one_at_a_time = self.accepting.lock().await;
         let Some(hold) = self.held(offered) else {
             return Err(Problem::not_found(format!(
                 "no proxy holds back what {} writes",
@@ -152,8 +172,14 @@ impl History {
                 offered.epoch
             )));
         }
+        let before = self.state().accepted.clone();
+        let accepted = Accepted { epoch: before.epoch.max(epoch) };
+        memory::write(&*self.store, ACCEPTED, &accepted).await.map_err(|error| {
+            warn!(%error, "what somebody accepted cannot be kept");
+            Problem::unavailable("the zone cannot write its store now: try again")
+        })?;
         let mut state = self.state();
-        state.accepted = state.accepted.max(epoch);
+        state.accepted = accepted;
         warn!(origin = %self.store.origin(), epoch, "somebody accepted its new history for its proxies");
         Ok((hold, state.held.keys().cloned().collect()))
     }

@@ -82,7 +82,10 @@ async fn keep(store: &dyn Store, kept: &Memory, now: &Memory) -> Result<(), stor
 }
 
 /// What cannot be read is as if nobody had said it: they say it again.
-async fn read<T: DeserializeOwned + Default>(store: &dyn Store, name: &str) -> Result<T, store::Error> {
+pub(crate) async fn read<T: DeserializeOwned + Default>(
+    store: &dyn Store,
+    name: &str,
+) -> Result<T, store::Error> {
     let Some(kept) = store.secret_get(name).await? else { return Ok(T::default()) };
     let read = serde_json::from_slice(kept.expose());
     Ok(read.unwrap_or_else(|error| {
@@ -91,7 +94,7 @@ async fn read<T: DeserializeOwned + Default>(store: &dyn Store, name: &str) -> R
     }))
 }
 
-async fn write(store: &dyn Store, name: &str, value: &impl Serialize) -> Result<(), store::Error> {
+pub(crate) async fn write(store: &dyn Store, name: &str, value: &impl Serialize) -> Result<(), store::Error> {
     let bytes = serde_json::to_vec(value).expect("its keys are text");
     store.secret_put(name, SecretBytes::from(bytes)).await
 }

@@ -128,7 +128,7 @@ impl ZoneCp {
         let (keeping, at) = (store.clone(), clock.clone());
         tasks.spawn("ages", |stop| presence::keep(keeping, at, all_ages, stop));
         let holds = Arc::new(Holds::default());
-        let history = Arc::new(History::new(store.clone()));
+        let history = Arc::new(History::load(store.clone()).await?);
         let holding = Arc::new(Holding {
             zone: zone.clone(),
             hub: hub.clone(),

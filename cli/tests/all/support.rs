@@ -237,13 +237,10 @@ impl Holds for Program {
         }]
     }
 
-    fn accept(&self, origin: &Origin, epoch: u64) -> Result<Hold, Problem> {
+    fn accept(&self, origin: Origin, epoch: u64) -> BoxFuture<'_, Result<Hold, Problem>> {
         let hold = self.holds().remove(0);
-        if (origin, epoch) == (&hold.origin, hold.offered.point.epoch) {
-            Ok(hold)
-        } else {
-            Err(Problem::conflict("look again"))
-        }
+        let is_this = (&origin, epoch) == (&hold.origin, hold.offered.point.epoch);
+        Box::pin(async move { if is_this { Ok(hold) } else { Err(Problem::conflict("look again")) } })
     }
 }
 

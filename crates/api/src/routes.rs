@@ -47,7 +47,7 @@ pub trait Holds: Send + Sync + 'static {
     fn holds(&self) -> Vec<Hold>;
 
     /// Takes over the history of this epoch as soon as the origin sends it again. Answers what was held.
-    fn accept(&self, origin: &Origin, epoch: u64) -> Result<Hold, Problem>;
+    fn accept(&self, origin: Origin, epoch: u64) -> BoxFuture<'_, Result<Hold, Problem>>;
 }
 
 /// `GET /holds`, and `POST /holds/{origin}` with an [`AcceptRequest`]
@@ -65,14 +65,14 @@ async fn accept(
     uri: Uri,
     body: Bytes,
 ) -> Response {
-    let answer = || {
+    let answer = async {
         Query::of(&uri, &[])?;
         let origin =
             origin.parse().map_err(|error| Problem::invalid_request("origin", format!("{error}")))?;
         let AcceptRequest { epoch } = serde_json::from_slice(&body).map_err(|error| in_body(&error))?;
-        holds.accept(&origin, epoch)
+        holds.accept(origin, epoch).await
     };
-    respond(answer())
+    respond(answer.await)
 }
 
 /// What a proxy was told and what it runs: its zone's to answer, or the global's by asking the zone.

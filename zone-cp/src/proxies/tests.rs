@@ -65,7 +65,7 @@ impl Rig {
         let zone = Arc::new(Zone {
             hub: Hub::new(name.clone(), planner, None, tasks.children(), clock.clone()),
             name,
-            history: Arc::new(History::new(store.clone())),
+            history: Arc::new(History::load(store.clone()).await.unwrap()),
             authorities: Arc::new(Authorities::new(clock.clone())),
             ingresses: Arc::new(Ingresses::load(&*store).await.unwrap()),
             store,
@@ -171,12 +171,12 @@ async fn a_proxy_that_was_told_more_of_its_zone_holds_that_until_somebody_accept
     assert_eq!((hold.lost, hold.keys), (1, vec![format!("{GONE} of proxy default/web")]));
     assert!(hold.reason.contains("another history"), "{}", hold.reason);
 
-    assert!(rig.zone.history.accept(1, head.point).is_err(), "that is not what was looked at");
-    let (_, held) = rig.zone.history.accept(2, head.point).unwrap();
+    assert!(rig.zone.history.accept(1, head.point).await.is_err(), "that is not what was looked at");
+    let (_, held) = rig.zone.history.accept(2, head.point).await.unwrap();
     assert_eq!(held, [proxy("web")]);
     rig.reopen();
     assert_eq!(rig.zone.history.held(head.point), None, "nobody is there who holds it");
-    let batch = rig.collect(Base::Opened(ahead)).await.unwrap();
+    let batch = rig.collect(Base::Opened(ahead.clone())).await.unwrap();
     assert_eq!(&*batch.continues, b"lost", "it goes on from there, as somebody decided");
     rig.session.acknowledged(&Topic::PARTS, &batch.world, &[]);
     assert_eq!(rig.proof().await, (ZoneState::Applied, None));
@@ -186,7 +186,9 @@ async fn a_proxy_that_was_told_more_of_its_zone_holds_that_until_somebody_accept
     let later = place(at(1, 10), at(2, 30), "lost again");
     assert_eq!(rig.collect(Base::Opened(later.clone())).await, None);
     assert_eq!(rig.zone.store.head().await.unwrap().point, head.point);
-    let started = History::new(rig.zone.store.clone());
+    let started = History::load(rig.zone.store.clone()).await.unwrap();
+    let away = started.find(&proxy("cart"), &Base::Opened(ahead)).await.unwrap();
+    assert_eq!(&*away.continues, b"lost", "whoever was away until the next start is not asked about again");
     assert!(!started.find(&proxy("web"), &Base::Opened(later)).await.unwrap().is_on_line);
     assert_eq!(rig.zone.store.head().await.unwrap().point, at(3, 30));
 }
