@@ -18,8 +18,9 @@ pub(crate) enum ZoneCommand {
     List,
     /// Believe an origin again whose store was put back
     ///
-    /// Asked of who holds: a zone's API for 'global', and for the zone itself where its proxies hold it; the
-    /// global's for a zone. Without --epoch it only shows what would be lost.
+    /// Asked of who holds: a zone's API for 'global', for the zone itself where its proxies hold it, and for whatever
+    /// its proxies were told more of than it knows; the global's for a zone. Without --epoch it only shows what would
+    /// be lost.
     Accept {
         /// 'global' or the name of a zone
         origin: Origin,
@@ -60,7 +61,10 @@ async fn accept(
     if let Some(epoch) = epoch {
         let body = serde_json::to_string(&AcceptRequest { epoch }).expect("a number is JSON");
         let answer = client.ask::<Hold>(Method::POST, &format!("/holds/{origin}"), Some(body)).await?;
-        let accepted = format!("epoch {epoch} of {origin} counts as soon as {origin} sends it again\n");
+        let accepted = match answer.body.offered.point.revision {
+            0 => format!("what was told of {origin} before counts no more\n"),
+            _ => format!("epoch {epoch} of {origin} counts as soon as {origin} sends it again\n"),
+        };
         out.show(&answer.body, || accepted)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -77,9 +81,13 @@ async fn accept(
 
 fn held(hold: &Hold) -> String {
     let Hold { origin, reason, have, offered, added, changed, lost, keys } = hold;
+    let offers = match offered.point.revision {
+        0 => "nothing is known of it here".to_owned(),
+        _ => format!("it offers {offered}"),
+    };
     let mut text = format!(
         "{origin} is held at {have}, since {reason}\n\
-         it offers {offered}: {added} documents would come, {changed} change, {lost} go\n"
+         {offers}: {added} documents would come, {changed} change, {lost} go\n"
     );
     if !keys.is_empty() {
         text.push_str("\nthose that change or go:\n");
@@ -115,5 +123,31 @@ pub(crate) fn state(state: Connection) -> Cell {
         Connection::Connected => Tone::Good.cell("connected"),
         Connection::Stale => Tone::Doubtful.cell("stale"),
         Connection::Offline => Tone::Bad.cell("offline"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_decides_about_an_origin_that_nobody_knows_here_sees_which_and_what_would_go() {
+        let hold = Hold {
+            origin: "west".parse().unwrap(),
+            reason: "proxy default/web-1 was told more".into(),
+            have: "west-1-50".parse().unwrap(),
+            offered: "west-0-0".parse().unwrap(),
+            added: 0,
+            changed: 0,
+            lost: 1,
+            keys: vec!["trust of proxy default/web-1".into()],
+        };
+        assert_eq!(
+            held(&hold),
+            "west is held at west-1-50, since proxy default/web-1 was told more\n\
+             nothing is known of it here: 0 documents would come, 0 change, 1 go\n\n\
+             those that change or go:\n  trust of proxy default/web-1\n\n\
+             to let that happen: tombolo zone accept west --epoch 0\n"
+        );
     }
 }

@@ -13,7 +13,7 @@ use api::{Admission, Change, NoSuchRevision, Proof};
 use control::{Enroller, Holds, Reports, Unread};
 use futures::future::BoxFuture;
 use identity::Peer;
-use model::{MeshName, Origin, Point, ResourceName, Version, World, ZoneName};
+use model::{MeshName, Origin, ResourceName, Version, World, ZoneName};
 use store::Store;
 use sync::Topic;
 use sync::link::Handle;
@@ -101,9 +101,8 @@ impl Inspector for Answers {
     }
 }
 
-/// Histories that are held back here: the global's by this zone, and this zone's own by its proxies.
+/// Histories that are held back here: the global's by this zone, this zone's own and others' by its proxies.
 pub struct Holding {
-    pub zone: ZoneName,
     pub hub: Arc<Hub>,
     pub history: Arc<History>,
     pub holds: Arc<Holds>,
@@ -111,30 +110,29 @@ pub struct Holding {
     pub upstream: Option<Handle>,
 }
 
-impl Holding {
-    /// Where this zone's own line is.
-    fn own(&self) -> Point {
-        self.hub.world().point(&Origin::Zone(self.zone.clone())).unwrap_or_default()
-    }
-}
-
 impl routes::Holds for Holding {
+    /// What the zone itself holds comes first: what its proxies hold of the same origin is to be looked at after that.
     fn holds(&self) -> Vec<Hold> {
-        self.holds.list().into_iter().chain(self.history.held(self.own())).collect()
+        let mut holds = self.holds.list();
+        let of_proxies = self.history.holds(&self.hub.world());
+        let is_new = |hold: &Hold| holds.iter().all(|held| held.origin != hold.origin);
+        let of_proxies: Vec<Hold> = of_proxies.into_iter().filter(is_new).collect();
+        holds.extend(of_proxies);
+        holds
     }
 
     fn accept(&self, origin: Origin, epoch: u64) -> BoxFuture<'_, Result<Hold, Problem>> {
         Box::pin(async move {
-            if origin.zone() == Some(&self.zone) {
-                let (hold, held) = self.history.accept(epoch, self.own()).await?;
-                for client in held {
-                    self.hub.close(&client, "the zone's history was accepted: come back for it");
+            if self.holds.list().iter().any(|hold| hold.origin == origin) {
+                let hold = self.holds.accept(&origin, epoch)?;
+                if let Some(upstream) = &self.upstream {
+                    upstream.reopen(&Topic::POLICY);
                 }
                 return Ok(hold);
             }
-            let hold = self.holds.accept(&origin, epoch)?;
-            if let Some(upstream) = &self.upstream {
-                upstream.reopen(&Topic::POLICY);
+            let (hold, clients) = self.history.accept(&origin, epoch, &self.hub.world()).await?;
+            for client in clients {
+                self.hub.close(&client, "what the zone knows was accepted for it: come back for that");
             }
             Ok(hold)
         })
@@ -164,7 +162,7 @@ impl Status for Answers {
             };
             let mut refused = self.reports.list(&[LANE, REFUSED_ABOVE]);
             refused.truncate(MOST_NAMED);
-            let diverged = self.history.held(Point::default()).is_some();
+            let diverged = self.history.is_diverged();
             let zone = ZoneStatus { overview, diverged, refused, report: Some(report) };
             Ok(MeshStatus { control_plane, zones: vec![zone] })
         })

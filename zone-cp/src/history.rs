@@ -1,10 +1,11 @@
-//! What proxies are told of this zone's own line, and who of them holds what it has.
+//! What proxies are told of this zone's own line and of others', and who of them holds what it has.
 //!
 //! A proxy may have been told more than is written here, when an older copy of the store was put back. The line goes
 //! on in a new epoch then (the rule: `sync::line`), which such a proxy does not take until somebody accepts it at
-//! this zone's API.
+//! this zone's API. What others wrote this zone only passes on: a proxy that was told more of it waits until the zone
+//! has heard as much. Where that will never be, as after a store was lost, somebody may accept that as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::Problem;
@@ -45,6 +46,8 @@ struct State {
 struct Accepted {
     /// Whoever was told of earlier epochs alone takes what is written here.
     epoch: u64,
+    /// Of other origins: whoever was told no more than this takes what is known here.
+    others: World,
 }
 
 /// Where that is kept among the private values of the store.
@@ -52,15 +55,23 @@ const ACCEPTED: &str = "accepted-history";
 
 struct Held {
     session: SessionNumber,
-    reason: String,
+    why: Why,
     offer: Offer,
 }
 
-/// What a proxy that stands elsewhere is offered.
+/// Why a proxy keeps what it has.
+enum Why {
+    /// It says so: what this zone writes is another history to it.
+    Diverges(String),
+    /// It was told this much of other origins, which is more than is known here.
+    Ahead(World),
+}
+
+/// What a proxy that keeps what it has is offered, or would be.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Offer {
     /// Up to where it was told.
-    pub have: Point,
+    told: World,
     /// Parts.
     added: Vec<String>,
     changed: Vec<String>,
@@ -69,11 +80,10 @@ pub struct Offer {
 
 impl Offer {
     /// What `batch` would do to a proxy that is at `base`.
-    pub fn new(origin: &Origin, base: &Base, batch: &Batch) -> Self {
-        let have = base.world().point(origin).unwrap_or_default();
+    pub fn new(base: &Base, batch: &Batch) -> Self {
         let is_held = |key: &String| matches!(base, Base::Opened(place) if place.held.contains_key(key));
         let (changed, added) = batch.entries.iter().map(|entry| entry.key.clone()).partition(is_held);
-        Self { have, added, changed, lost: batch.removed.clone() }
+        Self { told: base.world().clone(), added, changed, lost: batch.removed.clone() }
     }
 }
 
@@ -113,9 +123,23 @@ impl History {
         Ok(hash)
     }
 
+    /// What a proxy was told beyond what is known here, and what somebody accepted that nobody will hear of again.
+    pub fn ahead(&self, told: &World, known: &World) -> World {
+        let state = self.state();
+        let is_ahead = |(origin, point): &(&Origin, Point)| {
+            [known, &state.accepted.others].iter().all(|world| world.point(origin) < Some(*point))
+        };
+        told.iter().filter(is_ahead).map(|(origin, point)| (origin.clone(), point)).collect()
+    }
+
     /// A proxy keeps what it has, and does not take what it was offered.
-    pub fn hold(&self, client: Client, session: SessionNumber, reason: String, offer: Offer) {
-        self.state().held.insert(client, Held { session, reason, offer });
+    pub fn diverges(&self, client: Client, session: SessionNumber, reason: String, offer: Offer) {
+        self.state().held.insert(client, Held { session, why: Why::Diverges(reason), offer });
+    }
+
+    /// A proxy is told nothing, since it was told this much more before.
+    pub fn waits(&self, client: Client, session: SessionNumber, ahead: World, offer: Offer) {
+        self.state().held.insert(client, Held { session, why: Why::Ahead(ahead), offer });
     }
 
     /// A proxy took what came, or its session is over.
@@ -126,28 +150,49 @@ impl History {
         }
     }
 
-    /// What the proxies hold of this zone, all in one; `offered` is where its line is now.
-    pub fn held(&self, offered: Point) -> Option<Hold> {
+    /// Whether a proxy says that what this zone writes is another history to it.
+    pub fn is_diverged(&self) -> bool {
+        self.state().held.values().any(|held| matches!(held.why, Why::Diverges(_)))
+    }
+
+    /// What the proxies hold of this zone, all in one, and of each other origin; `known` is what is offered.
+    pub fn holds(&self, known: &World) -> Vec<Hold> {
         let state = self.state();
-        let (first, held) = state.held.first_key_value()?;
-        let origin = self.store.origin();
-        let version = |point| Version { origin: origin.clone(), point };
-        let others = match state.held.len() - 1 {
+        let mut origins = BTreeSet::from([self.store.origin()]);
+        for held in state.held.values() {
+            if let Why::Ahead(ahead) = &held.why {
+                origins.extend(ahead.iter().map(|(origin, _)| origin));
+            }
+        }
+        origins.into_iter().filter_map(|origin| self.hold(&state, origin, known)).collect()
+    }
+
+    fn hold(&self, state: &State, origin: &Origin, known: &World) -> Option<Hold> {
+        let clients: Vec<(&Client, &Held)> = state.of(origin, self.store.origin(), known).collect();
+        let (first, Held { why, .. }) = clients.first()?;
+        let others = match clients.len() - 1 {
             0 => String::new(),
             others => format!(" and {others} more"),
         };
-        let reason = format!("{first}{others} were told what is not written here: {}", held.reason);
-        let sum = |parts: fn(&Offer) -> &Vec<String>| {
-            state.held.values().map(|held| parts(&held.offer).len() as u64).sum()
+        let reason = match why {
+            Why::Diverges(reason) => format!("{first}{others} were told what is not written here: {reason}"),
+            Why::Ahead(_) => {
+                format!(
+                    "{first}{others} were told more of it than this zone knows, and wait until it has heard as much"
+                )
+            }
         };
-        let keys = state.held.iter().flat_map(|(client, Held { offer, .. })| {
+        let version = |point| Version { origin: origin.clone(), point };
+        let offers = || clients.iter().map(|(_, held)| &held.offer);
+        let sum = |parts: fn(&Offer) -> &Vec<String>| offers().map(|offer| parts(offer).len() as u64).sum();
+        let keys = clients.iter().flat_map(|(client, Held { offer, .. })| {
             offer.changed.iter().chain(&offer.lost).map(move |part| format!("{part} of {client}"))
         });
         Some(Hold {
             origin: origin.clone(),
             reason,
-            have: version(state.held.values().map(|held| held.offer.have).max().unwrap_or_default()),
-            offered: version(offered),
+            have: version(offers().filter_map(|offer| offer.told.point(origin)).max().unwrap_or_default()),
+            offered: version(known.point(origin).unwrap_or_default()),
             added: sum(|offer| &offer.added),
             changed: sum(|offer| &offer.changed),
             lost: sum(|offer| &offer.lost),
@@ -155,37 +200,67 @@ impl History {
         })
     }
 
-    /// What is written here counts for proxies that were told of epochs before this. Answers what was held, and by whom:
-    /// it is to be offered to them anew, which is the caller's to do. Durable when it returns.
-    pub async fn accept(&self, epoch: u64, offered: Point) -> Result<(Hold, Vec<Client>), Problem> {
+    /// What is known here of an origin counts for proxies that were told more: of this zone itself for those that were
+    /// told of epochs before this, of another for those that were told no more than was shown. Answers what was held,
+    /// and by whom: it is to be offered to them anew, which is the caller's to do. Durable when it returns.
+    pub async fn accept(
+        &self,
+        origin: &Origin,
+        epoch: u64,
+        known: &World,
+    ) -> Result<(Hold, Vec<Client>), Problem> {
         let _one_at_a_time = self.accepting.lock().await;
-        let Some(hold) = self.held(offered) else {
-            return Err(Problem::not_found(format!(
-                "no proxy holds back what {} writes",
-                self.store.origin()
-            )));
+        let (hold, clients, mut accepted) = {
+            let (state, own) = (self.state(), self.store.origin());
+            let Some(hold) = self.hold(&state, origin, known) else {
+                return Err(Problem::not_found(format!(
+                    "no proxy holds back what is known here of '{origin}'"
+                )));
+            };
+            let clients: Vec<Client> =
+                state.of(origin, own, known).map(|(client, _)| client.clone()).collect();
+            (hold, clients, state.accepted.clone())
         };
-        if offered.epoch != epoch {
+        if hold.offered.point.epoch != epoch {
             return Err(Problem::conflict(format!(
-                "'{}' offers epoch {}, not {epoch}: look again at what would be lost",
-                self.store.origin(),
-                offered.epoch
+                "what is known here of '{origin}' is of epoch {}, not {epoch}: look again at what would be lost",
+                hold.offered.point.epoch
             )));
         }
-        let before = self.state().accepted.clone();
-        let accepted = Accepted { epoch: before.epoch.max(epoch) };
+        if origin == self.store.origin() {
+            accepted.epoch = accepted.epoch.max(epoch);
+        } else {
+            accepted.others.advance(origin.clone(), hold.have.point);
+        }
         memory::write(&*self.store, ACCEPTED, &accepted).await.map_err(|error| {
             warn!(%error, "what somebody accepted cannot be kept");
             Problem::unavailable("the zone cannot write its store now: try again")
         })?;
-        let mut state = self.state();
-        state.accepted = accepted;
-        warn!(origin = %self.store.origin(), epoch, "somebody accepted its new history for its proxies");
-        Ok((hold, state.held.keys().cloned().collect()))
+        self.state().accepted = accepted;
+        warn!(%origin, have = %hold.have, offered = %hold.offered, "somebody accepted what is known of it for its proxies");
+        Ok((hold, clients))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing can panic between two states that fit together.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Who keeps what it has because of an origin.
+    fn of<'a>(
+        &'a self,
+        origin: &'a Origin,
+        own: &'a Origin,
+        known: &'a World,
+    ) -> impl Iterator<Item = (&'a Client, &'a Held)> {
+        self.held.iter().filter(move |(_, held)| match &held.why {
+            Why::Diverges(_) => origin == own,
+            Why::Ahead(ahead) => {
+                // The zone may have heard as much since, or more.
+                origin != own && ahead.point(origin).is_some_and(|told| known.point(origin) < Some(told))
+            }
+        })
     }
 }

@@ -92,6 +92,14 @@ impl Session {
         self.zone.hub.input(Input::Keeps { client, session, why });
     }
 
+    /// Says of whom the proxy was told more than is known here, and what it would be told by what is.
+    fn waits(&self, ahead: World, base: &Base, plan: &Plan) {
+        let batch = Holdings::default().collect(base, &plan.parts, plan.world.clone()).unwrap_or_default();
+        let offer = Offer::new(base, &batch);
+        self.zone.history.waits(self.client.clone(), self.number, ahead.clone(), offer);
+        self.keeps(Keeps::Ahead(ahead));
+    }
+
     /// Kept before it is acted on.
     async fn lives(&self, proxy: &ProxyId, life: Life) -> anyhow::Result<()> {
         lives::write(&*self.zone.store, proxy, life).await?;
@@ -158,9 +166,10 @@ impl Host for Session {
         let plan = self.plan.borrow().clone();
         // A proxy that has not said yet what it wants is not told that it has too much.
         let wants = !plan.wanted.is_empty();
-        if !wants || !plan.world.covers_all(base.world()) {
+        let ahead = self.zone.history.ahead(base.world(), &plan.world);
+        if !wants || !ahead.is_empty() {
             if wants {
-                self.keeps(Keeps::Ahead(base.world().clone()));
+                self.waits(ahead, &base, &plan);
             }
             self.sent().waits = Some(base);
             return Ok(None);
@@ -186,7 +195,7 @@ impl Host for Session {
             return Ok(None);
         };
         sent.offer = match is_elsewhere {
-            true => Offer::new(self.zone.store.origin(), &base, &batch),
+            true => Offer::new(&base, &batch),
             false => Offer::default(),
         };
         let before = mem::replace(&mut sent.hash, hash.clone());
@@ -221,7 +230,7 @@ impl Host for Session {
     fn held_by_peer(&self, _: &Topic, reason: &str) {
         warn!(client = %self.client, reason, "it holds what it has, and takes no more");
         let (client, offer) = (self.client.clone(), mem::take(&mut self.sent().offer));
-        self.zone.history.hold(client, self.number, reason.to_owned(), offer);
+        self.zone.history.diverges(client, self.number, reason.to_owned(), offer);
         self.keeps(Keeps::Diverged(reason.to_owned()));
     }
 

@@ -130,7 +130,6 @@ impl ZoneCp {
         let holds = Arc::new(Holds::default());
         let history = Arc::new(History::load(store.clone()).await?);
         let holding = Arc::new(Holding {
-            zone: zone.clone(),
             hub: hub.clone(),
             history: history.clone(),
             holds: holds.clone(),

@@ -229,6 +229,7 @@ mod tests {
     use std::time::SystemTime;
 
     use identity::{PrivateKey, SVID_LIFETIME, ZoneCa};
+    use model::Point;
 
     use super::*;
 
@@ -271,6 +272,20 @@ mod tests {
 
         let (_, found) = StateFolder::open(&folder, &peer("proxy/default/web-2")).unwrap();
         assert!(found.svid.is_none() && found.set.parts.is_empty() && found.endpoints.is_empty());
+    }
+
+    #[test]
+    fn only_the_zone_whose_line_it_is_says_how_far_others_were_heard() {
+        let east: Origin = "east".parse().unwrap();
+        let at = |revision| Point { epoch: 1, revision };
+        let world = [(east.clone(), at(3)), ("west".parse().unwrap(), at(50))].into_iter().collect();
+        let told = Batch { world, hash: "at three".into(), ..Batch::default() };
+        let reached = Reached::by(&told, &east);
+        // Somebody accepted at the zone that it will never hear of west again.
+        let world = [(east.clone(), at(4))].into_iter().collect();
+        let next = Batch { world, continues: told.hash, ..Batch::default() };
+        assert_eq!(reached.judge(&east, &next), Judged::Follows);
+        assert_eq!(Reached::by(&next, &east).world, next.world);
     }
 
     #[test]

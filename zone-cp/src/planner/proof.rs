@@ -33,7 +33,7 @@ pub enum Reason {
 pub enum Keeps {
     /// It was told another history of this zone, and says so.
     Diverged(String),
-    /// It was told this much, which is more than this zone knows now: nobody leads it back.
+    /// It was told this much, all of it more than this zone knows now: nobody leads it back.
     Ahead(World),
 }
 
@@ -164,8 +164,13 @@ impl State {
     fn lateness(&self) -> (Reason, String) {
         match (&self.keeps, self.refused.iter().next()) {
             (Some(Keeps::Diverged(why)), _) => (Reason::Diverged, format!("it holds what it has: {why}")),
-            (Some(Keeps::Ahead(_)), _) => {
-                (Reason::Slow, "it was told more than this zone knows: it waits for the zone".to_owned())
+            (Some(Keeps::Ahead(ahead)), _) => {
+                let origins: Vec<&str> = ahead.iter().map(|(origin, _)| origin.as_str()).collect();
+                let of = origins.join(", ");
+                (
+                    Reason::Slow,
+                    format!("it was told more than this zone knows of {of}: it waits for the zone"),
+                )
             }
             (None, Some((part, why))) => (Reason::Refused, format!("{part}: {why}")),
             (None, None) if self.confirmed.is_none() => (Reason::Joining, String::new()),

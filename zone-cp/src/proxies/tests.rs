@@ -1,6 +1,7 @@
 //! Sessions of one proxy, without a wire, over a store that knows less than the proxy was told.
 
-use api::shapes::{LateReason, ZoneState};
+use api::Problem;
+use api::shapes::{Hold, LateReason, ZoneState};
 use control::Home;
 use identity::{Peer, PrivateKey};
 use model::{Origin, Point, Version};
@@ -97,6 +98,17 @@ impl Rig {
         self.session.collect(Topic::PARTS, base).await.unwrap()
     }
 
+    fn holds(&self) -> Vec<Hold> {
+        self.zone.history.holds(&self.zone.hub.world())
+    }
+
+    /// Whose sessions are to be opened anew.
+    async fn accept(&self, origin: &str, epoch: u64) -> Result<Vec<Client>, Problem> {
+        let (origin, known) = (origin.parse().unwrap(), self.zone.hub.world());
+        let (_, clients) = self.zone.history.accept(&origin, epoch, &known).await?;
+        Ok(clients)
+    }
+
     /// What `wait` says of the zone, and of its proxy.
     async fn proof(&self) -> (ZoneState, Option<(LateReason, String)>) {
         let version = Version { origin: Origin::Global, point: at(1, 10) };
@@ -136,11 +148,17 @@ async fn a_proxy_that_was_told_more_of_the_global_is_sent_nothing_before_its_zon
     let (state, late) = rig.proof().await;
     let (reason, detail) = late.unwrap();
     assert_eq!((state, reason), (ZoneState::Pending, LateReason::Slow));
-    assert!(detail.contains("more than this zone knows"), "{detail}");
+    assert!(detail.contains("more than this zone knows of global"), "{detail}");
+    let hold = rig.holds().remove(0);
+    assert_eq!(
+        (hold.have.to_string(), hold.offered.to_string()),
+        ("global-1-12".into(), "global-1-10".into())
+    );
 
     let heard = [(Origin::Global, at(1, 12))].into_iter().collect();
     rig.zone.store.apply(vec![Write::Advance(heard)]).await.unwrap();
     rig.follow().await;
+    assert_eq!(rig.holds(), [], "there is nothing to decide any more");
     let batch = rig.collect(acknowledged).await.unwrap();
     assert_eq!(
         (batch.removed, batch.world),
@@ -166,16 +184,15 @@ async fn a_proxy_that_was_told_more_of_its_zone_holds_that_until_somebody_accept
     rig.session.held_by_peer(&Topic::PARTS, "another history");
     let (state, late) = rig.proof().await;
     assert_eq!((state, late.unwrap().0), (ZoneState::Diverged, LateReason::Refused));
-    let hold = rig.zone.history.held(head.point).unwrap();
+    let hold = rig.holds().remove(0);
     assert_eq!((hold.have.to_string(), hold.offered.to_string()), ("east-1-9".into(), "east-2-9".into()));
     assert_eq!((hold.lost, hold.keys), (1, vec![format!("{GONE} of proxy default/web")]));
     assert!(hold.reason.contains("another history"), "{}", hold.reason);
 
-    assert!(rig.zone.history.accept(1, head.point).await.is_err(), "that is not what was looked at");
-    let (_, held) = rig.zone.history.accept(2, head.point).await.unwrap();
-    assert_eq!(held, [proxy("web")]);
+    assert!(rig.accept("east", 1).await.is_err(), "that is not what was looked at");
+    assert_eq!(rig.accept("east", 2).await.unwrap(), [proxy("web")]);
     rig.reopen();
-    assert_eq!(rig.zone.history.held(head.point), None, "nobody is there who holds it");
+    assert_eq!(rig.holds(), [], "nobody is there who holds it");
     let batch = rig.collect(Base::Opened(ahead.clone())).await.unwrap();
     assert_eq!(&*batch.continues, b"lost", "it goes on from there, as somebody decided");
     rig.session.acknowledged(&Topic::PARTS, &batch.world, &[]);
@@ -191,6 +208,36 @@ async fn a_proxy_that_was_told_more_of_its_zone_holds_that_until_somebody_accept
     assert_eq!(&*away.continues, b"lost", "whoever was away until the next start is not asked about again");
     assert!(!started.find(&proxy("web"), &Base::Opened(later)).await.unwrap().is_on_line);
     assert_eq!(rig.zone.store.head().await.unwrap().point, at(3, 30));
+}
+
+#[tokio::test]
+async fn a_proxy_that_was_told_of_a_zone_that_nobody_knows_here_drops_that_once_somebody_accepts() {
+    let mut rig = Rig::start().await;
+    let told_of_west = |revision| {
+        let mut told = place(at(1, 10), at(1, 1), "");
+        told.have.advance("west".parse().unwrap(), at(1, revision));
+        told
+    };
+    assert_eq!(rig.collect(Base::Opened(told_of_west(50))).await, None);
+    let hold = rig.holds().remove(0);
+    assert_eq!((hold.have.to_string(), hold.offered.to_string()), ("west-1-50".into(), "west-0-0".into()));
+    assert_eq!((hold.lost, hold.keys), (1, vec![format!("{GONE} of proxy default/web")]));
+
+    assert!(rig.accept("north", 0).await.is_err(), "nothing is held of it");
+    assert!(rig.accept("west", 1).await.is_err(), "that is not what was looked at");
+    assert_eq!(rig.collect(Base::Opened(told_of_west(50))).await, None, "nor is it let go by itself");
+    assert_eq!(rig.accept("west", 0).await.unwrap(), [proxy("web")]);
+    rig.reopen();
+    let batch = rig.collect(Base::Opened(told_of_west(50))).await.unwrap();
+    assert_eq!((batch.world.point(&"west".parse().unwrap()), batch.removed), (None, vec![GONE.to_owned()]));
+    rig.session.acknowledged(&Topic::PARTS, &batch.world, &[]);
+    assert_eq!(rig.proof().await, (ZoneState::Applied, None));
+    assert_eq!(rig.holds(), []);
+
+    let (started, known) = (History::load(rig.zone.store.clone()).await.unwrap(), rig.zone.hub.world());
+    let ahead = |revision| started.ahead(&told_of_west(revision).have, &known);
+    assert!(ahead(50).is_empty(), "whoever was away until the next start is not asked about again");
+    assert!(!ahead(51).is_empty(), "that was shown to nobody");
 }
 
 #[tokio::test]
