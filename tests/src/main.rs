@@ -7,6 +7,7 @@ mod clocks;
 mod control_metrics;
 mod ended_leaf;
 mod first_policy;
+mod flaps;
 mod hot_changes;
 mod ingress;
 mod lost_stores;
