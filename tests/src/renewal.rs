@@ -98,7 +98,7 @@ impl Crowd {
             name,
             store: store.clone(),
             hub,
-            history: Arc::new(History::new(store.clone())),
+            history: Arc::new(History::load(store.clone()).await.unwrap()),
             authorities,
             ingresses: Arc::new(Ingresses::load(&*store).await.unwrap()),
             enroller: Arc::new(Enroller::open(home.clone()).await.unwrap()),
