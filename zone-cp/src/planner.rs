@@ -3,6 +3,7 @@
 //! A state machine without I/O: [`Planner::on_input`] is told what happened and answers what has to be
 //! told to whom. [`crate::hub`] carries it out.
 
+mod documents;
 mod proof;
 mod shared;
 mod signals;
@@ -16,14 +17,13 @@ use bytes::Bytes;
 use model::kinds::{Dataplane, ResourceSpec};
 use model::{DestinationId, DocumentKey, MeshName, Origin, ResourceName, World, ZoneName};
 use serde::{Deserialize, Serialize};
-use snapshot::compile::{self, Class, concerns};
+use snapshot::compile::{self, Class};
 use snapshot::endpoints::Exports;
 use snapshot::handle::Salt;
 use snapshot::parts::PartName;
 use snapshot::{Proxy, View};
-use store::{Change, Commit, Listing};
+use store::{Commit, Listing};
 use sync::Wanted;
-use tracing::warn;
 
 use shared::Shared;
 use signals::{Stale, Told, unsubscribe};
@@ -102,7 +102,7 @@ pub struct Plan {
 
 #[derive(Debug)]
 pub enum Input {
-    /// The whole store, once at the start.
+    /// The whole store: at the start, and when commits were missed.
     Listed(Listing),
     Committed(Arc<Commit>),
     Connected {
@@ -306,7 +306,7 @@ impl Planner {
         let mut out = Vec::new();
         match input {
             Input::Listed(listing) => self.listed(listing, &mut out),
-            Input::Committed(commit) => self.committed(commit, &mut out),
+            Input::Committed(commit) => self.changed(&commit.changes, commit.world.clone(), &mut out),
             Input::Connected { client, session } => self.connected(client, session),
             Input::Subscribed { client, session, added, removed } => {
                 self.subscribed(client, session, &added, &removed, &mut out);
@@ -379,104 +379,6 @@ impl Planner {
             Input::Wanted { added, removed } => self.wanted(&added, &removed, &mut out),
         }
         out
-    }
-
-    fn listed(&mut self, listing: Listing, out: &mut Vec<Output>) {
-        self.view = View::default();
-        for record in &listing.records {
-            self.take(record);
-        }
-        let all = || listing.records.iter().filter_map(|record| ProxyId::of(&record.key)).collect();
-        self.returning.get_or_insert_with(all);
-        self.shared.clear();
-        self.replan(listing.world, |_, _| true, out);
-        self.review_wishes(out);
-        self.stale = Stale::All;
-    }
-
-    fn committed(&mut self, commit: Arc<Commit>, out: &mut Vec<Output>) {
-        let changed: Vec<&DocumentKey> = commit.changes.iter().map(Change::key).collect();
-        // Those that it leaves, and those that it comes to.
-        self.outdate(&changed);
-        for change in &commit.changes {
-            match change {
-                Change::Put(record) => self.take(record),
-                Change::Deleted { key, .. } => {
-                    self.view.remove(key);
-                    self.forget(key);
-                }
-            }
-        }
-        self.outdate(&changed);
-        self.shared.changed(&changed);
-        let concerns =
-            |proxy: &DocumentKey, part: &PartName| changed.iter().any(|key| concerns(key, proxy, part));
-        self.replan(commit.world.clone(), concerns, out);
-        // Who runs what follows from its new Dataplane already is told nothing, and says nothing.
-        for proxy in changed.iter().filter_map(|key| ProxyId::of(key)) {
-            self.may_serve(&Client::Proxy(proxy));
-        }
-        if changed.iter().any(|key| signals::READS.contains(&key.kind.as_str())) {
-            // Another service may stand behind one of several zones now.
-            self.review_wishes(out);
-        }
-    }
-
-    /// A proxy whose Dataplane was deleted is nobody any more, once its session is over too.
-    fn forget(&mut self, key: &DocumentKey) {
-        let Some(proxy) = ProxyId::of(key) else { return };
-        self.lives.remove(&proxy);
-        if let Some(returning) = &mut self.returning {
-            returning.remove(&proxy);
-        }
-        let client = Client::Proxy(proxy);
-        if self.clients.get(&client).is_some_and(|state| !state.has_session()) {
-            self.clients.remove(&client);
-        }
-    }
-
-    /// A proxy that has neither a Dataplane nor a session is nobody either.
-    fn forget_stranger(&mut self, client: &Client) {
-        let is_stranger = self.clients.get(client).is_some_and(|state| {
-            let is_over = matches!(state.presence, Presence::Lost | Presence::Drained);
-            is_over && state.key.as_ref().is_some_and(|key| self.view.get::<Dataplane>(key).is_none())
-        });
-        if is_stranger {
-            self.clients.remove(client);
-        }
-    }
-
-    /// A document that cannot be read leaves the last good one in force and disturbs nothing else.
-    fn take(&mut self, record: &model::Record) {
-        if let Err(error) = self.view.put(record) {
-            warn!(document = %record.key, version = %record.version, %error, "a document cannot be read");
-        }
-    }
-
-    /// Compiles the parts that `concerns` says may have changed. Of whom nothing changes, what it runs is right in this
-    /// world as well.
-    fn replan(
-        &mut self,
-        world: World,
-        concerns: impl Fn(&DocumentKey, &PartName) -> bool,
-        out: &mut Vec<Output>,
-    ) {
-        let before = std::mem::replace(&mut self.world, world);
-        for (client, state) in &mut self.clients {
-            let Some(key) = state.key.clone().filter(|_| state.has_session()) else { continue };
-            let wanted = state.plan.wanted.clone();
-            let outdated = wanted.iter().filter(|(_, part)| concerns(&key, part));
-            let ran = state.runs_newest();
-            let differs = state.compile(&self.view, &mut self.shared, outdated);
-            if state.is_caught_up(&self.world) || differs {
-                if let (true, Some((confirmed, _))) = (ran, &mut state.confirmed) {
-                    confirmed.clone_from(&before);
-                }
-                state.plan.world = self.world.clone();
-                let (client, session) = (Client::clone(client), state.session);
-                out.push(Output::Plan { client, session, plan: state.plan.clone() });
-            }
-        }
     }
 
     fn connected(&mut self, client: Client, session: SessionNumber) {
@@ -579,6 +481,17 @@ impl Planner {
         self.unsubscribe_all(&client);
         self.forget_stranger(&client);
         self.shared.review();
+    }
+
+    /// A proxy that has neither a Dataplane nor a session is nobody either.
+    fn forget_stranger(&mut self, client: &Client) {
+        let is_stranger = self.clients.get(client).is_some_and(|state| {
+            let is_over = matches!(state.presence, Presence::Lost | Presence::Drained);
+            is_over && state.key.as_ref().is_some_and(|key| self.view.get::<Dataplane>(key).is_none())
+        });
+        if is_stranger {
+            self.clients.remove(client);
+        }
     }
 
     /// The state of a client, if this is still its session.

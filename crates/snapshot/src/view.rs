@@ -57,6 +57,12 @@ impl View {
         }
     }
 
+    /// Every document of a known kind that is there, with the version that is in force, or that could not be read.
+    pub fn versions(&self) -> impl Iterator<Item = (&DocumentKey, &Version)> {
+        let held = self.kinds.values().flat_map(BTreeMap::values);
+        held.map(|held| (&held.key, &held.version)).chain(&self.unread)
+    }
+
     /// Whatever its kind.
     pub fn any(&self, key: &DocumentKey) -> Option<&Held> {
         self.kinds.get(key.kind.as_str())?.get(key).map(Arc::as_ref)

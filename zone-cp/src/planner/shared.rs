@@ -78,10 +78,6 @@ impl Shared {
         self.review();
     }
 
-    pub(super) fn clear(&mut self) {
-        self.compiled.clear();
-    }
-
     /// Forgets what nobody has any more, now and then.
     pub(super) fn review(&mut self) {
         if self.held() < self.review_at.max(FEW) {

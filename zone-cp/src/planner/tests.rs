@@ -1,5 +1,6 @@
 mod closed;
 mod gone;
+mod listed;
 
 use std::time::{Duration, SystemTime};
 
@@ -7,6 +8,7 @@ use model::document::{self, Address, Tree};
 use model::{DestinationId, Version};
 use serde_json::{Value, json};
 use snapshot::parts::Endpoints;
+use store::Change;
 
 use super::*;
 
@@ -64,9 +66,12 @@ pub(crate) fn service(revision: u64, name: &str) -> model::Record {
 
 fn planner(records: Vec<model::Record>) -> Planner {
     let mut planner = Planner::new(zone(), Salt::new(&[7; 32]));
-    let world = world(10, 10);
-    planner.on_input(Input::Listed(Listing { sequence: 1, world, records }));
+    planner.on_input(listed(world(10, 10), records));
     planner
+}
+
+fn listed(world: World, records: Vec<model::Record>) -> Input {
+    Input::Listed(Listing { sequence: 1, world, records })
 }
 
 fn certified(planner: &mut Planner, name: &str) {
@@ -805,9 +810,11 @@ fn what_changes_alone_is_computed_anew_and_comes_out_as_if_all_were() {
     };
     let mut documents = BTreeMap::new();
     let mut planner = start(Vec::new());
-    for turn in 0..150 {
+    let mut changes = Vec::new();
+    for turn in 0..200 {
         let (which, variant) = (roll(14), roll(3));
-        let record = document(which, variant);
+        let mut record = document(which, variant);
+        record.version.point.revision = 11 + turn;
         let version = record.version.clone();
         let change = match roll(4) {
             0 if documents.remove(&record.key).is_some() => Change::Deleted { key: record.key, version },
@@ -816,8 +823,17 @@ fn what_changes_alone_is_computed_anew_and_comes_out_as_if_all_were() {
                 Change::Put(record)
             }
         };
-        let what = format!("turn {turn}: {change:?}");
-        input(&mut planner, commit(world(10, 11 + turn), vec![change]));
+        changes.push(change);
+        let what = format!("turn {turn}: {changes:?}");
+        if roll(4) == 0 {
+            continue;
+        }
+        let (now, changes) = (world(10, 11 + turn), std::mem::take(&mut changes));
+        match roll(4) {
+            // It was missed, so all there is is listed.
+            0 => input(&mut planner, listed(now, documents.values().cloned().collect())),
+            _ => input(&mut planner, commit(now, changes)),
+        };
         let fresh = start(documents.values().cloned().collect());
         for name in proxies {
             let id = ProxyId { mesh: "default".parse().unwrap(), name: name.parse().unwrap() };
