@@ -89,7 +89,7 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
         standing.held.iter().filter(|key| !stay.contains(*key)).cloned().for_each(leave);
     }
     writes.extend((trusts.newest != standing.newest).then(|| trusts.write(zone)));
-    writes.push(Write::Advance(world.clone()));
+    writes.extend([Write::Retell(origin.clone()), Write::Advance(world.clone())]);
     Some(Judged { writes, refused, world })
 }
 

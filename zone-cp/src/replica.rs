@@ -20,12 +20,12 @@ pub fn writes(
     let world: World =
         batch.world.iter().filter(|(origin, _)| **origin != own).map(|(o, p)| (o.clone(), p)).collect();
     let (mut writes, mut refused) = (Vec::new(), Vec::new());
-    if batch.whole {
-        // Whatever numbers their documents had in a history that no longer counts.
-        let is_new = |origin, point: Point| known.point(origin).is_some_and(|at| at.epoch < point.epoch);
-        let began = world.iter().filter(|(origin, point)| is_new(origin, *point));
-        writes.extend(began.map(|(origin, _)| Write::Reset(origin.clone())));
-    }
+    // Whatever numbers their documents had in a history that no longer counts: all that count now are sent. The global
+    // shows them in a whole batch only, and tells everything of a zone that began an epoch.
+    let is_new = |origin: &Origin, point: Point| known.point(origin).is_some_and(|at| at.epoch < point.epoch);
+    let began = world.iter().filter(|(origin, point)| is_new(origin, *point));
+    let began = began.filter(|(origin, _)| batch.whole || **origin != Origin::Global);
+    writes.extend(began.map(|(origin, _)| Write::Reset(origin.clone())));
     let mut kept = std::collections::BTreeSet::new();
     for entry in batch.entries {
         // What is refused is still there: its last good version stays in force.
@@ -159,6 +159,8 @@ mod tests {
         assert_eq!(resets(world(1, 7), world(2, 7), true), 1);
         assert_eq!(resets(world(1, 7), world(1, 9), true), 0, "what was compacted is no new history");
         assert_eq!(resets(world(1, 7), world(2, 7), false), 0);
+        let west = |epoch| [("west".parse().unwrap(), Point { epoch, revision: 7 })].into_iter().collect();
+        assert_eq!((resets(west(1), west(2), false), resets(west(2), west(2), false)), (1, 0));
         assert_eq!(resets(World::default(), world(2, 7), true), 0, "nothing is held of it");
         let own = [(Origin::Zone(east()), Point { epoch: 2, revision: 1 })].into_iter().collect();
         assert_eq!(resets(World::default(), own, true), 0, "its own line is nobody else's");

@@ -8,6 +8,7 @@
 //! only now. So a transaction that leads at least as far as a copy's deletion knows of that, and brings it back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use model::{DocumentKey, Origin, Point, Record, Version, World};
 use serde::{Deserialize, Serialize};
@@ -139,9 +140,8 @@ pub(crate) struct Planned {
     pub(crate) line: Line,
     /// What goes into the change log; none where nothing changes.
     pub(crate) commit: Option<Commit>,
-    /// A copy came that is older than what was known of its origin. Whoever knows less than this world cannot be told
-    /// of it by the numbers of versions.
-    pub(crate) late: World,
+    /// Origins of which whoever knows less of the own line than it has now is to be told everything.
+    pub(crate) retold: BTreeSet<Origin>,
     /// The own line's new revisions.
     pub(crate) hashes: Vec<(u64, RollingHash)>,
 }
@@ -167,7 +167,8 @@ pub(crate) fn plan(
         held,
         known: &known,
         leads_to,
-        comes_late: false,
+        late: BTreeSet::new(),
+        retell: BTreeSet::new(),
         reset: BTreeSet::new(),
         touched: BTreeMap::new(),
         changes: Vec::new(),
@@ -183,21 +184,22 @@ pub(crate) fn plan(
             Write::Reset(origin) => {
                 planning.reset.insert(origin);
             }
+            Write::Retell(origin) => {
+                planning.retell.insert(origin);
+            }
             Write::Advance(world) => planning.advance(&world),
             // Checked before anything is planned.
             Write::Fence(_) | Write::Private { .. } => {}
         }
     }
-    let Planning { mut line, changes, hashes, comes_late, .. } = planning;
-    let has_moved = |(origin, point): &(&Origin, Point)| known.point(origin) != Some(*point);
-    let late = line.others.iter().filter(has_moved).filter(|_| comes_late);
-    let late = late.map(|(origin, point)| (origin.clone(), point)).collect();
+    let retold = planning.retold()?;
+    let Planning { mut line, changes, hashes, .. } = planning;
     let moved = !changes.is_empty() || line.others != known;
     line.sequence += u64::from(moved);
     let world = line.world(origin);
     let commit = moved.then(|| Commit { sequence: line.sequence, world: world.clone(), changes });
     let receipt = Receipt { sequence: line.sequence, world, written };
-    Ok(Planned { receipt, line, commit, late, hashes })
+    Ok(Planned { receipt, line, commit, retold, hashes })
 }
 
 struct Planning<'a, F> {
@@ -209,8 +211,10 @@ struct Planning<'a, F> {
     known: &'a World,
     /// What will be.
     leads_to: World,
-    /// Some copy was written before what is known of its origin.
-    comes_late: bool,
+    /// Origins of which something came, or went, as of before what was known of them.
+    late: BTreeSet<Origin>,
+    /// Origins that are passed on.
+    retell: BTreeSet<Origin>,
     /// Origins of which nothing that was held before counts any more.
     reset: BTreeSet<Origin>,
     /// What the writes so far made of the keys they touched.
@@ -262,8 +266,7 @@ impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
                 Ok(unchanged(version.clone()))
             }
             _ => {
-                let known = self.known.point(&record.key.origin);
-                self.comes_late |= known.is_some_and(|known| record.version.point <= known);
+                self.look_at(&record.version);
                 Ok(self.keep(record, held.document().is_none()))
             }
         }
@@ -281,8 +284,35 @@ impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
         };
         Ok(match later {
             Some(later) => unchanged(later),
-            None => self.remove(key, version),
+            None => {
+                self.look_at(&version);
+                self.remove(key, version)
+            }
         })
+    }
+
+    fn look_at(&mut self, version: &Version) {
+        if self.known.covers(version) {
+            self.late.insert(version.origin.clone());
+        }
+    }
+
+    /// Which origins are to be told anew; then the own line goes on.
+    fn retold(&mut self) -> Result<BTreeSet<Origin>, Error> {
+        let begins = |origin: &Origin| {
+            let epoch = |world: &World| world.point(origin).map(|point| point.epoch);
+            epoch(self.known).is_some_and(|known| Some(known) != epoch(&self.line.others))
+        };
+        let retold: BTreeSet<Origin> = self
+            .retell
+            .iter()
+            .filter(|origin| self.late.contains(*origin) || begins(origin))
+            .cloned()
+            .collect();
+        for origin in &retold {
+            self.next_version(origin, b"")?;
+        }
+        Ok(retold)
     }
 
     /// Whether who sends a copy knows that it was gone.
@@ -306,7 +336,7 @@ impl<F: Fn(&DocumentKey) -> Result<Held, Error>> Planning<'_, F> {
         self.touched.get(key).map_or_else(|| (self.held)(key), |held| Ok(held.clone()))
     }
 
-    fn next_version(&mut self, key: &DocumentKey, bytes: &[u8]) -> Result<Version, Error> {
+    fn next_version(&mut self, key: &impl Display, bytes: &[u8]) -> Result<Version, Error> {
         let line = &mut self.line;
         let next = line.point.revision.checked_add(1);
         line.point.revision = next.ok_or_else(|| Error::unavailable("there are no more revisions"))?;

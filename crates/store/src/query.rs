@@ -134,8 +134,7 @@ impl Change {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Changes {
     /// The records are the complete set: whatever else the receiver holds of it is gone. So it is
-    /// where deletions are no longer known that far back, something came since that had been written before, or an
-    /// origin began a new epoch.
+    /// where deletions are no longer known that far back, or an origin began a new epoch that is not told anew.
     pub whole: bool,
     /// In the order of their versions, origin by origin.
     pub records: Vec<Record>,
@@ -180,24 +179,27 @@ pub(crate) fn list(reader: &Reader<'_>, filter: &Filter) -> Result<Listing, Erro
     Ok(Listing { sequence: meta.line.sequence, world: meta.line.world(reader.origin()), records })
 }
 
-/// A record is lacked if its version is after `have`'s point of its origin; where one came later than its
-/// version says, the answer is whole. An origin that `have`
-/// knows in an earlier epoch than the store does cannot be told the difference by numbers, so that
-/// the answer is whole; one that it knows in a later epoch has nothing to learn here.
+/// A record is lacked if its version is after `have`'s point of its origin, or if its origin was told anew since. An origin
+/// that `have` knows in an earlier epoch than the store does, and that was not told anew, cannot be told the difference by
+/// numbers, so that the answer is whole; one that it knows in a later epoch has nothing to learn here.
 pub(crate) fn since(reader: &Reader<'_>, have: &World, filter: &Filter) -> Result<Changes, Error> {
     let meta = reader.meta()?;
     let world = meta.line.world(reader.origin());
     let reached = |origin: &Origin| have.point(origin).unwrap_or_default();
+    let own = reached(reader.origin());
+    let retold = |origin: &Origin| meta.retold.point(origin).is_some_and(|at| own < at);
     let compacted = meta
         .compacted
         .iter()
         .any(|(origin, forgotten)| filter.covers_origin(origin) && reached(origin) < forgotten);
     let new_epoch = world.iter().any(|(origin, point)| {
-        filter.covers_origin(origin) && have.point(origin).is_some_and(|held| held.epoch < point.epoch)
+        let is_earlier = have.point(origin).is_some_and(|held| held.epoch < point.epoch);
+        filter.covers_origin(origin) && is_earlier && !retold(origin)
     });
     let whole = compacted || new_epoch;
     let lacked = |key: &DocumentKey, version: &Version| {
-        filter.covers(key) && (whole || reached(&version.origin) < version.point)
+        let is_new = whole || reached(&version.origin) < version.point || retold(&version.origin);
+        filter.covers(key) && is_new
     };
     let mut records = records(reader, |record| lacked(&record.key, &record.version))?;
     records.sort_by(|a, b| (&a.version.origin, a.version.point).cmp(&(&b.version.origin, b.version.point)));

@@ -4,7 +4,7 @@ use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{digest, hkdf, hmac, rand};
-use model::{DocumentKey, Record};
+use model::Record;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -103,12 +103,12 @@ impl StoreKeys {
     }
 
     /// `h(n) = HMAC-SHA-256(store key, h(n-1) | n as 8 bytes | key | SHA-256(bytes))`, where a
-    /// deletion has no bytes.
+    /// deletion has no bytes. Where an origin is told anew its name stands for the key.
     pub(crate) fn chain(
         &self,
         before: &RollingHash,
         revision: u64,
-        key: &DocumentKey,
+        key: &impl fmt::Display,
         bytes: &[u8],
     ) -> RollingHash {
         let mut context = hmac::Context::with_key(&self.chain);

@@ -46,9 +46,11 @@ pub(crate) struct Meta {
     /// Tombstones are numbered as they come; these numbers are given next, and held.
     pub(crate) next_tombstone: u64,
     pub(crate) tombstones: u64,
-    /// For each origin up to where differences cannot be told: by the latest deletion that is no longer known, or by
-    /// when a document came that had been written long before.
+    /// For each origin up to where differences cannot be told: the latest deletion that is no longer known.
     pub(crate) compacted: World,
+    /// For each origin that was told anew, where the own line was then.
+    #[serde(default)]
+    pub(crate) retold: World,
     /// Transactions of the medium so far, by which one that happened is told from one that did not.
     #[serde(default)]
     pub(crate) writes: u64,
@@ -63,6 +65,7 @@ impl Meta {
             next_tombstone: 0,
             tombstones: 0,
             compacted: World::default(),
+            retold: World::default(),
             writes: 0,
         }
     }
@@ -315,10 +318,12 @@ fn execute_writes(
         .collect();
     let reader = Reader::new(&*tables, identity);
     let planned = plan(&identity.origin, &identity.keys, meta.line.clone(), writes, |key| reader.held(key))?;
-    let Planned { receipt, line, commit, late, hashes } = planned;
+    let Planned { receipt, line, commit, retold, hashes } = planned;
     if let Some(commit) = &commit {
         meta.line = line;
-        late.iter().for_each(|(origin, point)| meta.compacted.advance(origin.clone(), point));
+        for origin in retold {
+            meta.retold.advance(origin, meta.line.point);
+        }
         for (revision, hash) in hashes {
             tables.put_hash(revision, hash)?;
         }

@@ -34,6 +34,11 @@ pub enum Write {
     /// What is held of another origin is of a history that no longer counts: the writes that follow decide
     /// about its documents whatever the numbers of those that are held. What they do not name stays.
     Reset(Origin),
+    /// What is held of another origin is passed on from here. If the transaction brings something of it that was written
+    /// before what was known of it, or takes it to another epoch, the numbers of its versions tell nobody; so the own
+    /// line goes on by a revision, and [`crate::Store::since`] has all of that origin for whoever knows less of the own
+    /// line.
+    Retell(Origin),
     /// Replaces a private value together with the rest of the transaction.
     Private { name: String, value: SecretBytes },
     /// Everything of other origins up to here has arrived. The own component is the store's business
@@ -126,6 +131,6 @@ pub struct Receipt {
     pub sequence: u64,
     /// What the store knows afterwards.
     pub world: World,
-    /// One for each write in order; fences, resets, private values and advances have none.
+    /// One for each write in order; fences, resets, retellings, private values and advances have none.
     pub written: Vec<Written>,
 }

@@ -1,5 +1,6 @@
 //! Documents of other origins, and worlds.
 
+use model::World;
 use store::{Error, Filter, Write};
 
 use crate::kit::{Kit, copy, forget, key, origin, put, record, version, world};
@@ -158,19 +159,73 @@ pub(crate) async fn what_left_without_being_deleted_comes_back_as_it_was(kit: &K
 
 pub(crate) async fn what_came_long_after_it_was_written_is_told_to_who_was_past_it(kit: &Kit) {
     let store = kit.store("global");
-    let up_to = |at: &str| Write::Advance(world(&[at]));
-    let east = || Filter::all().not_written_by(origin("east"));
-    store.apply(vec![copy("west/a", "west-1-5", "1"), up_to("west-1-9")]).await.unwrap();
-    let before = store.head().await.unwrap().world;
-    store.apply(vec![copy("west/late", "west-1-3", "1"), up_to("west-1-10")]).await.unwrap();
-    let lacked = store.since(before, east()).await.unwrap();
-    let keys: Vec<_> = lacked.records.iter().map(|record| record.key.clone()).collect();
-    assert!(lacked.whole && keys.contains(&key("west/late")), "{lacked:?}");
+    let west = |writes: Vec<Write>, at: &str| {
+        let passed_on = [Write::Retell(origin("west")), Write::Advance(world(&[at]))];
+        store.apply(writes.into_iter().chain(passed_on).collect())
+    };
+    let lacked_since = async |have: &World| {
+        let lacked = store.since(have.clone(), Filter::all().not_written_by(origin("east"))).await.unwrap();
+        let keys: Vec<String> = lacked.records.iter().map(|record| record.key.name.to_string()).collect();
+        let gone: Vec<String> = lacked.tombstones.iter().map(|(key, _)| key.name.to_string()).collect();
+        (lacked.whole, keys, gone)
+    };
+    let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    store.transact(vec![put("global/other", "1")]).await.unwrap();
+    west(vec![copy("west/a", "west-1-5", "1"), copy("west/b", "west-1-6", "1")], "west-1-9").await.unwrap();
+    let before = store.head().await.unwrap();
+
+    // Nothing else of its origin moved, and nothing of anybody else is told.
+    let receipt = west(vec![copy("west/late", "west-1-3", "1")], "west-1-9").await.unwrap();
+    assert_eq!(receipt.world, world(&["global-1-2", "west-1-9"]));
+    assert_ne!(store.head().await.unwrap().hash, before.hash);
+    assert_eq!(lacked_since(&before.world).await, (false, names(&["late", "a", "b"]), vec![]));
+    let now = store.head().await.unwrap().world;
+    assert_eq!(lacked_since(&now).await, (false, vec![], vec![]));
+
+    // The same of what goes.
+    west(vec![forget("west/b", "west-1-9")], "west-1-9").await.unwrap();
+    assert_eq!(lacked_since(&now).await, (false, names(&["late", "a"]), names(&["b"])));
 
     // After it, differences are told as ever; and who only repeats what is held brings nothing late.
     let now = store.head().await.unwrap().world;
-    let again = vec![copy("west/a", "west-1-5", "1"), copy("west/b", "west-1-11", "1"), up_to("west-1-11")];
-    store.apply(again).await.unwrap();
-    let lacked = store.since(now, east()).await.unwrap();
-    assert_eq!((lacked.whole, lacked.records.len()), (false, 1), "{lacked:?}");
+    let again = vec![copy("west/a", "west-1-5", "1"), copy("west/c", "west-1-11", "1")];
+    west(again, "west-1-11").await.unwrap();
+    assert_eq!(lacked_since(&now).await, (false, names(&["c"]), vec![]));
+    assert_eq!(store.head().await.unwrap().point, now.point(&origin("global")).unwrap());
+}
+
+pub(crate) async fn an_epoch_of_another_that_is_passed_on_is_told_without_all_others(kit: &Kit) {
+    let (store, east) = (kit.store("global"), kit.store("east"));
+    let follow = async || {
+        let filter = || Filter::all().not_written_by(origin("east"));
+        let have = east.head().await.unwrap().world;
+        let known = have.point(&origin("west"));
+        let lacked = store.since(have, filter()).await.unwrap();
+        let (whole, many) = (lacked.whole, lacked.records.len());
+        let begins = lacked.world.point(&origin("west")).map(|at| at.epoch) != known.map(|at| at.epoch);
+        let reset = begins.then(|| Write::Reset(origin("west")));
+        east.apply(reset.into_iter().chain(lacked.into_writes([])).collect()).await.unwrap();
+        let (held, holds) = (east.list(filter()).await.unwrap(), store.list(filter()).await.unwrap());
+        assert_eq!(held.records, holds.records);
+        (whole, many)
+    };
+    store.transact(vec![put("global/a", "1"), put("global/b", "1")]).await.unwrap();
+    let lost = vec![
+        copy("west/a", "west-1-77", "lost"),
+        copy("west/b", "west-1-20", "the same"),
+        copy("west/c", "west-1-60", "lost"),
+        Write::Advance(world(&["west-1-90"])),
+    ];
+    store.apply(lost).await.unwrap();
+    assert_eq!(follow().await, (false, 5));
+    let back = vec![
+        Write::Reset(origin("west")),
+        copy("west/a", "west-1-30", "put back"),
+        forget("west/c", "west-2-90"),
+        Write::Retell(origin("west")),
+        Write::Advance(world(&["west-2-90"])),
+    ];
+    store.apply(back).await.unwrap();
+    assert_eq!(follow().await, (false, 2));
+    assert_eq!(follow().await, (false, 0));
 }
