@@ -1,13 +1,13 @@
 //! The global's end of one session with a zone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::shapes::ProxyCounts;
 use bytes::Bytes;
 use control::line::{self, Heard};
 use control::questions::{CLIENT_CERTIFICATE, HELD, HeldQuestion, SUMMARY};
-use control::{Admission, Refusals, not_yet, reports};
+use control::{Admission, Again, Refusals, not_yet, reports};
 use identity::certificates_to_pem;
 use model::kinds::{MeshTrust, ResourceSpec};
 use model::{DocumentKey, Origin, World, ZoneName};
@@ -28,13 +28,15 @@ pub(crate) struct ZoneSession {
     zone: ZoneName,
     admission: Admission,
     id: u64,
+    again: Arc<Again>,
     /// The right to store what the zone originates, from the first look at what is held of it.
     fence: Mutex<Option<Fence>>,
 }
 
 impl ZoneSession {
     pub(crate) fn new(zones: Zones, zone: ZoneName, admission: Admission, id: u64) -> Self {
-        Self { zones, zone, admission, id, fence: Mutex::default() }
+        let again = zones.again(&zone);
+        Self { zones, zone, admission, id, again, fence: Mutex::default() }
     }
 
     fn store(&self) -> &dyn Store {
@@ -64,7 +66,7 @@ impl ZoneSession {
         let standing = self.zones.holds().begun.find(self.store(), &self.origin(), &base).await?;
         self.mark(if standing.is_on_line { Line::Continues } else { Line::Diverges });
         let filter = Filter::all().not_written_by(self.origin());
-        let changes = self.store().since(base.world().clone(), filter).await?;
+        let changes = line::lacking(self.store(), &base, filter).await?;
         let hash = line::hash_at(self.store(), &changes.world).await?;
         let batch = policy::batch(changes, base.world(), &self.zone);
         // With the first word the zone hears our hash again, whatever it remembers.
@@ -81,6 +83,7 @@ impl ZoneSession {
         if let Err(reason) = self.zones.holds().judge(self.store(), &self.origin(), &batch).await? {
             return Ok(Applied::Held { reason });
         }
+        let (whole, as_of) = (batch.whole, self.again.as_of());
         let standing = self.standing(&batch).await?;
         let heard = Heard { point: upto, hash: batch.hash.clone() };
         let named = reports::Judged::of(&batch);
@@ -96,20 +99,23 @@ impl ZoneSession {
         writes.extend((refusals != before).then(|| refusals.write(&lane)));
         let refused = refusals.told();
         // Known before anybody can hear that the rest is in force.
-        self.zones.reports().put(lane.clone(), refusals);
+        self.zones.reports().put(lane.clone(), refusals.clone());
         if let Err(error) = self.store().apply(writes).await {
             // What counts is what was stored, maybe by a newer session.
             let stored = Refusals::load(self.store(), &lane).await?;
             self.zones.reports().put(lane, stored);
             return Err(error.into());
         }
-        // A batch that the disk refused comes again.
-        for refused in &judged.refused {
+        // A batch that the disk refused comes again, and what was refused is judged again.
+        for refused in judged.refused.iter().filter(|refused| !before.has(refused)) {
             self.zones.metrics().documents_refused.inc();
             let (document, reason) = (&refused.key, &refused.reason);
             warn!(zone = %self.zone, document, reason, "refused a document");
         }
         self.zones.holds().taken_over(&self.origin());
+        if self.again.taken_over(whole, as_of, &before, &refusals) {
+            self.zones.hear_anew(&self.zone);
+        }
         Ok(Applied::Stored { world: judged.world, refused })
     }
 
@@ -166,7 +172,8 @@ impl Host for ZoneSession {
         let heard = Heard::load(self.store(), &self.origin()).await?;
         let Some(Heard { point, hash }) = heard else { return Ok(Place::default()) };
         let have = [(self.origin(), point)].into_iter().collect();
-        Ok(Place { have, hash, held: BTreeMap::new() })
+        let anew = self.again.opens(&self.zones.reports().of(&lane(&self.zone)));
+        Ok(Place { have, hash, anew, ..Place::default() })
     }
 
     async fn apply(&self, topic: Topic, batch: Batch) -> Result<Applied, HostError> {

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use api::shapes::ProxyCounts;
+use control::again::Changed;
 use control::presence::{self, Past};
 use control::questions::SUMMARY;
-use control::{Admission, Clock, Enroller, Holds, Home, Reports};
+use control::{Admission, Again, Clock, Enroller, Holds, Home, Reports};
 use futures::future::join_all;
 use identity::Peer;
 use model::document::Unreadable;
-use model::kinds::{ResourceSpec, Zone};
+use model::kinds::{MeshTrust, ResourceSpec, Zone};
 use model::{Document, DocumentKey, Labels, Origin, Record, ZoneName};
 use rustls::pki_types::CertificateDer;
 use snapshot::handle::zone_tag;
@@ -63,6 +64,8 @@ struct Entry {
     is_removed: bool,
     counts: ProxyCounts,
     line: Line,
+    /// What is refused of what it originates.
+    again: Arc<Again>,
 }
 
 /// Whether what the zone has of the global is of this history.
@@ -125,6 +128,35 @@ impl Zones {
     pub(crate) fn hear_anew(&self, zone: &ZoneName) {
         if let Some(handle) = self.handle(zone) {
             handle.reopen(&Topic::ORIGINATED);
+        }
+    }
+
+    /// When what is refused of a zone is judged again.
+    pub(crate) fn again(&self, zone: &ZoneName) -> Arc<Again> {
+        self.entries().entry(zone.clone()).or_default().again.clone()
+    }
+
+    /// Documents changed: what was refused because of them is judged again.
+    fn review(&self, changes: &[Change]) {
+        for key in changes.iter().map(Change::key) {
+            for (zone, entry) in self.entries().iter() {
+                match key.kind.as_str() {
+                    kind if kind == Zone::KIND.name && key.name.as_str() == zone.as_str() => {
+                        self.judge_again(zone, entry, Changed::Owner);
+                    }
+                    kind if kind == MeshTrust::KIND.name && key.origin.zone() != Some(zone) => {
+                        self.judge_again(zone, entry, Changed::Bundle);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn judge_again(&self, zone: &ZoneName, entry: &Entry, because: Changed) {
+        let is_outdated = entry.again.changed(because, &self.reports().of(&lane(zone)));
+        if let Some(session) = entry.session.as_ref().filter(|_| is_outdated) {
+            session.handle.reopen(&Topic::ORIGINATED);
         }
     }
 
@@ -429,6 +461,10 @@ pub(crate) async fn follow(zones: Zones, stop: CancellationToken) -> anyhow::Res
 async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
     let mut watch = zones.store().watch(zones.store().head().await?.sequence);
     turn_away(zones).await?;
+    // Whatever changed while nobody looked.
+    for (zone, entry) in zones.entries().iter() {
+        zones.judge_again(zone, entry, Changed::Owner);
+    }
     loop {
         for entry in zones.entries().values() {
             if let Some(session) = &entry.session {
@@ -436,6 +472,7 @@ async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
             }
         }
         let commit = watch.next().await?;
+        zones.review(&commit.changes);
         let of_zones = |change: &&Change| change.key().kind.as_str() == Zone::KIND.name;
         for change in commit.changes.iter().filter(of_zones) {
             if let (Change::Deleted { key, .. }, Ok(zone)) = (change, change.key().name.as_str().parse()) {

@@ -75,7 +75,7 @@ impl Host for Upstream {
     async fn collect(&self, _: Topic, base: Base) -> Result<Option<Batch>, HostError> {
         self.take_up.look(&*self.store, &base).await?;
         let standing = self.holds.begun.find(&*self.store, &Origin::Global, &base).await?;
-        let changes = self.store.since(base.world().clone(), replica::originated(&self.zone)).await?;
+        let changes = line::lacking(&*self.store, &base, replica::originated(&self.zone)).await?;
         let hash = line::hash_at(&*self.store, &changes.world).await?;
         let batch = replica::batch(&self.zone, base.world(), changes);
         // With the first word the global hears our hash again, whatever it remembers.

@@ -5,7 +5,7 @@
 //! and when they may stay no more), `defaults`
 //! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
 //! zones), `line` (whose history counts when a store was put back), `views` (what begins to travel), `reports` (what was
-//! not taken, and by whom), `unread` (what got into a store behind the API) and `patience` (what waits for a disk that is
+//! not taken, and by whom), `again` (when that is judged again), `unread` (what got into a store behind the API) and `patience` (what waits for a disk that is
 //! full).
 //! `metrics` is what both count.
 
@@ -35,12 +35,15 @@ pub mod views;
 
 pub mod reports;
 
+pub mod again;
+
 pub mod unread;
 
 pub mod patience;
 
 pub mod metrics;
 
+pub use again::Again;
 pub use enrolment::{EnrolError, Enrolled, Enroller, Grant, TurnedAway};
 pub use home::{Home, HomeError};
 pub use issuing::Issuing;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use model::kinds::{Mesh, MeshIdentity, MeshTrafficPermission, ResourceSpec};
 use model::{Origin, Point, Version, World};
 use serde::{Deserialize, Serialize};
-use store::{Filter, Store, Write};
+use store::{Changes, Filter, Listing, Store, Write};
 use sync::line::{self, Found, Judged};
 use sync::link::HostError;
 use sync::{Base, Batch, Entry};
@@ -40,6 +40,15 @@ pub async fn hash_at(store: &dyn Store, world: &World) -> Result<Bytes, store::E
     let reached = world.point(store.origin()).unwrap_or_default();
     let hash = store.hash_at(reached).await?;
     Ok(hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0)))
+}
+
+/// What a copy lacks, by what it says of itself; everything where it asks for that.
+pub async fn lacking(store: &dyn Store, base: &Base, filter: Filter) -> Result<Changes, store::Error> {
+    if !base.is_anew() {
+        return store.since(base.world().clone(), filter).await;
+    }
+    let Listing { records, world, .. } = store.list(filter).await?;
+    Ok(Changes { whole: true, records, tombstones: Vec::new(), world })
 }
 
 /// Up to where an origin was heard, and the hash that came with that. Where the hash is missing less is noticed.

@@ -36,6 +36,20 @@ impl Refusals {
         Ok(kept.and_then(|kept| serde_json::from_slice(kept.expose()).ok()).unwrap_or_default())
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this version of this document is among them.
+    pub fn has(&self, refused: &Refused) -> bool {
+        self.0.get(&refused.key).is_some_and(|known| known.revision == refused.version)
+    }
+
+    /// Whether a document of this kind is among them, or may be.
+    pub fn concern(&self, kind: &str) -> bool {
+        self.0.keys().any(|key| key == AND_MORE || key.split('/').next() == Some(kind))
+    }
+
     /// Keeps them, as part of the transaction that takes over the rest of a batch.
     pub fn write(&self, lane: &str) -> Write {
         let bytes = serde_json::to_vec(self).expect("texts and numbers are JSON");
@@ -134,7 +148,7 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// What is refused in a lane now.
+    /// Replaces what is refused in a lane.
     pub fn put(&self, lane: impl Into<String>, refusals: Refusals) {
         let lane = lane.into();
         if refusals.0.is_empty() {
@@ -142,6 +156,11 @@ impl Reports {
         } else {
             self.lanes().insert(lane, refusals);
         }
+    }
+
+    /// What is refused in a lane now.
+    pub fn of(&self, lane: &str) -> Refusals {
+        self.lanes().get(lane).cloned().unwrap_or_default()
     }
 
     /// Those of some lanes, by document.

@@ -48,6 +48,9 @@ pub struct Place {
     /// The set itself by key and digest of the body, where it is small enough to be named, as a proxy's
     /// parts are. Empty otherwise.
     pub held: BTreeMap<String, Digest>,
+    /// Everything is to be sent, as a whole batch, though `have` is there: what was refused of it is to be judged
+    /// again. An owner that does not understand it sends what lacks.
+    pub anew: bool,
 }
 
 /// What the next batch of a topic is relative to.
@@ -69,6 +72,11 @@ impl Base {
 
     pub fn is_opened(&self) -> bool {
         matches!(self, Self::Opened(_))
+    }
+
+    /// Whether the peer asks for everything.
+    pub fn is_anew(&self) -> bool {
+        matches!(self, Self::Opened(place) if place.anew)
     }
 
     /// The hash that the peer has of it, as far as it said so.

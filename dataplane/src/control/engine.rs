@@ -242,7 +242,7 @@ impl Engine {
                     held.values_mut().for_each(|digest| *digest = Digest([0; 32]));
                 }
                 let Reached { world: have, .. } = self.stored.clone();
-                let _ = reply.send(Place { have, hash: self.stored.hash(&zone), held });
+                let _ = reply.send(Place { have, hash: self.stored.hash(&zone), held, ..Place::default() });
             }
             Command::Batch(zone, batch, reply) => {
                 match self.stored.judge(&zone, &batch) {

@@ -69,6 +69,8 @@ pub(crate) struct Seen {
     pub signals: BTreeMap<String, Signal>,
     pub ended: Vec<String>,
     pub refusals: Vec<String>,
+    /// How often it asked for everything.
+    pub asked_anew: usize,
 }
 
 impl FakeZone {
@@ -332,7 +334,10 @@ impl Host for Site {
     async fn collect(&self, _topic: Topic, base: Base) -> Result<Option<Batch>, HostError> {
         let standing = self.holds.begun.find(&*self.store, &Origin::Global, &base).await?;
         let own = Filter::all().written_by(self.origin.clone());
-        let changes = self.store.since(base.world().clone(), own).await?;
+        if base.is_anew() {
+            self.see(|seen| seen.asked_anew += 1);
+        }
+        let changes = line::lacking(&*self.store, &base, own).await?;
         let mut entries: Vec<Entry> = changes.records.into_iter().map(Entry::from).collect();
         entries.append(&mut self.lies.lock().unwrap());
         let hash = line::hash_at(&*self.store, &changes.world).await?;
@@ -344,7 +349,7 @@ impl Host for Site {
     async fn locate(&self, _topic: Topic) -> Result<Place, HostError> {
         let have = self.store.head().await?.world;
         let heard = Heard::load(&*self.store, &Origin::Global).await?.unwrap_or_default();
-        Ok(Place { have, hash: heard.hash, held: BTreeMap::new() })
+        Ok(Place { have, hash: heard.hash, ..Place::default() })
     }
 
     async fn apply(&self, _topic: Topic, mut batch: Batch) -> Result<Applied, HostError> {

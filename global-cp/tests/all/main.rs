@@ -8,6 +8,7 @@ mod fake_zone;
 mod fixture;
 mod full_disk;
 mod joining;
+mod judged_again;
 mod proof;
 mod restart;
 mod status;

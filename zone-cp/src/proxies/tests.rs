@@ -133,7 +133,12 @@ fn open(zone: &Arc<Zone>, certificate: &CertificateDer<'_>) -> Session {
 /// Of a proxy that was told this much, and knows of a destination.
 fn place(global: Point, own: Point, hash: &'static str) -> Place {
     let held = [(GONE.to_owned(), Digest::of(b"{}"))].into_iter().collect();
-    Place { have: [(Origin::Global, global), (east(), own)].into_iter().collect(), hash: hash.into(), held }
+    Place {
+        have: [(Origin::Global, global), (east(), own)].into_iter().collect(),
+        hash: hash.into(),
+        held,
+        ..Place::default()
+    }
 }
 
 #[tokio::test]

@@ -49,6 +49,7 @@ impl Frame {
                     have: world(open.have)?,
                     hash: hash(open.hash)?,
                     held: open.held.into_iter().map(held).collect::<Result<_, _>>()?,
+                    anew: open.anew,
                 },
                 window: open.window,
             },
@@ -138,6 +139,7 @@ impl From<Frame> for v1::Frame {
                     .map(|(key, digest)| v1::Held { key, digest: Bytes::copy_from_slice(&digest.0) })
                     .collect(),
                 window,
+                anew: place.anew,
             }),
             Frame::Chunk(chunk) => Kind::Chunk(v1::Chunk {
                 topic: chunk.topic.to_string(),

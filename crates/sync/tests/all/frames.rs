@@ -169,8 +169,8 @@ fn entry() -> impl Strategy<Value = Entry> {
 }
 
 fn place() -> impl Strategy<Value = Place> {
-    (world(), hash(), btree_map(text(), any::<[u8; 32]>().prop_map(Digest), 0..4))
-        .prop_map(|(have, hash, held)| Place { have, hash, held })
+    (world(), hash(), btree_map(text(), any::<[u8; 32]>().prop_map(Digest), 0..4), any::<bool>())
+        .prop_map(|(have, hash, held, anew)| Place { have, hash, held, anew })
 }
 
 fn refused() -> impl Strategy<Value = Refused> {

@@ -115,7 +115,7 @@ impl Copied {
     pub(super) fn place(&self) -> Place {
         let held = self.set.iter().filter(|_| self.partial);
         let held = held.map(|(key, entry)| (key.clone(), Digest::of(&entry.body))).collect();
-        Place { have: self.world.clone(), hash: hash_bytes(self.hash), held }
+        Place { have: self.world.clone(), hash: hash_bytes(self.hash), held, ..Place::default() }
     }
 
     /// As the control planes judge; `accepted` is the epoch that somebody accepted.
