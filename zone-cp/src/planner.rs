@@ -11,6 +11,7 @@ mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -240,6 +241,8 @@ struct State {
     class: Option<Arc<Class>>,
     /// It has said at least once that its configuration is in force, with its own Dataplane in it.
     serves: bool,
+    /// Where its Dataplane says that it listens, and it has not said so since.
+    moves_to: BTreeSet<SocketAddr>,
     /// It has said that it is about to leave. It goes on serving, and counts for the proof until it has gone.
     draining: bool,
     confirmed: Option<(World, u64)>,
@@ -396,6 +399,7 @@ impl Planner {
             // Who comes back within moments goes on as it did; a newcomer serves once it has said so. One that was
             // about to leave may be new as well.
             serves: returns,
+            moves_to: known.map(|state| state.moves_to.clone()).unwrap_or_default(),
             draining: false,
             key: match &client {
                 Client::Proxy(proxy) => Some(proxy.key(&self.zone)),
@@ -499,10 +503,11 @@ impl Planner {
         self.clients.get_mut(client).filter(|state| state.session == session)
     }
 
-    /// A client serves from when it said that it runs what follows from its own Dataplane as it is now: a newcomer runs
-    /// what was there before it for a moment, and listens nowhere yet.
+    /// A client serves, and listens where its own Dataplane says, from when it said that it runs what follows from that
+    /// as it is now: a newcomer runs what was there before it for a moment, and listens nowhere yet.
     fn may_serve(&mut self, client: &Client) {
-        let Some(state) = self.clients.get_mut(client).filter(|state| !state.serves) else { return };
+        let is_news = |state: &&mut State| !state.serves || !state.moves_to.is_empty();
+        let Some(state) = self.clients.get_mut(client).filter(is_news) else { return };
         let confirmed = state.confirmed.as_ref().map(|(world, _)| world);
         let runs = if state.runs_newest() { Some(&self.world) } else { confirmed };
         let held = state.key.as_ref().map(|key| self.view.get::<Dataplane>(key));
@@ -510,6 +515,7 @@ impl Planner {
             .is_none_or(|held| held.zip(runs).is_some_and(|((held, _), runs)| runs.covers(&held.version)));
         if is_in && confirmed.is_some() {
             state.serves = true;
+            state.moves_to.clear();
             self.lives_or_not(client);
         }
     }
@@ -521,6 +527,11 @@ impl Planner {
             // No word is not "gone": not in the first time of this control plane.
             None => self.returning.as_ref().is_some_and(|returning| returning.contains(proxy)),
         }
+    }
+
+    /// Whether a proxy that is there may not listen at an address yet.
+    fn moves_to(&self, proxy: ProxyId, address: SocketAddr) -> bool {
+        self.clients.get(&Client::Proxy(proxy)).is_some_and(|state| state.moves_to.contains(&address))
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use model::kinds::dataplane::{Inbound, State};
 use model::kinds::mesh_service::{Port, Selector};
 use model::kinds::{Host, MeshService, MeshZoneAddress};
-use model::{DestinationId, MeshName, ResourceName, SectionName, ServiceKind, SpiffeId, ZoneName};
+use model::{DestinationId, ResourceName, SectionName, ServiceKind, SpiffeId, ZoneName};
 use serde::{Deserialize, Serialize};
 
 use crate::handle::Salt;
@@ -42,14 +42,14 @@ pub struct Instance {
     pub ready: bool,
 }
 
-/// The instances behind one port of a service of this zone. `is_live` says whether a proxy's session is.
-/// A proxy without an identity is no instance: nobody could tell that it is the service.
+/// The instances behind one port of a service of this zone. `is_live` says whether a proxy is there, and listens at
+/// an address. A proxy without an identity is no instance: nobody could tell that it is the service.
 pub fn instances(
     view: &View,
     zone: &ZoneName,
     salt: &Salt,
     destination: &DestinationId,
-    is_live: impl Fn(&MeshName, &ResourceName) -> bool,
+    is_live: impl Fn(&Proxy<'_>, SocketAddr) -> bool,
 ) -> Vec<Instance> {
     let Some((service, port)) = own_port(view, zone, destination) else { return Vec::new() };
     let members = Proxy::all(view, &destination.mesh, zone).filter(|proxy| is_member(service, proxy));
@@ -61,7 +61,7 @@ pub fn instances(
             address,
             sni: salt.sni(destination, proxy.name, address, zone),
             identity: proxy.spiffe_id(view)?,
-            ready: inbound.state == State::Ready && is_live(proxy.mesh, proxy.name),
+            ready: inbound.state == State::Ready && is_live(&proxy, address),
         })
     };
     members.filter_map(of_proxy).collect()

@@ -1,8 +1,11 @@
 //! The documents' side of the planner: what follows when some of them change.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
+use model::kinds::Dataplane;
 use model::{DocumentKey, Version, World};
+use snapshot::Proxy;
 use snapshot::compile::concerns;
 use snapshot::parts::PartName;
 use store::{Change, Listing};
@@ -32,6 +35,8 @@ impl Planner {
 
     pub(super) fn changed(&mut self, changes: &[Change], world: World, out: &mut Vec<Output>) {
         let changed: Vec<&DocumentKey> = changes.iter().map(Change::key).collect();
+        let proxies = changed.iter().filter_map(|key| Some((ProxyId::of(key)?, self.addresses(key))));
+        let listened: BTreeMap<ProxyId, BTreeSet<SocketAddr>> = proxies.collect();
         // Those that it leaves, and those that it comes to.
         self.outdate(&changed);
         for change in changes {
@@ -44,17 +49,38 @@ impl Planner {
             }
         }
         self.outdate(&changed);
+        for (proxy, before) in &listened {
+            self.note_moves(proxy, before);
+        }
         self.shared.changed(&changed);
         let concerns =
             |proxy: &DocumentKey, part: &PartName| changed.iter().any(|key| concerns(key, proxy, part));
         self.replan(world, concerns, out);
         // Who runs what follows from its new Dataplane already is told nothing, and says nothing.
-        for proxy in changed.iter().filter_map(|key| ProxyId::of(key)) {
+        for proxy in listened.into_keys() {
             self.may_serve(&Client::Proxy(proxy));
         }
         if changed.iter().any(|key| READS.contains(&key.kind.as_str())) {
             // Another service may stand behind one of several zones now.
             self.review_wishes(out);
+        }
+    }
+
+    /// Where others reach a proxy, by its Dataplane.
+    fn addresses(&self, key: &DocumentKey) -> BTreeSet<SocketAddr> {
+        let held = self.view.get::<Dataplane>(key);
+        let Some(proxy) = held.and_then(|(held, dataplane)| Proxy::new(held, dataplane)) else {
+            return BTreeSet::new();
+        };
+        proxy.inbounds().filter_map(|inbound| proxy.listen(inbound)).collect()
+    }
+
+    /// That a proxy serves says nothing of addresses that its Dataplane has named since.
+    fn note_moves(&mut self, proxy: &ProxyId, before: &BTreeSet<SocketAddr>) {
+        let now = self.addresses(&proxy.key(&self.zone));
+        if let Some(state) = self.clients.get_mut(&Client::Proxy(proxy.clone())) {
+            state.moves_to.retain(|address| now.contains(address));
+            state.moves_to.extend(now.difference(before));
         }
     }
 

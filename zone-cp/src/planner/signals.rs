@@ -329,8 +329,9 @@ impl Planner {
     }
 
     pub(super) fn instances(&self, destination: &DestinationId) -> Vec<endpoints::Instance> {
-        let is_live = |mesh: &MeshName, name: &ResourceName| {
-            self.is_live(&ProxyId { mesh: mesh.clone(), name: name.clone() })
+        let is_live = |proxy: &Proxy<'_>, address| {
+            let proxy = ProxyId { mesh: proxy.mesh.clone(), name: proxy.name.clone() };
+            self.is_live(&proxy) && !self.moves_to(proxy, address)
         };
         endpoints::instances(&self.view, &self.zone, &self.salt, destination, is_live)
     }

@@ -1,6 +1,7 @@
 mod closed;
 mod gone;
 mod listed;
+mod ready;
 
 use std::time::{Duration, SystemTime};
 
