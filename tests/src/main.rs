@@ -5,6 +5,7 @@
 mod architecture;
 mod clocks;
 mod control_metrics;
+mod demo_stops;
 mod ended_leaf;
 mod first_policy;
 mod flaps;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -78,17 +78,20 @@ impl Process {
         text.trim_start_matches("https://").parse().expect("an address")
     }
 
-    /// As an init system does; it must end by itself, and say that all is well.
+    /// It must say that all is well.
     async fn terminate(mut self) {
-        let id = self.child.id().expect("it still runs").to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill runs");
-        assert!(sent.success());
-        let ended = time::timeout(LIMIT, self.child.wait())
-            .await
-            .expect("it ends in time")
-            .expect("it can be waited for");
+        let ended = terminate(&mut self.child).await;
         assert!(ended.success(), "{} ended with {ended}", self.name);
     }
+}
+
+/// As an init system does; it must end by itself.
+pub(crate) async fn terminate(child: &mut Child) -> ExitStatus {
+    let id = child.id().expect("it still runs").to_string();
+    let sent = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill runs");
+    assert!(sent.success());
+    let ended = time::timeout(LIMIT, child.wait()).await.expect("it ends in time");
+    ended.expect("it can be waited for")
 }
 
 struct ZoneProcesses {
