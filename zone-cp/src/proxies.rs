@@ -36,7 +36,7 @@ pub struct Zone {
     pub issuing: Issuing,
     pub clock: Clock,
     pub metrics: Metrics,
-    /// Where this control plane listens.
+    /// Where this control plane listens, and the global, as far as that is known.
     pub own: Vec<SocketAddr>,
 }
 

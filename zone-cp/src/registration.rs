@@ -1,7 +1,7 @@
 //! Decides whether what a proxy says of itself may stand in the zone's store. Pure.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use model::document::{self, Address, Document, Tree, Violation};
 use model::kinds::{Dataplane, Host, ResourceSpec};
@@ -36,7 +36,9 @@ pub enum Refusal {
     Address { found: String, from: IpAddr },
     #[error("the label {0} says who a proxy is, and that is for its token to say: leave it out")]
     Identity(String),
-    #[error("{0} is not an address of an application: it belongs to this control plane or to the machine")]
+    #[error(
+        "{0} is not an address of an application: it belongs to a control plane, to the machine, or to many"
+    )]
     Reserved(SocketAddr),
     #[error("the advertised address is not of the form 192.0.2.7:10001")]
     Advertise(#[source] serde_json::Error),
@@ -49,7 +51,7 @@ fn lines(violations: &[Violation]) -> String {
 }
 
 /// The Dataplane that a sidecar sent, as it may be stored: with the workload of its token. `own` is where
-/// this control plane listens.
+/// control planes listen, as far as this one knows.
 pub fn dataplane(
     body: &[u8],
     proxy: &ProxyId,
@@ -108,17 +110,30 @@ fn dialled(dataplane: &Dataplane) -> impl Iterator<Item = SocketAddr> + '_ {
     })
 }
 
-/// A relay to these would lead past the front door of the control plane, or to the machine's own secrets.
+/// A relay to these would lead past the front door of a control plane, to the machine's own secrets, or to many at
+/// once. An address of IPv4 in the form of IPv6 is dialled as what it is.
 fn is_reserved(address: &SocketAddr, own: &[SocketAddr]) -> bool {
-    let link_local = match address.ip() {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    let ip = address.ip().to_canonical();
+    let is_special = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.segments()[..2] == AWS,
     };
     let is_own = |own: &SocketAddr| {
-        own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified())
+        let own_ip = own.ip().to_canonical();
+        own.port() == address.port() && (own_ip == ip || own_ip.is_unspecified())
     };
-    link_local || own.iter().any(is_own)
+    // What is unspecified is dialled as the own machine.
+    is_special || ip.is_multicast() || ip.is_unspecified() || METADATA.contains(&ip) || own.iter().any(is_own)
 }
+
+/// Where clouds tell a machine its secrets, beside the link-local addresses: Alibaba, Azure and Google.
+const METADATA: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+/// How the addresses begin that Amazon keeps for such, and for others of its own.
+const AWS: [u16; 2] = [0xfd00, 0xec2];
 
 /// The labels of Kubernetes: there the zone knows them from the pod.
 const K8S: &str = "k8s.tombolo.io/";
@@ -167,7 +182,8 @@ mod tests {
 
     fn register(yaml: &str, granted: &Granted) -> Result<Document, Refusal> {
         let proxy = ProxyId { mesh: "default".parse().unwrap(), name: "web-1".parse().unwrap() };
-        let own = ["10.0.0.7:5681".parse().unwrap(), "0.0.0.0:5678".parse().unwrap()];
+        let own = ["10.0.0.7:5681", "0.0.0.0:5678", "[::ffff:127.9.0.2]:5680"];
+        let own = own.map(|own| own.parse().unwrap());
         dataplane(yaml.as_bytes(), &proxy, granted, FROM.parse().unwrap(), &"east".parse().unwrap(), &own)
     }
 
@@ -188,33 +204,79 @@ mod tests {
     }
 
     #[test]
-    fn s37_s46_a_sidecar_says_nothing_of_itself_that_is_not_its_own() {
-        let inbound = "{port: 8080, servicePort: 3000}";
+    fn s37_another_workload_does_not_take_a_proxys_name() {
         let cases = [
-            ("as it is", "app: web", FROM, inbound, true),
-            ("an address of the token", "", "10.0.0.8", inbound, true),
-            ("its own workload", "tombolo.io/workload: web", FROM, inbound, true),
-            ("another workload", "tombolo.io/workload: vault", FROM, inbound, false),
-            ("the same, in the other spelling", "kuma.io/workload: vault", FROM, inbound, false),
-            ("a namespace", "k8s.tombolo.io/namespace: bank", FROM, inbound, false),
-            ("a service account", "k8s.kuma.io/service-account: vault", FROM, inbound, false),
-            ("another machine", "", "10.0.0.9", inbound, false),
-            ("another machine in an inbound", "", FROM, "{port: 8080, address: 10.0.0.9}", false),
-            ("a name", "", "db.example.org", inbound, false),
-            ("the control plane's API", "", FROM, "{port: 5681}", false),
-            ("the control plane's sync port", "", FROM, "{port: 8080, servicePort: 5678}", false),
-            (
-                "the metadata service",
-                "",
-                FROM,
-                "{port: 8080, serviceAddress: 169.254.169.254, servicePort: 80}",
-                false,
-            ),
+            ("its own workload", "tombolo.io/workload: web", true),
+            ("another workload", "tombolo.io/workload: vault", false),
+            ("the same, in the other spelling", "kuma.io/workload: vault", false),
+            ("a namespace", "k8s.tombolo.io/namespace: bank", false),
+            ("a service account", "k8s.kuma.io/service-account: vault", false),
         ];
-        for (why, labels, address, inbound, may) in cases {
-            let registered = register(&document(labels, address, inbound), &granted());
+        for (why, labels, may) in cases {
+            let registered = register(&document(labels, FROM, ""), &granted());
             assert_eq!(registered.is_ok(), may, "{why}: {registered:?}");
         }
+    }
+
+    #[test]
+    fn s46_a_sidecar_is_reached_only_where_it_is_or_where_its_token_says() {
+        let inbound = "{port: 8080, servicePort: 3000}";
+        let cases = [
+            ("as it is", FROM, inbound, true),
+            ("an address of the token", "10.0.0.8", inbound, true),
+            ("another machine", "10.0.0.9", inbound, false),
+            ("another machine in an inbound", FROM, "{port: 8080, address: 10.0.0.9}", false),
+            ("a name", "db.example.org", inbound, false),
+        ];
+        for (why, address, inbound, may) in cases {
+            let registered = register(&document("", address, inbound), &granted());
+            assert_eq!(registered.is_ok(), may, "{why}: {registered:?}");
+        }
+    }
+
+    #[test]
+    fn s46_nobody_is_made_to_dial_control_planes_metadata_or_many() {
+        let cases = [
+            ("10.0.0.7", 3000, true),
+            ("127.0.0.1", 3000, true),
+            ("192.168.7.7", 80, true),
+            ("fd00:7::1", 80, true),
+            ("::ffff:192.168.7.7", 80, true),
+            // This control plane, at one of its addresses or at all.
+            ("10.0.0.7", 5681, false),
+            ("::ffff:10.0.0.7", 5681, false),
+            ("127.0.0.1", 5678, false),
+            ("192.168.7.7", 5678, false),
+            ("::ffff:127.9.0.2", 5680, false),
+            ("127.9.0.2", 5680, false),
+            ("127.9.0.2", 5681, true),
+            // Link-local, where most clouds have their metadata.
+            ("169.254.169.254", 80, false),
+            ("::ffff:169.254.169.254", 80, false),
+            ("169.254.170.2", 80, false),
+            ("fe80::1", 80, false),
+            // And where some others have them.
+            ("fd00:ec2::254", 80, false),
+            ("fd00:ec2::23", 80, false),
+            ("fd20:ce::254", 80, false),
+            ("100.100.100.200", 80, false),
+            ("::ffff:100.100.100.200", 80, false),
+            ("168.63.129.16", 80, false),
+            // Many.
+            ("224.0.0.1", 80, false),
+            ("::ffff:224.0.0.1", 80, false),
+            ("ff02::1", 80, false),
+            ("255.255.255.255", 80, false),
+            // The own machine, by another name.
+            ("::ffff:0.0.0.0", 3000, false),
+        ];
+        for (address, port, may) in cases {
+            let inbound = format!("{{port: 8080, serviceAddress: '{address}', servicePort: {port}}}");
+            let registered = register(&document("", FROM, &inbound), &granted());
+            assert_eq!(registered.is_ok(), may, "{address} {port}: {registered:?}");
+        }
+        let listens = register(&document("", FROM, "{port: 5681}"), &granted());
+        assert!(matches!(listens, Err(Refusal::Reserved(_))), "an ingress would dial it: {listens:?}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Puts a zone control plane together.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ impl ZoneCp {
             }
         });
         let global = options.joins();
+        let of_global = global.as_ref().and_then(|(address, _)| address.parse::<SocketAddr>().ok());
         let upstream = global.is_some().then(Handle::new);
         let planner = Planner::new(zone.clone(), salt(&*store).await?);
         let hub = Hub::new(zone.clone(), planner, upstream.clone(), tasks.children(), clock.clone());
@@ -193,7 +195,8 @@ impl ZoneCp {
             issuing: Issuing::default(),
             clock: clock.clone(),
             metrics: counts,
-            own: vec![addresses.api, addresses.sync, addresses.health],
+            // The global as well, where it is not a name.
+            own: [addresses.api, addresses.sync, addresses.health].into_iter().chain(of_global).collect(),
         });
         let handler = Arc::new(Sessions { zone: zone_state });
         serve::sync(&mut tasks, listeners.sync, tls.sync.clone(), handler, server::Options::new(sessions));
