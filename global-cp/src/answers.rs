@@ -8,7 +8,7 @@ use api::routes;
 use api::shapes::{Choice, Heard, Hold, InspectDataplane, ZoneOverview};
 use api::status::{ControlPlane, EndingCertificate, MOST_NAMED, MeshStatus, Status, ZoneStatus};
 use control::questions::{INSPECT, InspectQuestion, STATUS};
-use control::{Clock, Unread, presence};
+use control::{Clock, Unread};
 use futures::future::{BoxFuture, join_all};
 use model::{MeshName, Origin, ResourceName, ZoneName};
 use sync::session::AskError;
@@ -43,7 +43,7 @@ impl Answers {
 
     fn overview(&self, name: ZoneName) -> ZoneOverview {
         let heard = self.zones.heard(&name);
-        let Heard { state, age_ms, .. } = presence::heard(heard.age, heard.has_session);
+        let Heard { state, age_ms, .. } = heard.told();
         ZoneOverview { name, state, age_ms, proxies: heard.counts }
     }
 

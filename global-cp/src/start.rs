@@ -46,7 +46,7 @@ impl GlobalCp {
         zones.recall().await.context("what was refused cannot be read")?;
         zones.remember_ages().await.context("when zones were last heard of cannot be read")?;
         let of_zones = zones.clone();
-        metrics::show_ages(&mut registry, move || of_zones.ages());
+        metrics::show_ages(&mut registry, move || of_zones.everyone());
         let of_both = control::Metrics::register(&mut registry, &*home.store);
         let (authority_ends, server_ends) = (home.ca.validity().not_after, tls.ends.clone());
         metrics::show_ends(&mut registry, move || {
@@ -83,10 +83,7 @@ impl GlobalCp {
             admission: Arc::new(GlobalAdmission::new(zones.clone())),
             reports: zones.reports().clone(),
             hosts: hosts.into_iter().collect::<BTreeSet<_>>(),
-            ages: Arc::new(move |origin: &Origin| {
-                let heard = of_zones.heard(origin.zone()?);
-                Some(presence::heard(heard.age, heard.has_session))
-            }),
+            ages: Arc::new(move |origin: &Origin| Some(of_zones.heard(origin.zone()?).told())),
             extra: routes::zones(answers.clone())
                 .merge(routes::holds(answers.clone()))
                 .merge(status::route(answers.clone()))

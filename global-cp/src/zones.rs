@@ -95,6 +95,13 @@ pub(crate) struct Heard {
     pub(crate) line: Line,
 }
 
+impl Heard {
+    /// How the API tells it.
+    pub(crate) fn told(&self) -> api::shapes::Heard {
+        presence::heard(self.age, self.has_session)
+    }
+}
+
 impl Zones {
     pub(crate) fn new(home: Home, enroller: Arc<Enroller>, clock: Clock, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
@@ -189,6 +196,13 @@ impl Zones {
             Some((Origin::Zone(zone.clone()), entry.last_heard?.elapsed()))
         };
         entries.iter().filter_map(age).collect()
+    }
+
+    /// How each zone is heard that ever was.
+    pub(crate) fn everyone(&self) -> Vec<(Origin, api::shapes::Heard)> {
+        let entries = self.entries();
+        let heard = entries.iter().map(|(zone, entry)| (Origin::Zone(zone.clone()), entry.heard()));
+        heard.filter(|(_, heard)| heard.age.is_some()).map(|(zone, heard)| (zone, heard.told())).collect()
     }
 
     /// What the process before this one kept of it.

@@ -126,7 +126,10 @@ impl ZoneCp {
         let upward = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::CONTROL_PLANE);
         let counters = [("proxies", sessions.counters.clone()), ("global", upward.counters.clone())];
         metrics::show_sessions(&mut registry, counters);
-        metrics::show_ages(&mut registry, all_ages.clone());
+        let told = ages.clone();
+        metrics::show_ages(&mut registry, move || {
+            told.lock().unwrap_or_else(PoisonError::into_inner).everyone(time::Instant::now())
+        });
         let (keeping, at) = (store.clone(), clock.clone());
         tasks.spawn("ages", |stop| presence::keep(keeping, at, all_ages, stop));
         let holds = Arc::new(Holds::default());

@@ -8,7 +8,8 @@
 //! | `tombolo_sync_sessions{peers}` | open now, with `zones`, `proxies` (and ingresses) or the `global` |
 //! | `tombolo_sync_batches_total{peers,direction}` | `sent` and acknowledged, or `received` and in force |
 //! | `tombolo_sync_refused_total{peers,direction}` | documents and parts that a peer did not take, or that were not taken from it |
-//! | `tombolo_origin_age_seconds{origin}` | since another control plane was last heard of |
+//! | `tombolo_origin_age_seconds{origin}` | since another control plane was last heard of, as its documents say it |
+//! | `tombolo_origin_frozen{origin}` | 1 while that age stands still, since whoever tells it is not heard itself; else 0 |
 //! | `tombolo_certificate_end_timestamp_seconds{of}` | when what this control plane serves or signs with ends, in seconds since 1970 |
 
 use std::fmt;
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::Proof;
 use api::revisions::LONGEST_WAIT;
-use api::shapes::Progress;
+use api::shapes::{Heard, Progress};
 use model::{Origin, Version};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
@@ -195,29 +196,39 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// Shows how long ago others were heard of; `ages` is asked at each scrape, since they change by themselves.
+/// Shows how others are heard; `everyone` is asked at each scrape, since ages change by themselves.
 pub fn show_ages(
     registry: &mut Registry,
-    ages: impl Fn() -> Vec<(Origin, Duration)> + Send + Sync + 'static,
+    everyone: impl Fn() -> Vec<(Origin, Heard)> + Send + Sync + 'static,
 ) {
-    registry.register_collector(Box::new(Heard(ages)));
+    registry.register_collector(Box::new(Ages(everyone)));
 }
 
-struct Heard<F>(F);
+struct Ages<F>(F);
 
-impl<F: Fn() -> Vec<(Origin, Duration)> + Send + Sync + 'static> Collector for Heard<F> {
+impl<F: Fn() -> Vec<(Origin, Heard)> + Send + Sync + 'static> Collector for Ages<F> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let everyone: Vec<(String, Heard)> =
+            (self.0)().into_iter().map(|(origin, heard)| (origin.to_string(), heard)).collect();
         let (name, help) = ("tombolo_origin_age_seconds", "Since another control plane was last heard of");
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (origin, age) in (self.0)() {
-            let origin = origin.to_string();
-            family.encode_family(&[("origin", origin.as_str())])?.encode_gauge(&age.as_secs_f64())?;
+        let mut ages = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (origin, heard) in &everyone {
+            let Some(age) = heard.age_ms else { continue };
+            let age = Duration::from_millis(age).as_secs_f64();
+            ages.encode_family(&[("origin", origin.as_str())])?.encode_gauge(&age)?;
+        }
+        let (name, help) =
+            ("tombolo_origin_frozen", "Whether that age stands still, since whoever tells it is not heard");
+        let mut frozen = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (origin, heard) in &everyone {
+            let is_frozen = i64::from(heard.is_frozen);
+            frozen.encode_family(&[("origin", origin.as_str())])?.encode_gauge(&is_frozen)?;
         }
         Ok(())
     }
 }
 
-impl<F> fmt::Debug for Heard<F> {
+impl<F> fmt::Debug for Ages<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the ages of others")
     }
@@ -249,5 +260,33 @@ impl<F: Fn() -> Ends + Send + Sync + 'static> Collector for Certificates<F> {
 impl<F> fmt::Debug for Certificates<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ends of certificates")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence;
+
+    #[test]
+    fn an_age_that_stands_still_is_shown_so_and_does_not_grow() {
+        let (start, west) = (Instant::now(), Origin::Zone("west".parse().unwrap()));
+        let mut ages = presence::Ages::new(Vec::new(), start);
+        ages.heartbeat(&[(west, Duration::from_secs(3))], start);
+        let page = |seconds| {
+            let (ages, mut registry) = (ages.clone(), Registry::default());
+            show_ages(&mut registry, move || ages.everyone(start + Duration::from_secs(seconds)));
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            let of = |name: &str, origin: &str| {
+                let series = format!("{name}{{origin=\"{origin}\"}} ");
+                text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<f64>().ok())
+            };
+            let shown =
+                |origin| of("tombolo_origin_age_seconds", origin).zip(of("tombolo_origin_frozen", origin));
+            (shown("global"), shown("west"))
+        };
+        assert_eq!(page(1), (Some((1.0, 0.0)), Some((4.0, 0.0))));
+        assert_eq!(page(60), (Some((60.0, 0.0)), Some((4.0, 1.0))));
     }
 }

@@ -1,6 +1,6 @@
 //! Decides how well others are heard: by how long ago they last said anything, to this process or the one before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -115,11 +115,18 @@ impl Ages {
         Self { last: now, is_heard: false, told: kept.into_iter().collect() }
     }
 
-    /// Of everyone that was heard of.
+    /// How long ago everyone was last heard of that was, to be kept: also what [`Self::heard`] says is frozen grows here,
+    /// so that the moment stays the same.
     pub fn all(&self, now: Instant) -> Vec<(Origin, Duration)> {
         let silent = now.saturating_duration_since(self.last);
         let others = self.told.iter().map(|(origin, age)| (origin.clone(), *age + silent));
         others.chain(self.is_heard.then_some((Origin::Global, silent))).collect()
+    }
+
+    /// As [`Self::heard`] says it, of everyone of whom anything is known.
+    pub fn everyone(&self, now: Instant) -> Vec<(Origin, Heard)> {
+        let origins = self.told.keys().cloned().chain([Origin::Global]).collect::<BTreeSet<_>>();
+        origins.into_iter().filter_map(|origin| Some((origin.clone(), self.heard(&origin, now)?))).collect()
     }
 
     pub fn heartbeat(&mut self, ages: &[(Origin, Duration)], now: Instant) {
@@ -133,8 +140,9 @@ impl Ages {
         let silent = now.saturating_duration_since(self.last);
         if !self.is_heard {
             // The time in which this process was not there counts as well.
-            let age = *self.told.get(origin)? + silent;
-            return Some(Heard { is_frozen: *origin != Origin::Global, ..heard(Some(age), false) });
+            let is_frozen = *origin != Origin::Global;
+            let age = *self.told.get(origin)? + if is_frozen { Duration::ZERO } else { silent };
+            return Some(Heard { is_frozen, ..heard(Some(age), false) });
         }
         if *origin == Origin::Global {
             return Some(heard(Some(silent), true));
@@ -211,8 +219,15 @@ mod tests {
             (found.age_ms.unwrap() / 1_000, found.is_frozen, found.state)
         };
         assert_eq!(after(&ages, &global, 5), (107, false, Connection::Offline));
-        assert_eq!(after(&ages, &west, 5), (145, true, Connection::Offline));
-        assert_eq!(ages.all(start + Duration::from_secs(5))[1], (west.clone(), Duration::from_secs(145)));
+        for seconds in [0, 5] {
+            assert_eq!(after(&ages, &west, seconds), (140, true, Connection::Offline), "it stands still");
+        }
+        let kept = ages.all(start + Duration::from_secs(5));
+        assert_eq!(
+            kept[1],
+            (west.clone(), Duration::from_secs(145)),
+            "for the next start it is as old as it is"
+        );
         ages.heartbeat(&[(west.clone(), Duration::from_secs(1))], start);
         assert_eq!(after(&ages, &west, 0), (1, false, Connection::Connected));
 
