@@ -20,16 +20,31 @@ pub(crate) fn header(kind: &Kind, wide: bool) -> Vec<&'static str> {
 }
 
 pub(crate) fn row(kind: &Kind, document: &Value, wide: bool) -> Vec<Cell> {
+    let mut row = named(kind, document);
+    if wide {
+        row.push(text(&document["status"]["namespace"]).into());
+        row.extend(details(kind).iter().map(|(_, show)| Cell::from(show(spec(document)))));
+        row.push(labels(document).into());
+    }
+    row
+}
+
+/// Of one that is gone nobody says any more what it said.
+pub(crate) fn gone_row(kind: &Kind, document: &Value, wide: bool) -> Vec<Cell> {
+    let mut row = named(kind, document);
+    if wide {
+        row.push(text(&document["status"]["namespace"]).into());
+    }
+    row.resize(header(kind, wide).len(), Cell::default());
+    row
+}
+
+fn named(kind: &Kind, document: &Value) -> Vec<Cell> {
     let status = &document["status"];
     let mut row: Vec<Cell> =
         vec![name(document).into(), text(&status["origin"]).into(), text(&status["revision"]).into()];
     if kind.is_mesh_scoped() {
         row.insert(0, text(&status["labels"]["tombolo.io/mesh"]).into());
-    }
-    if wide {
-        row.push(text(&status["namespace"]).into());
-        row.extend(details(kind).iter().map(|(_, show)| Cell::from(show(spec(document)))));
-        row.push(labels(document).into());
     }
     row
 }

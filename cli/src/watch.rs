@@ -95,66 +95,111 @@ struct Shown {
 
 impl Shown {
     fn event(&mut self, event: &WatchEvent<Value>, line: &str, out: &mut Out<'_>) -> Result<(), Failure> {
+        // Programs hear everything, where to take it up again included.
+        if out.format == Format::Json {
+            return out.print(&format!("{line}\n"));
+        }
+        let change = match event {
+            WatchEvent::Put { document, .. } if self.known.insert(identity(document)) => {
+                Change::New(document)
+            }
+            WatchEvent::Put { document, .. } => Change::Changed(document),
+            WatchEvent::Gone { document, .. } if self.known.remove(&identity(document)) => {
+                Change::Gone(document)
+            }
+            // It may be one that was never among those asked for.
+            WatchEvent::Gone { .. } => return Ok(()),
+            WatchEvent::Compacted => {
+                self.known.clear();
+                Change::Compacted
+            }
+            WatchEvent::Bookmark { .. } => Change::Told,
+        };
         match out.format {
-            // Programs hear everything, where to take it up again included.
-            Format::Json => out.print(&format!("{line}\n")),
-            Format::Yaml => match event {
-                WatchEvent::Put { document, .. } => out.print(&format!("{}---\n", yaml(&Ordered(document))?)),
-                _ => Ok(()),
-            },
-            Format::Name => match event {
-                WatchEvent::Put { document, .. } | WatchEvent::Gone { document, .. } => {
-                    out.print(&format!("{}\n", kind::reference(self.kind.name, &columns::name(document))))
-                }
-                _ => Ok(()),
-            },
-            Format::Table | Format::Wide => self.table(event, out),
+            Format::Yaml => change.yaml(out),
+            Format::Name => change.name(self.kind, out),
+            Format::Table | Format::Wide | Format::Json => self.table(change, out),
         }
     }
 
-    fn table(&mut self, event: &WatchEvent<Value>, out: &mut Out<'_>) -> Result<(), Failure> {
+    fn table(&mut self, change: Change<'_>, out: &mut Out<'_>) -> Result<(), Failure> {
         let wide = out.format == Format::Wide;
-        match event {
-            WatchEvent::Compacted => {
-                out.note("too many changes at once: here is everything anew")?;
+        let (document, word) = match change {
+            Change::Compacted => {
                 self.columns = None;
-                self.known.clear();
+                return out.note(ANEW);
             }
-            WatchEvent::Put { document, .. } if self.columns.is_none() => {
-                self.standing.push(document.clone())
+            Change::Told if self.columns.is_none() => return self.stands(wide, out),
+            Change::Told => return Ok(()),
+            Change::New(document) | Change::Changed(document) if self.columns.is_none() => {
+                self.standing.push(document.clone());
+                return Ok(());
             }
-            WatchEvent::Bookmark { .. } if self.columns.is_none() => {
-                let standing = std::mem::take(&mut self.standing);
-                let rows: Vec<Vec<Cell>> =
-                    standing.iter().map(|document| columns::row(self.kind, document, wide)).collect();
-                let mut header = columns::header(self.kind, wide);
-                header.push("CHANGE");
-                let columns = Columns::fitting(&header, &rows).roomy();
-                out.print(&columns.whole(&rows))?;
-                self.columns = Some(columns);
-                self.known.extend(standing.iter().map(identity));
-            }
-            WatchEvent::Put { document, .. } => {
-                let is_new = self.known.insert(identity(document));
-                let change = if is_new { Tone::Good.cell("new") } else { Tone::Doubtful.cell("changed") };
-                self.row(document, change, wide, out)?;
-            }
-            WatchEvent::Gone { document, .. } => {
-                // It may be one that was never among those asked for.
-                if self.known.remove(&identity(document)) {
-                    self.row(document, Tone::Bad.cell("gone"), wide, out)?;
-                }
-            }
-            WatchEvent::Bookmark { .. } => {}
-        }
+            Change::New(document) => (document, Tone::Good.cell("new")),
+            Change::Changed(document) => (document, Tone::Doubtful.cell("changed")),
+            Change::Gone(document) => (document, Tone::Bad.cell("gone")),
+        };
+        let Some(columns) = &self.columns else { return Ok(()) };
+        let mut row = match change {
+            Change::Gone(_) => columns::gone_row(self.kind, document, wide),
+            _ => columns::row(self.kind, document, wide),
+        };
+        row.push(word);
+        out.print(&columns.line(&row))
+    }
+
+    fn stands(&mut self, wide: bool, out: &mut Out<'_>) -> Result<(), Failure> {
+        let standing = std::mem::take(&mut self.standing);
+        let rows: Vec<Vec<Cell>> =
+            standing.iter().map(|document| columns::row(self.kind, document, wide)).collect();
+        let mut header = columns::header(self.kind, wide);
+        header.push("CHANGE");
+        let columns = Columns::fitting(&header, &rows).roomy();
+        out.print(&columns.whole(&rows))?;
+        self.columns = Some(columns);
         Ok(())
     }
+}
 
-    fn row(&self, document: &Value, change: Cell, wide: bool, out: &mut Out<'_>) -> Result<(), Failure> {
-        let Some(columns) = &self.columns else { return Ok(()) };
-        let mut row = columns::row(self.kind, document, wide);
-        row.push(change);
-        out.print(&columns.line(&row))
+/// What an event is to who reads on.
+#[derive(Clone, Copy)]
+enum Change<'a> {
+    New(&'a Value),
+    Changed(&'a Value),
+    Gone(&'a Value),
+    /// All that stands follows, and nothing else does.
+    Compacted,
+    /// All that stands was told.
+    Told,
+}
+
+const ANEW: &str = "too many changes at once: here is everything anew";
+
+impl Change<'_> {
+    /// Each a document of its own. What is gone is marked in its status; 'event: compacted' is no document of anybody,
+    /// and says that what was told before counts no more.
+    fn yaml(self, out: &mut Out<'_>) -> Result<(), Failure> {
+        let text = match self {
+            Self::New(document) | Self::Changed(document) => yaml(&Ordered(document))?,
+            Self::Gone(document) => {
+                let mut document = document.clone();
+                document["status"]["gone"] = true.into();
+                yaml(&Ordered(&document))?
+            }
+            Self::Compacted => yaml(&WatchEvent::<Value>::Compacted)?,
+            Self::Told => return Ok(()),
+        };
+        out.print(&format!("{text}---\n"))
+    }
+
+    fn name(self, kind: &Kind, out: &mut Out<'_>) -> Result<(), Failure> {
+        let reference = |document| kind::reference(kind.name, &columns::name(document));
+        match self {
+            Self::New(document) | Self::Changed(document) => out.print(&format!("{}\n", reference(document))),
+            Self::Gone(document) => out.print(&format!("{} gone\n", reference(document))),
+            Self::Compacted => out.note(ANEW),
+            Self::Told => Ok(()),
+        }
     }
 }
 

@@ -127,6 +127,41 @@ async fn programs_read_one_event_a_line() {
 }
 
 #[tokio::test]
+async fn what_is_gone_looks_like_no_document_in_any_format() {
+    LocalSet::new()
+        .run_until(async {
+            let cp = ControlPlane::start().await;
+            let policy = "type: MeshTrafficPermission\nmesh: default\nname: open\nspec:\n  targetRef: {kind: Dataplane}\n  \
+                          rules: [{default: {allow: [{source: {}}]}}]\n";
+            let file = cp.file("open.yaml", policy);
+            mesh(&cp, "default", "{}").await;
+            cp.run(&["apply", "-f", file.to_str().unwrap()]).await.ok();
+            let mut table = Running::start(&cp, "get mtp -w -o wide");
+            let mut names = Running::start(&cp, "get mtp -w -o name");
+            let mut yaml = Running::start(&cp, "get mtp -w -o yaml");
+            let [_, row]: [String; 2] = table.lines().await;
+            assert!(row.contains("Dataplane"), "{row}");
+            assert_eq!(names.line().await, "meshtrafficpermission/open");
+            while yaml.line().await != "---" {}
+
+            cp.run(&["delete", "mtp", "open"]).await.ok();
+            let row = table.line().await;
+            assert!(row.ends_with("gone") && !row.contains("Mesh") && !row.contains("Dataplane"), "{row}");
+            assert_eq!(names.line().await, "meshtrafficpermission/open gone");
+            let mut gone = String::new();
+            loop {
+                match yaml.line().await.as_str() {
+                    "---" => break,
+                    line => gone.push_str(&format!("{line}\n")),
+                }
+            }
+            assert!(gone.starts_with("type: MeshTrafficPermission\nmesh: default\nname: open\nstatus:\n"), "{gone}");
+            assert!(gone.contains("  gone: true\n") && gone.contains("  revision: global-1-"), "{gone}");
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_watch_goes_on_where_it_was_when_the_control_plane_restarts() {
     LocalSet::new()
         .run_until(async {
