@@ -101,6 +101,18 @@ impl Inspector for Answers {
     }
 }
 
+impl routes::Zones for Answers {
+    /// How the proxies of other zones are nobody tells a zone.
+    fn overview(&self) -> BoxFuture<'_, Result<Vec<ZoneOverview>, Problem>> {
+        Box::pin(async {
+            Err(Problem::not_answered_here(format!(
+                "this is zone {}, and how the zones are only the global knows: ask it, such as by --context",
+                self.zone
+            )))
+        })
+    }
+}
+
 /// Histories that are held back here: the global's by this zone, this zone's own and others' by its proxies.
 pub struct Holding {
     pub hub: Arc<Hub>,

@@ -232,6 +232,7 @@ impl ZoneCp {
             hosts: server_tls::host_name().into_iter().collect(),
             extra: routes::inspect(answers.clone())
                 .merge(routes::holds(holding))
+                .merge(routes::zones(answers.clone()))
                 .merge(status::route(answers))
                 .merge(routes::tokens(Arc::new(TokenOffice::new(&home, enroller, clock)))),
         };

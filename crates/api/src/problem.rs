@@ -68,6 +68,11 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "written-elsewhere", "This kind is written elsewhere", detail)
     }
 
+    /// A question that another control plane answers.
+    pub fn not_answered_here(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "not-answered-here", "Not answered here", detail)
+    }
+
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
     }
