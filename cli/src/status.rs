@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::shapes::{Connection, Hold, LateState, Page, Refusal, RefusedDocument};
-use api::status::{EndingCertificate, MeshStatus, ZoneReport, ZoneStatus};
+use api::status::{CutOff, EndingCertificate, MeshStatus, Remedy, ZoneReport, ZoneStatus};
 use model::{DocumentKey, Origin};
 use serde::Serialize;
 
@@ -70,11 +70,17 @@ fn unread(unread: &RefusedDocument) -> Finding {
     Finding { what, look: look.unwrap_or_else(|| "tombolo status -o yaml".into()) }
 }
 
-fn cut_off(zone: &Origin, why: &str) -> Finding {
-    Finding {
-        what: format!("zone {zone} has no session with its global: {why}"),
-        look: format!("tombolo token zone --zone {zone} (asked of the global: a new CA needs a new token)"),
-    }
+fn cut_off(zone: &Origin, CutOff { reason, remedy }: &CutOff) -> Finding {
+    let look = match remedy {
+        Remedy::Address => format!("tombolo zone list (asked of the global; or look at --global of zone {zone})"),
+        Remedy::Global => "tombolo zone list (asked of the global)".to_owned(),
+        Remedy::Standing => format!(
+            "tombolo get zone {zone} (asked of the global; one that is enabled there needs a new token: \
+             tombolo token zone --zone {zone})"
+        ),
+        Remedy::Token => format!("tombolo token zone --zone {zone} (asked of the global: only a new token helps)"),
+    };
+    Finding { what: format!("zone {zone} has no session with its global: {reason}"), look }
 }
 
 /// A document by its key, and how to look at it.
@@ -387,10 +393,22 @@ mod tests {
     fn a_zone_says_why_it_is_cut_off() {
         let mut status = mesh(vec![zone("east", Connection::Connected, Some(well()))]);
         status.control_plane.name = "east".parse().unwrap();
-        status.control_plane.cut_off = Some("its CA changed".into());
-        let found = findings(&status, NOW);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!(found[0].what, "zone east has no session with its global: its CA changed");
+        for (remedy, look) in [
+            (Remedy::Address, "tombolo zone list (asked of the global; or look at --global of zone east)"),
+            (Remedy::Global, "tombolo zone list (asked of the global)"),
+            (
+                Remedy::Standing,
+                "tombolo get zone east (asked of the global; one that is enabled there needs a new token: \
+                 tombolo token zone --zone east)",
+            ),
+            (Remedy::Token, "tombolo token zone --zone east (asked of the global: only a new token helps)"),
+        ] {
+            status.control_plane.cut_off = Some(CutOff { reason: "it is so".into(), remedy });
+            let found = findings(&status, NOW);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].what, "zone east has no session with its global: it is so");
+            assert_eq!(found[0].look, look);
+        }
     }
 
     #[test]

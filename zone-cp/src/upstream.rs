@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::shapes::MOST_LATE;
+use api::status::{self, Remedy};
 use bytes::Bytes;
 use control::line::{self, Heard};
 use control::presence::Ages;
@@ -46,15 +47,25 @@ pub struct Upstream {
 
 /// Why there is no session with the global now; none while there is one, and before the first try.
 #[derive(Default)]
-pub struct CutOff(Mutex<Option<String>>);
+pub struct CutOff(Mutex<Option<status::CutOff>>);
 
 impl CutOff {
-    pub fn why(&self) -> Option<String> {
+    pub fn why(&self) -> Option<status::CutOff> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, why: Option<String>) {
+    fn set(&self, why: Option<status::CutOff>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+}
+
+/// What helps a zone that could not begin a session.
+fn remedy(error: &DialError) -> Remedy {
+    match error {
+        DialError::Refused { .. } => Remedy::Standing,
+        error if error.is_final() => Remedy::Token,
+        DialError::Unavailable { .. } => Remedy::Global,
+        _ => Remedy::Address,
     }
 }
 
@@ -151,12 +162,13 @@ impl Host for Upstream {
     }
 
     fn unreachable(&self, error: &DialError) {
-        let why = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-        self.cut_off.set(Some(why));
+        let reason = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        self.cut_off.set(Some(status::CutOff { reason, remedy: remedy(error) }));
     }
 
     fn closed(&self, ended: &Ended) {
-        self.cut_off.set(Some(ended.to_string()));
+        // Whoever is turned away for good hears so when dialling again.
+        self.cut_off.set(Some(status::CutOff { reason: ended.to_string(), remedy: Remedy::Global }));
     }
 }
 

@@ -41,7 +41,28 @@ pub struct ControlPlane {
     pub unread: Vec<RefusedDocument>,
     /// Why a zone has no session with its global now; absent where it has one, or needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cut_off: Option<String>,
+    pub cut_off: Option<CutOff>,
+}
+
+/// Why a zone has no session with its global, and what helps.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct CutOff {
+    pub reason: String,
+    pub remedy: Remedy,
+}
+
+/// What lets a zone back to its global.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Remedy {
+    /// Nobody of ours answers: the address that the zone was told, what lies in between, or a global that does not run.
+    Address,
+    /// The global answers, and has a reason of its own.
+    Global,
+    /// The global turns the zone away: its Zone is disabled or deleted there, or its token revoked.
+    Standing,
+    /// Who answers is not the authority that the zone joined: it believes another only by a new token.
+    Token,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]

@@ -1,7 +1,6 @@
 //! Joins, stays joined, and keeps what that takes.
 
 use std::future;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -360,9 +359,7 @@ impl<K: Keep> Membership<K> {
 /// Whether trying the same again is of little use.
 fn is_final(error: &JoinError) -> bool {
     match error {
-        // What TLS refused, such as a certificate, is data; all else is the network's.
-        JoinError::Dial(DialError::Tls { source, .. }) => source.kind() == io::ErrorKind::InvalidData,
-        JoinError::Dial(error) => matches!(error, DialError::Refused { .. }),
+        JoinError::Dial(error) => error.is_final(),
         _ => true,
     }
 }

@@ -63,6 +63,18 @@ pub enum DialError {
     Unavailable { address: String, reason: String },
 }
 
+impl DialError {
+    /// Whether the other side is not who it should be, or refuses us: trying the same again is of little use.
+    pub fn is_final(&self) -> bool {
+        match self {
+            // What TLS refused, such as a certificate, is data; all else is the network's.
+            Self::Tls { source, .. } => source.kind() == io::ErrorKind::InvalidData,
+            Self::Refused { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// Keeps a session with the target until `stop`: after each end or failure it dials again, with jittered
 /// pauses of at most 3 s. `tls` is asked at each attempt, and must offer ALPN `h2`.
 pub async fn connect_forever<H: Host>(

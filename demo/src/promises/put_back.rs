@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use api::shapes::{AcceptRequest, Hold, Page, RevisionState, ZoneOverview, ZoneState};
-use api::status::MeshStatus;
+use api::status::{CutOff, MeshStatus, Remedy};
 use bytes::Bytes;
 use http::Method;
 use model::{Origin, Version};
@@ -107,9 +107,10 @@ async fn nothing_left(mesh: &mut Mesh) -> anyhow::Result<()> {
 async fn all_refuse(mesh: &Mesh) -> anyhow::Result<()> {
     for zone in ZONES {
         let status: MeshStatus = mesh.zone_api(zone)?.get("/status").await?;
-        let why =
+        let CutOff { reason, remedy } =
             status.control_plane.cut_off.with_context(|| format!("{zone} does not say that it is alone"))?;
-        ensure!(why.contains("its CA changed"), "{zone} is alone, since {why}");
+        ensure!(reason.contains("its CA changed"), "{zone} is alone, since {reason}");
+        ensure!(remedy == Remedy::Token, "{zone} does not say that it needs a token");
     }
     Ok(())
 }

@@ -137,3 +137,24 @@ async fn while_a_document_that_guards_was_never_taken_nothing_is_proven() {
     zone.refuses(7, &[("p", GOOD)]).await;
     assert_ne!(zone.state(7).await, ZoneState::Refused);
 }
+
+#[test]
+fn only_who_met_another_authority_surely_needs_a_token() {
+    use std::io;
+    let address = || "global:5685".to_owned();
+    let tls = |kind| DialError::Tls { address: address(), source: io::Error::from(kind) };
+    let reason = || "it says so".to_owned();
+    for (error, want) in [
+        (tls(io::ErrorKind::InvalidData), Remedy::Token),
+        (tls(io::ErrorKind::UnexpectedEof), Remedy::Address),
+        (DialError::Refused { address: address(), reason: reason() }, Remedy::Standing),
+        (DialError::Unavailable { address: address(), reason: reason() }, Remedy::Global),
+        (
+            DialError::Unreachable { address: address(), source: io::ErrorKind::ConnectionRefused.into() },
+            Remedy::Address,
+        ),
+        (DialError::TimedOut { address: address(), step: "connecting" }, Remedy::Address),
+    ] {
+        assert_eq!(remedy(&error), want, "{error}");
+    }
+}
