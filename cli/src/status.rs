@@ -72,13 +72,17 @@ fn unread(unread: &RefusedDocument) -> Finding {
 
 fn cut_off(zone: &Origin, CutOff { reason, remedy }: &CutOff) -> Finding {
     let look = match remedy {
-        Remedy::Address => format!("tombolo zone list (asked of the global; or look at --global of zone {zone})"),
+        Remedy::Address => {
+            format!("tombolo zone list (asked of the global; or look at --global of zone {zone})")
+        }
         Remedy::Global => "tombolo zone list (asked of the global)".to_owned(),
         Remedy::Standing => format!(
             "tombolo get zone {zone} (asked of the global; one that is enabled there needs a new token: \
              tombolo token zone --zone {zone})"
         ),
-        Remedy::Token => format!("tombolo token zone --zone {zone} (asked of the global: only a new token helps)"),
+        Remedy::Token => {
+            format!("tombolo token zone --zone {zone} (asked of the global: only a new token helps)")
+        }
     };
     Finding { what: format!("zone {zone} has no session with its global: {reason}"), look }
 }
@@ -207,9 +211,11 @@ fn of_report(
         found.push(Finding { what, look });
     }
     for ending in report.certificates.iter().take(MOST) {
-        let look = match ending.of.strip_prefix("proxy ") {
-            Some(proxy) => inspect(proxy),
-            None => format!("tombolo get meshtrusts --zone {zone} -o yaml"),
+        let look = match ending.of.split_once(' ') {
+            Some(("proxy", proxy)) => inspect(proxy),
+            // Its own API tells why it cannot come through.
+            Some(("zone", _)) => format!("tombolo status (asked of zone {zone})"),
+            _ => format!("tombolo get meshtrusts --zone {zone} -o yaml"),
         };
         found.push(ends(ending, now, look));
     }
@@ -482,6 +488,15 @@ mod tests {
                 }),
                 "the certificate of proxy shop/web-1 ends in 60s and was not renewed",
                 "tombolo inspect dataplane web-1 --mesh shop --zone east",
+            ),
+            (
+                with(|report| {
+                    report
+                        .certificates
+                        .push(EndingCertificate { of: "zone east at the global".into(), ends: 60 })
+                }),
+                "the certificate of zone east at the global ends in 60s and was not renewed",
+                "tombolo status (asked of zone east)",
             ),
         ];
         for (broken, what, look) in cases {

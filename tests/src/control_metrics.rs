@@ -48,6 +48,7 @@ async fn both_control_planes_say_how_long_a_policy_takes_to_the_last_proxy() {
     let authority = "authority of default.east.mesh.local in mesh default";
     let authority = format!("tombolo_certificate_end_timestamp_seconds{{of=\"{authority}\"}}");
     assert!(number(&told, &authority) > now, "{told}");
+    assert!(number(&told, "tombolo_certificate_end_timestamp_seconds{of=\"membership\"}") > now, "{told}");
     mesh.shutdown().await.unwrap();
 }
 

@@ -1,12 +1,15 @@
 //! What the zone says of itself when somebody asks how the mesh is.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::shapes::{MOST_LATE, ProxyCounts};
 use api::status::{EndingCertificate, IngressStatus, ZoneReport};
 use control::Clock;
+use identity::Credential;
+use joining::Kept;
 use model::ZoneName;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::hub::Hub;
@@ -22,6 +25,8 @@ pub struct Reporter {
     pub started: Instant,
     /// When the authority of this control plane's own certificates ends.
     pub authority_ends: SystemTime,
+    /// By what the zone is known at its global, where it joins one.
+    pub membership: Option<watch::Receiver<Option<Arc<Kept>>>>,
 }
 
 impl Reporter {
@@ -29,7 +34,10 @@ impl Reporter {
         let (look, proof) = self.hub.look();
         let Look { services, services_without_endpoints, proxies_without_identity, mut certificates } = look;
         let of = format!("control plane of zone {}", self.zone);
-        certificates.extend(EndingCertificate::of_authority(of, self.authority_ends, self.clock.now()));
+        let now = self.clock.now();
+        certificates.extend(EndingCertificate::of_authority(of, self.authority_ends, now));
+        let kept = self.membership.as_ref().and_then(|membership| membership.borrow().clone());
+        certificates.extend(kept.and_then(|kept| ending_membership(&self.zone, kept.credential(), now)));
         let ingresses = self.ingresses.watch().borrow().clone();
         let ingresses = ingresses.into_iter().map(|(name, address)| IngressStatus {
             connected: self.hub.has_ingress(&name),
@@ -47,5 +55,36 @@ impl Reporter {
             certificates,
         };
         (proof::counts(&proof), report)
+    }
+}
+
+/// It is renewed at a third of its life, so at half of it something is in the way.
+fn ending_membership(zone: &ZoneName, credential: &Credential, now: SystemTime) -> Option<EndingCertificate> {
+    let ends = credential.validity().not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let is_due = credential.renew_at(1.0 / 2.0, 0.0) <= now;
+    is_due.then(|| EndingCertificate { of: format!("zone {zone} at the global"), ends })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use identity::{ControlCa, Peer, PrivateKey};
+
+    use super::*;
+
+    #[test]
+    fn a_membership_is_missed_when_half_of_its_life_is_over() {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let start = UNIX_EPOCH + 20_000 * DAY;
+        let (zone, key): (ZoneName, _) = ("east".parse().unwrap(), PrivateKey::generate());
+        let ca = ControlCa::create("global".parse().unwrap(), start).unwrap();
+        let chain = ca.issue_client(key.request().der(), &Peer::Zone(zone.clone()), None, start).unwrap();
+        let credential = Credential::new(chain, &key).unwrap();
+        for (days, want) in [(0, false), (180, false), (185, true), (400, true)] {
+            let found = ending_membership(&zone, &credential, start + days * DAY);
+            assert_eq!(found.is_some(), want, "after {days} days");
+            assert!(found.is_none_or(|ending| ending.of == "zone east at the global" && ending.ends > 0));
+        }
     }
 }

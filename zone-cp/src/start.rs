@@ -74,9 +74,9 @@ impl ZoneCp {
                 Ok(())
             }
         });
-        let global = options.joins();
-        let of_global = global.as_ref().and_then(|(address, _)| address.parse::<SocketAddr>().ok());
-        let upstream = global.is_some().then(Handle::new);
+        let joins = options.joins();
+        let of_global = joins.as_ref().and_then(|(address, _)| address.parse::<SocketAddr>().ok());
+        let upstream = joins.is_some().then(Handle::new);
         let planner = Planner::new(zone.clone(), salt(&*store).await?);
         let hub = Hub::new(zone.clone(), planner, upstream.clone(), tasks.children(), clock.clone());
         follow_store(&mut tasks, store.clone(), hub.clone()).await?;
@@ -95,6 +95,15 @@ impl ZoneCp {
         };
         tasks.spawn("generator", |stop| generator.run(stop));
 
+        let joined = match joins {
+            None => None,
+            Some((address, token_file)) => {
+                let peer = Peer::Zone(zone.clone());
+                let joining = Joining { peer, address, token_file, clock: clock.clone() };
+                Some(Membership::open(joining, KeepSealed(store.clone())).await?)
+            }
+        };
+        let membership = joined.as_ref().map(Membership::follow);
         let reporter = Arc::new(Reporter {
             zone: zone.clone(),
             hub: hub.clone(),
@@ -102,6 +111,7 @@ impl ZoneCp {
             clock: clock.clone(),
             started: time::Instant::now(),
             authority_ends: home.ca.validity().not_after,
+            membership: membership.clone(),
         });
         let kept = presence::last_heard(&*store, clock.now()).await?;
         let ages = Arc::new(Mutex::new(Ages::new(kept, time::Instant::now())));
@@ -120,7 +130,10 @@ impl ZoneCp {
         metrics::show_ends(&mut registry, move || {
             let own =
                 [("authority".to_owned(), authority_ends), ("server".to_owned(), *server_ends.borrow())];
-            own.into_iter().chain(workload_authorities.ends()).collect()
+            let kept = membership.as_ref().and_then(|membership| membership.borrow().clone());
+            let membership =
+                kept.map(|kept| ("membership".to_owned(), kept.credential().validity().not_after));
+            own.into_iter().chain(membership).chain(workload_authorities.ends()).collect()
         });
         let sessions = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::PROXY);
         let upward = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::CONTROL_PLANE);
@@ -140,8 +153,8 @@ impl ZoneCp {
             holds: holds.clone(),
             upstream: upstream.clone(),
         });
-        let authority = match (global, upstream) {
-            (Some((address, token_file)), Some(handle)) => {
+        let authority = match (joined, upstream) {
+            (Some(joined), Some(handle)) => {
                 let host = Arc::new(Upstream {
                     zone: zone.clone(),
                     store: store.clone(),
@@ -160,14 +173,8 @@ impl ZoneCp {
                     reports: reports.clone(),
                     clock: clock.clone(),
                 });
-                let joining = Joining {
-                    peer: Peer::Zone(zone.clone()),
-                    address: address.clone(),
-                    token_file,
-                    clock: clock.clone(),
-                };
-                let authority = Authority::Global { address: Some(address) };
-                join(&mut tasks, store.clone(), joining, host, handle.clone(), upward).await?;
+                let authority = Authority::Global { address: Some(joined.address().to_owned()) };
+                join(&mut tasks, joined, host, handle.clone(), upward);
                 follow_counts(&mut tasks, hub.clone(), counts.clone(), Some((zone.clone(), handle.clone())));
                 report_changes(&mut tasks, store.clone(), handle);
                 authority
@@ -318,20 +325,17 @@ async fn list(store: &dyn Store, hub: &Arc<Hub>) -> Result<Watch, store::Error> 
 /// After a read of the store that failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
-async fn join(
+fn join(
     tasks: &mut Tasks,
-    store: Arc<dyn Store>,
-    joining: Joining,
+    membership: Membership<KeepSealed>,
     host: Arc<Upstream>,
     handle: Handle,
     options: link::Options,
-) -> anyhow::Result<()> {
-    let membership = Membership::open(joining, KeepSealed(store)).await?;
+) {
     tasks.spawn("upstream", |stop| async move {
         membership.run(host, &handle, &options, &stop).await;
         Ok(())
     });
-    Ok(())
 }
 
 /// The zone's membership at the global stands among the secrets of its store.

@@ -108,7 +108,7 @@ pub struct IngressStatus {
 /// A certificate that should have been renewed by now.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct EndingCertificate {
-    /// For people: `proxy default/web-1`, `authority of zone east`.
+    /// For people: `proxy default/web-1`, `zone east at the global`, `authority of default.east.mesh.local`.
     pub of: String,
     /// Seconds since 1970.
     pub ends: u64,

@@ -10,7 +10,7 @@
 //! | `tombolo_sync_refused_total{peers,direction}` | documents and parts that a peer did not take, or that were not taken from it |
 //! | `tombolo_origin_age_seconds{origin}` | since another control plane was last heard of, as its documents say it |
 //! | `tombolo_origin_frozen{origin}` | 1 while that age stands still, since whoever tells it is not heard itself; else 0 |
-//! | `tombolo_certificate_end_timestamp_seconds{of}` | when what this control plane serves or signs with ends, in seconds since 1970 |
+//! | `tombolo_certificate_end_timestamp_seconds{of}` | when what this control plane serves or signs with ends, and `membership`: a zone's certificate at its global; in seconds since 1970 |
 
 use std::fmt;
 use std::sync::Arc;

@@ -107,9 +107,19 @@ impl<K: Keep> Membership<K> {
         &self.joining.peer
     }
 
+    /// Where the control plane is, as `host:port`.
+    pub fn address(&self) -> &str {
+        &self.joining.address
+    }
+
     /// What lets this peer in; none before it joined for the first time.
     pub fn kept(&self) -> Option<Arc<Kept>> {
         self.kept.borrow().clone()
+    }
+
+    /// Its newest certificate, as it is renewed.
+    pub fn follow(&self) -> watch::Receiver<Option<Arc<Kept>>> {
+        self.kept.subscribe()
     }
 
     /// The control plane that this peer joined, such as its zone. Known whenever there is a session.

@@ -38,6 +38,7 @@ impl Zone {
             clock: clock.clone(),
             started: Instant::now(),
             authority_ends: UNIX_EPOCH,
+            membership: None,
         };
         let reports = Arc::new(Reports::default());
         reports.put(LANE, Refusals::load(&**store, LANE).await.unwrap());
