@@ -411,12 +411,13 @@ impl Planner {
             refused: BTreeMap::new(),
             keeps: None,
         };
-        let was_draining = known.is_some_and(|state| state.draining);
+        // Another door may close now that this one is open.
+        let is_news = known.is_some_and(|state| state.draining) || matches!(client, Client::Ingress(_));
         self.unsubscribe_all(&client);
         let client = Arc::new(client);
         self.clients.remove(&client);
         self.clients.insert(client.clone(), state);
-        if was_draining {
+        if is_news {
             self.lives_or_not(&client);
         }
     }
@@ -480,6 +481,10 @@ impl Planner {
             _ => {
                 state.presence = Presence::Missing;
                 out.push(Output::CountLossLater { client: client.clone(), session });
+                // A proxy counts for a while as it did. No door closes for one that may not be there.
+                if matches!(client, Client::Ingress(_)) {
+                    self.lives_or_not(&client);
+                }
             }
         }
         self.unsubscribe_all(&client);

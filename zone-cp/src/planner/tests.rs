@@ -695,10 +695,14 @@ fn other_zones_come_through_another_door_while_an_ingress_drains_if_there_is_one
     input(&mut planner, subscribe(&first, 1, &["handles"]));
     let out = input(&mut planner, Input::Disconnected { client: second.clone(), session: 1, drained: true });
     assert_eq!(exports(&out).closing, [], "the last door stays until it is gone");
-    let out = input(&mut planner, Input::Connected { client: second.clone(), session: 2 });
-    assert!(out.is_empty());
-    let out = input(&mut planner, Input::Draining { client: second, session: 2 });
-    assert!(out.is_empty(), "so do the last two: {out:?}");
+    let back = |session| Input::Connected { client: second.clone(), session };
+    let first_closes = ["127.0.0.8:10001".parse().unwrap()];
+    assert_eq!(exports(&input(&mut planner, back(2))).closing, first_closes, "another is back");
+    let out = input(&mut planner, Input::Disconnected { client: second.clone(), session: 2, drained: false });
+    assert_eq!(exports(&out).closing, [], "and missed");
+    assert_eq!(exports(&input(&mut planner, back(3))).closing, first_closes);
+    let out = input(&mut planner, Input::Draining { client: second, session: 3 });
+    assert_eq!(exports(&out).closing, [], "the last two stay as well");
     let out = input(&mut planner, Input::Connected { client: first, session: 2 });
     assert_eq!(exports(&out).closing, ["127.0.0.9:10001".parse().unwrap()], "the first is back");
 }
