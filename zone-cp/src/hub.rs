@@ -308,6 +308,11 @@ impl Hub {
         proof::counts(&self.state().planner.overview(self.clock.now()))
     }
 
+    /// How many destinations of other zones are used and not asked for, since they are too many.
+    pub fn left_out(&self) -> usize {
+        self.state().planner.left_out()
+    }
+
     /// What is not as it should be, and which proxies run the newest.
     pub fn look(&self) -> (Look, Proof) {
         let (state, now) = (self.state(), self.clock.now());

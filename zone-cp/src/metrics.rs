@@ -16,6 +16,7 @@ struct Standing {
 #[derive(Clone, Default)]
 pub struct Metrics {
     proxies: Family<Standing, Gauge>,
+    destinations_left_out: Gauge,
     pub registrations_refused: Counter,
     pub certificates_issued: Counter,
 }
@@ -23,9 +24,15 @@ pub struct Metrics {
 impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let Self { proxies, registrations_refused, certificates_issued } = metrics.clone();
+        let Self { proxies, destinations_left_out, registrations_refused, certificates_issued } =
+            metrics.clone();
         let group = registry.sub_registry_with_prefix("tombolo_zone");
         group.register("proxies", "Proxies by where they stand with the newest configuration", proxies);
+        group.register(
+            "destinations_left_out",
+            "Destinations of other zones that are used here and too many to ask the global for",
+            destinations_left_out,
+        );
         group.register(
             "registrations_refused",
             "Dataplanes and ingresses that said of themselves what they may not",
@@ -35,7 +42,9 @@ impl Metrics {
         metrics
     }
 
-    pub fn count(&self, counts: ProxyCounts) {
+    /// Also how many destinations the zone does not ask for.
+    pub fn count(&self, counts: ProxyCounts, left_out: usize) {
+        self.destinations_left_out.set(i64::try_from(left_out).unwrap_or(i64::MAX));
         let ProxyCounts { current, late, unknown } = counts;
         for (standing, count) in [("current", current), ("late", late), ("unknown", unknown)] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);

@@ -228,6 +228,8 @@ pub struct Planner {
     wanted: BTreeMap<DestinationId, Bytes>,
     /// The destinations of other zones that we asked the global for.
     asked: BTreeSet<DestinationId>,
+    /// How many more would have been asked for.
+    left_out: usize,
 }
 
 /// What is known of a client that has or had a session.
@@ -281,6 +283,7 @@ impl Planner {
             exports: Arc::default(),
             wanted: BTreeMap::new(),
             asked: BTreeSet::new(),
+            left_out: 0,
         }
     }
 

@@ -365,7 +365,7 @@ fn follow_counts(tasks: &mut Tasks, hub: Arc<Hub>, metrics: Metrics, upstream: O
         let mut told: Option<ProxyCounts> = None;
         loop {
             let counts = hub.counts();
-            metrics.count(counts);
+            metrics.count(counts, hub.left_out());
             if let Some((zone, upstream)) = upstream.as_ref().filter(|_| told != Some(counts)) {
                 let value = serde_json::to_vec(&counts).map(Bytes::from)?;
                 let origin = Origin::Zone(zone.clone());

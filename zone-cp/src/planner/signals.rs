@@ -15,6 +15,8 @@ use snapshot::compile::is_about;
 use snapshot::endpoints::{self, Exports};
 use snapshot::parts::{Endpoints, SignalName};
 use snapshot::{Joined, Proxy};
+use sync::session::Limits;
+use tracing::warn;
 
 use super::{Client, Output, Planner, Presence, ProxyId, SessionNumber};
 
@@ -27,6 +29,9 @@ pub(super) const READS: [&str; 6] = [
     MeshZoneAddress::KIND.name,
     Zone::KIND.name,
 ];
+
+/// The most destinations of other zones that the global is asked for: what a session with it carries.
+const MOST_ASKED: usize = Limits::CONTROL_PLANE.subscriptions;
 
 /// The latest value of a signal, and who was told it.
 pub(super) struct Told {
@@ -232,8 +237,9 @@ impl Planner {
         }
     }
 
-    /// Asks the global for exactly the destinations of other zones that somebody here subscribed to, by
-    /// themselves or behind a service of several zones. What is no longer wanted is forgotten, so that a later first answer is never an old one.
+    /// Asks the global for exactly the destinations of other zones that somebody here subscribed to, by themselves or
+    /// behind a service of several zones, as far as they are declared. What is no longer wanted is forgotten, so that a
+    /// later first answer is never an old one.
     pub(super) fn review_wishes(&mut self, out: &mut Vec<Output>) {
         let wishes: BTreeSet<DestinationId> = self
             .told
@@ -249,6 +255,7 @@ impl Planner {
                 ServiceKind::MeshExternalService => Vec::new(),
             })
             .filter(|destination| destination.zone.as_ref().is_some_and(|zone| *zone != self.zone))
+            .filter(|destination| self.is_declared(destination))
             .collect();
         let missing = self.clients.values().any(|state| state.presence == Presence::Missing);
         if !missing {
@@ -261,11 +268,28 @@ impl Planner {
                 Arc::make_mut(&mut self.exports).retain(|destination, _| wishes.contains(destination));
             }
         }
-        for destination in wishes {
-            if self.asked.insert(destination.clone()) {
-                out.push(Output::Want(destination));
-            }
+        let (fresh, left_out) = affordable(&self.asked, wishes, MOST_ASKED);
+        if left_out > 0 && self.left_out == 0 {
+            warn!(
+                most = MOST_ASKED,
+                left_out, "too many services of other zones are used: their endpoints are not heard"
+            );
         }
+        self.left_out = left_out;
+        self.asked.extend(fresh.iter().cloned());
+        out.extend(fresh.into_iter().map(Output::Want));
+    }
+
+    /// How many destinations of other zones are used and not asked for, since they are too many.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    fn is_declared(&self, destination: &DestinationId) -> bool {
+        let service = service_key(destination).and_then(|key| self.view.get::<MeshService>(&key));
+        service.is_some_and(|(_, service)| {
+            service.ports.iter().any(|port| port.section() == destination.section)
+        })
     }
 
     /// For whoever may know it.
@@ -337,6 +361,19 @@ impl Planner {
     }
 }
 
+/// Those of the wishes that are to be asked for beside what is asked already, and how many are too many for that.
+fn affordable(
+    asked: &BTreeSet<DestinationId>,
+    wishes: BTreeSet<DestinationId>,
+    most: usize,
+) -> (Vec<DestinationId>, usize) {
+    let mut fresh: Vec<_> = wishes.into_iter().filter(|wish| !asked.contains(wish)).collect();
+    let room = most.saturating_sub(asked.len());
+    let left_out = fresh.len().saturating_sub(room);
+    fresh.truncate(room);
+    (fresh, left_out)
+}
+
 /// Whether a signal is any of a client's business.
 fn may_know(client: &Client, name: &SignalName) -> bool {
     match (client, name) {
@@ -359,4 +396,26 @@ fn service_key(destination: &DestinationId) -> Option<DocumentKey> {
 
 fn bytes(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("signals have no maps with keys that are not text").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_stays_so_and_what_is_too_much_beside_it_is_counted() {
+        let ids = |numbers: &[u32]| -> BTreeSet<DestinationId> {
+            numbers.iter().map(|number| format!("ms_default_west__s{number}_80").parse().unwrap()).collect()
+        };
+        for (asked, wishes, fresh, left_out) in [
+            (&[][..], &[1, 2][..], &[1, 2][..], 0),
+            (&[], &[1, 2, 3, 4, 5], &[1, 2, 3], 2),
+            (&[4, 5], &[1, 2, 4, 5], &[1], 1),
+            (&[3, 4, 5], &[1, 3], &[], 1),
+            (&[3, 4, 5], &[3, 4, 5], &[], 0),
+        ] {
+            let found = affordable(&ids(asked), ids(wishes), 3);
+            assert_eq!(found, (ids(fresh).into_iter().collect(), left_out), "{asked:?} {wishes:?}");
+        }
+    }
 }

@@ -381,6 +381,11 @@ fn after_a_start_proxies_that_are_not_back_yet_are_not_missed() {
     assert!(!endpoints(&out).0[0].ready);
 }
 
+fn cart_of_west() -> model::Record {
+    let ports = json!([{ "port": 8080, "name": "http", "targetPort": "http", "appProtocol": "http" }]);
+    record("west", 1, "MeshService", "cart", json!({ "spec": { "ports": ports } }))
+}
+
 #[test]
 fn another_zones_service_is_asked_for_while_somebody_uses_it_and_no_word_takes_nothing_away() {
     let address = record(
@@ -391,11 +396,17 @@ fn another_zones_service_is_asked_for_while_somebody_uses_it_and_no_word_takes_n
         json!({ "spec": { "address": "127.0.0.9", "port": 10001 } }),
     );
     let mut planner = planner(vec![dataplane(1, "web"), identity(), address]);
-    let name = format!("endpoints/{WEST_CART}");
-    let (web, out) = connect(&mut planner, "web", &[&name]);
+    let (name, no_port) = (format!("endpoints/{WEST_CART}"), "endpoints/ms_default_west__cart_grpc");
+    let (web, out) = connect(&mut planner, "web", &[&name, no_port]);
     let destination: DestinationId = WEST_CART.parse().unwrap();
-    assert!(out.iter().any(|output| matches!(output, Output::Want(id) if *id == destination)));
+    let wants = |out: &[Output]| -> Vec<DestinationId> {
+        let wanted = |output: &Output| if let Output::Want(id) = output { Some(id.clone()) } else { None };
+        out.iter().filter_map(wanted).collect()
+    };
     assert!(out.iter().any(|output| matches!(output, Output::Signal { value, .. } if value.is_empty())));
+    assert_eq!(wants(&out), [], "nobody declared it");
+    let out = input(&mut planner, commit(world(10, 10), vec![Change::Put(cart_of_west())]));
+    assert_eq!(wants(&out), [destination.clone()]);
 
     let export = json!({ "instances": [{ "sni": "x.y", "identity": "spiffe://default.west.mesh.local/workload/cart", "ready": true, "weight": 1 }] });
     let exports = serde_json::from_value::<Exports>(export).unwrap();
@@ -535,7 +546,8 @@ fn a_start_takes_up_the_last_words_of_other_zones_and_forgets_those_that_nobody_
     let west = [catalog("west"), gate("west", "127.0.0.9")];
     let own = [dataplane(1, "web"), dataplane(2, "catalog"), identity(), catalog("east"), everywhere(4)];
     let documents: Vec<model::Record> = own.into_iter().chain(west).collect();
-    let mut before = planner(documents.clone());
+    // Its service is gone by the next start.
+    let mut before = planner(documents.iter().cloned().chain([catalog("north")]).collect());
     for (number, zone) in [(1, "west"), (2, "north")] {
         connect(
             &mut before,
