@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::shapes::RefusedDocument;
 use control::reports::AND_MORE;
-use control::{Refusals, reports};
+use control::{Refusals, degraded};
 use model::{DocumentKey, Origin, Version, ZoneName};
 use sync::{Refused, Topic};
 
@@ -72,15 +72,15 @@ impl Zones {
         zone: &ZoneName,
         version: &Version,
     ) -> Result<Vec<RefusedDocument>, store::Error> {
-        let mut refused = self.refused(zone).await?;
-        refused.retain(|one| match one.refusal.reporter {
-            // What a zone enforces of its own it has; it does not travel on.
-            Origin::Global => {
-                let is_of_zone = version.origin.zone() == Some(zone);
-                one.refusal.revision.as_ref() == Some(version) || (is_of_zone && one.document == AND_MORE)
-            }
-            Origin::Zone(_) => reports::concerns(one, version),
+        let refused = self.refused(zone).await?;
+        let (mut ours, theirs): (Vec<_>, Vec<_>) =
+            refused.into_iter().partition(|one| one.refusal.reporter == Origin::Global);
+        // What a zone enforces of its own it has; it does not travel on.
+        let is_of_zone = version.origin.zone() == Some(zone);
+        ours.retain(|one| {
+            one.refusal.revision.as_ref() == Some(version) || (is_of_zone && one.document == AND_MORE)
         });
-        Ok(refused)
+        ours.extend(degraded::concerning(theirs, version, self.store()).await?);
+        Ok(ours)
     }
 }

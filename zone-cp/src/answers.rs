@@ -37,6 +37,7 @@ pub struct Answers {
     pub cut_off: Arc<CutOff>,
     pub history: Arc<History>,
     pub reports: Arc<Reports>,
+    pub store: Arc<dyn Store>,
     /// Open waits end with the process.
     pub stopping: CancellationToken,
 }
@@ -54,7 +55,7 @@ impl Proof for Answers {
                 proof = self.hub.prove(&version, wait) => proof,
                 () = self.stopping.cancelled() => self.hub.prove(&version, Duration::ZERO).await,
             };
-            let mut refusals = proof::refusals(&self.reports, &version);
+            let mut refusals = proof::refusals(&self.reports, &version, &*self.store).await;
             let zone = proof::progress(&self.zone, &proof, &refusals);
             refusals.truncate(MOST_NAMED);
             let state = match zone.state {

@@ -1,17 +1,21 @@
 //! The proof of a version as the API tells it.
 
 use api::shapes::{LateProxy, LateReason, LateState, ProxyCounts, RefusedDocument, ZoneProgress, ZoneState};
-use control::{Reports, reports};
+use control::{Reports, degraded};
 use model::{Version, ZoneName};
+use store::Store;
+use tracing::warn;
 
 use crate::planner::{Proof, Reason, Standing};
 use crate::upstream::LANE;
 
 /// Why this zone does not enforce a version, as far as it refused documents of the global.
-pub fn refusals(reports: &Reports, version: &Version) -> Vec<RefusedDocument> {
-    let mut refused = reports.list(&[LANE]);
-    refused.retain(|one| reports::concerns(one, version));
-    refused
+pub async fn refusals(reports: &Reports, version: &Version, store: &dyn Store) -> Vec<RefusedDocument> {
+    let refused = reports.list(&[LANE]);
+    degraded::concerning(refused.clone(), version, store).await.unwrap_or_else(|error| {
+        warn!(%error, "what a revision is about cannot be read");
+        refused
+    })
 }
 
 pub fn progress(zone: &ZoneName, proof: &Proof, refusals: &[RefusedDocument]) -> ZoneProgress {

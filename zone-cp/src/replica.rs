@@ -1,25 +1,31 @@
 //! What the zone's store takes from the global, and what it gives.
 
 use model::document::{Document, Unreadable};
+use model::kinds::{MeshTrafficPermission, ResourceSpec};
 use model::{DocumentKey, KindName, Origin, Point, Record, World, ZoneName};
 use store::{Filter, Write};
 use sync::{Batch, Entry, Refused};
 
-/// What a batch of the global does to the zone's store, which knows `known`, with what is refused of it. `held` are
-/// the keys of all copies, needed only where the batch is whole.
+/// What a batch of the global does to the zone's store.
+#[derive(Debug, Default)]
+pub struct Taken {
+    pub writes: Vec<Write>,
+    pub refused: Vec<Refused>,
+    /// Of what is refused that which guards, and of which nobody here knows what it says. It may forbid anything to
+    /// anyone, so it is to be held where no version of it is in force: then it forbids everything.
+    pub unread: Vec<Record>,
+}
+
+/// What a batch of the global does to a store that knows `known`. `held` are the keys of all copies, needed only where the
+/// batch is whole.
 ///
 /// The zone's own documents come from nobody else, and a component of the world that is the zone's own is
 /// moved by nobody else.
-pub fn writes(
-    zone: &ZoneName,
-    known: &World,
-    held: &[DocumentKey],
-    batch: Batch,
-) -> (Vec<Write>, Vec<Refused>) {
+pub fn take(zone: &ZoneName, known: &World, held: &[DocumentKey], batch: Batch) -> Taken {
     let own = Origin::Zone(zone.clone());
     let world: World =
         batch.world.iter().filter(|(origin, _)| **origin != own).map(|(o, p)| (o.clone(), p)).collect();
-    let (mut writes, mut refused) = (Vec::new(), Vec::new());
+    let Taken { mut writes, mut refused, mut unread } = Taken::default();
     // Whatever numbers their documents had in a history that no longer counts: all that count now are sent. The global
     // shows them in a whole batch only, and tells everything of a zone that began an epoch.
     let is_new = |origin: &Origin, point: Point| known.point(origin).is_some_and(|at| at.epoch < point.epoch);
@@ -30,8 +36,13 @@ pub fn writes(
     for entry in batch.entries {
         // What is refused is still there: its last good version stays in force.
         kept.extend(entry.key.parse::<DocumentKey>().ok());
-        match take(entry.clone(), &own) {
-            Ok(record) => writes.push(Write::Copy(record)),
+        match check(entry.clone(), &own).map(|record| (problem(&record), record)) {
+            Ok((None, record)) => writes.push(Write::Copy(record)),
+            Ok((Some(problem), record)) => {
+                refused.push(entry.refused(problem));
+                unread
+                    .extend((record.key.kind.as_str() == MeshTrafficPermission::KIND.name).then_some(record));
+            }
             Err(reason) => refused.push(entry.refused(reason)),
         }
     }
@@ -47,10 +58,10 @@ pub fn writes(
         }
     }
     writes.push(Write::Advance(world));
-    (writes, refused)
+    Taken { writes, refused, unread }
 }
 
-fn take(entry: Entry, own: &Origin) -> Result<Record, String> {
+fn check(entry: Entry, own: &Origin) -> Result<Record, String> {
     let record = Record::try_from(entry).map_err(|error| error.to_string())?;
     if record.key.origin == *own {
         return Err("this zone writes its own documents itself".into());
@@ -61,11 +72,15 @@ fn take(entry: Entry, own: &Origin) -> Result<Record, String> {
     if record.bytes.len() > store::MAX_DOCUMENT {
         return Err(format!("it is larger than {} KiB", store::MAX_DOCUMENT / 1024));
     }
-    // One that could not be read would take its last good version away at the next restart. Of a kind that is
-    // unknown here it does not matter: it is carried, and nobody acts on it.
-    match Document::from_record(&record) {
-        Ok(_) | Err(Unreadable::UnknownKind(_)) => Ok(record),
-        Err(error) => Err(error.to_string()),
+    Ok(record)
+}
+
+/// Why a document cannot be read: it would take its last good version away at the next restart. Of a kind that is
+/// unknown here it does not matter: it is carried, and nobody acts on it.
+fn problem(record: &Record) -> Option<String> {
+    match Document::from_record(record) {
+        Ok(_) | Err(Unreadable::UnknownKind(_)) => None,
+        Err(error) => Some(error.to_string()),
     }
 }
 
@@ -124,7 +139,8 @@ mod tests {
         entries[4_711] = permission(4_712, json!({"rules": [{"default": {"allow": [{"spiffeID": 7}]}}]}));
         let batch = Batch { whole: true, entries, world: world(1, 10_000), ..Batch::default() };
         let bad: DocumentKey = "MeshTrafficPermission/default/global//p4712".parse().unwrap();
-        let (writes, refused) = writes(&east(), &World::default(), std::slice::from_ref(&bad), batch);
+        let Taken { writes, refused, .. } =
+            take(&east(), &World::default(), std::slice::from_ref(&bad), batch);
         let copies = writes.iter().filter(|write| matches!(write, Write::Copy(_))).count();
         assert_eq!((copies, refused.len()), (9_999, 1));
         assert_eq!(refused[0].key, bad.to_string());
@@ -139,7 +155,7 @@ mod tests {
         let future = Entry { key: "MeshFromTheFuture/default/global//x".into(), ..permission(2, json!({})) };
         let entries = vec![garbled, future, permission(3, unknown)];
         let batch = Batch { entries, world: world(1, 3), ..Batch::default() };
-        let (writes, refused) = writes(&east(), &World::default(), &[], batch);
+        let Taken { writes, refused, .. } = take(&east(), &World::default(), &[], batch);
         let copied = writes.iter().filter_map(|write| match write {
             Write::Copy(record) => Some(record.version.to_string()),
             _ => None,
@@ -153,7 +169,7 @@ mod tests {
     fn only_a_history_that_begins_a_new_epoch_replaces_whatever_its_numbers() {
         let resets = |known: World, world: World, whole: bool| {
             let batch = Batch { whole, world, ..Batch::default() };
-            let (writes, _) = writes(&east(), &known, &[], batch);
+            let Taken { writes, .. } = take(&east(), &known, &[], batch);
             writes.iter().filter(|write| matches!(write, Write::Reset(_))).count()
         };
         assert_eq!(resets(world(1, 7), world(2, 7), true), 1);

@@ -218,6 +218,7 @@ impl ZoneCp {
             hub: hub.clone(),
             reporter,
             reports: reports.clone(),
+            store: store.clone(),
             unread,
             cut_off,
             history,

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::hub::Hub;
 use crate::planner::{Input, ProxyId};
+use crate::replica::Taken;
 use crate::reporter::Reporter;
 use crate::take_up::TakeUp;
 use crate::{proof, replica};
@@ -136,7 +137,7 @@ impl Host for Upstream {
                 let wait = Duration::from_millis(wait_ms).min(LONGEST_WAIT);
                 let proof = self.hub.prove(&revision, wait).await;
                 let late = proof::late(&self.zone, &proof).take(MOST_LATE).collect();
-                let refusals = proof::refusals(&self.reports, &revision);
+                let refusals = proof::refusals(&self.reports, &revision, &*self.store).await;
                 write(&RevisionAnswer { zone: proof::progress(&self.zone, &proof, &refusals), late })
             }
             questions::INSPECT => {
@@ -190,7 +191,12 @@ impl Upstream {
         let heard = batch.world.point(&Origin::Global).map(|point| Heard { point, hash: batch.hash.clone() });
         let known = self.store.head().await?.world;
         let named = reports::Judged::of(&batch);
-        let (mut writes, refused) = replica::writes(&self.zone, &known, &held, batch);
+        let Taken { mut writes, refused, unread } = replica::take(&self.zone, &known, &held, batch);
+        for record in unread {
+            if reports::in_force(&*self.store, &record.key).await?.is_none() {
+                writes.push(Write::Copy(record));
+            }
+        }
         writes.insert(0, Write::Fence(fence));
         writes.extend(heard.map(|heard| heard.write(&Origin::Global)));
         let before = Refusals::load(&*self.store, LANE).await?;

@@ -5,7 +5,7 @@
 //! and when they may stay no more), `defaults`
 //! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
 //! zones), `line` (whose history counts when a store was put back), `views` (what begins to travel), `reports` (what was
-//! not taken, and by whom), `again` (when that is judged again), `unread` (what got into a store behind the API) and `patience` (what waits for a disk that is
+//! not taken, and by whom), `again` (when that is judged again), `degraded` (whose proof that spoils), `unread` (what got into a store behind the API) and `patience` (what waits for a disk that is
 //! full).
 //! `metrics` is what both count.
 
@@ -36,6 +36,8 @@ pub mod views;
 pub mod reports;
 
 pub mod again;
+
+pub mod degraded;
 
 pub mod unread;
 

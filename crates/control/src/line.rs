@@ -21,8 +21,12 @@ use sync::{Base, Batch, Entry};
 use tracing::{error, info, warn};
 
 /// Without these, more would be open than somebody asked for.
-pub(crate) const GUARDING: [&str; 3] =
-    [Mesh::KIND.name, MeshIdentity::KIND.name, MeshTrafficPermission::KIND.name];
+const GUARDING: [&str; 3] = [Mesh::KIND.name, MeshIdentity::KIND.name, MeshTrafficPermission::KIND.name];
+
+/// Whether a document guards something, by the text of its key.
+pub(crate) fn guards(key: &str) -> bool {
+    key.split('/').next().is_some_and(|kind| GUARDING.contains(&kind))
+}
 
 /// The most keys that a hold names.
 const MOST_KEYS: usize = 100;
@@ -269,7 +273,7 @@ fn compare(origin: &Origin, held: &BTreeMap<String, Bytes>, batch: &Batch) -> Co
     };
     for key in held.keys().filter(goes) {
         comparison.lost += 1;
-        comparison.opens |= GUARDING.iter().any(|kind| key.split('/').next() == Some(kind));
+        comparison.opens |= guards(key);
         named.insert(key.clone());
     }
     comparison.keys = named.into_iter().take(MOST_KEYS).collect();

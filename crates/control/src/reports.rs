@@ -9,13 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::shapes::{Refusal, RefusedDocument};
-use model::{DocumentKey, Origin, Version};
+use model::document::{Document, Unreadable};
+use model::{DocumentKey, Origin, Record};
 use serde::{Deserialize, Serialize};
 use store::{Store, Write};
 use sync::frame::MAX_REASON;
 use sync::{Batch, Refused};
-
-use crate::line::GUARDING;
 
 /// The most reports on one topic of one peer.
 pub const MOST: usize = 1000;
@@ -101,7 +100,7 @@ impl Refusals {
             let since = before.get(&key).filter(|before| before.revision == revision);
             let since = since.map_or(now, |before| before.since);
             let in_force = match key.parse() {
-                Ok(key) => store.get(&key).await?.map(|held| held.version),
+                Ok(key) => in_force(store, &key).await?.map(|held| held.version),
                 Err(_) => None,
             };
             let reporter = store.origin().clone();
@@ -121,6 +120,17 @@ impl Refusals {
         };
         self.0.iter().map(refused).collect()
     }
+}
+
+/// The version of a document that is in force here: one of which nobody here knows what it says is not, though it may
+/// be held.
+pub async fn in_force(store: &dyn Store, key: &DocumentKey) -> Result<Option<Record>, store::Error> {
+    let held = store.get(key).await?;
+    let is_known = |held: &Record| match Document::from_record(held) {
+        Ok(_) | Err(Unreadable::UnknownKind(_)) => true,
+        Err(_) => false,
+    };
+    Ok(held.filter(is_known))
 }
 
 /// Of which documents a batch speaks; what is refused of them was decided by it.
@@ -197,30 +207,20 @@ impl api::Reports for Reports {
     }
 }
 
-/// Whether nobody enforces `version` where this is refused: it is what was refused, or without it something is open or
-/// closed there that should not be.
-pub fn concerns(refused: &RefusedDocument, version: &Version) -> bool {
-    refused.refusal.revision.as_ref() == Some(version) || refused.document == AND_MORE || degrades(refused)
-}
-
-/// A document that guards and was never taken in any version.
-fn degrades(RefusedDocument { document, refusal }: &RefusedDocument) -> bool {
-    let kind = document.split('/').next().unwrap_or_default();
-    refusal.in_force.is_none() && GUARDING.contains(&kind)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use api::Reports as _;
-    use model::Record;
     use store::MemoryStore;
     use sync::Entry;
 
     use super::*;
 
     const KEY: &str = "MeshTrafficPermission/default/global//p";
+
+    const READABLE: &str = r#"{"type": "MeshTrafficPermission", "mesh": "default", "name": "p",
+        "spec": {"rules": [{"default": {"allow": [{"source": {}}]}}]}}"#;
 
     fn entry(version: &str) -> Entry {
         let version = version.parse().unwrap();
@@ -277,11 +277,7 @@ mod tests {
         let refuse = async |before: Refusals, judged: Judged, many: usize| {
             before.after(&judged, (0..many).map(bad).collect(), &*store, at(1)).await.unwrap()
         };
-        let is_enforced = |refusals: &Refusals| {
-            let reports = Reports::default();
-            reports.put("policy", Refusals::heard(&"east".parse().unwrap(), &refusals.told()));
-            !reports.list(&["policy"]).iter().any(|one| concerns(one, &"global-1-7".parse().unwrap()))
-        };
+        let is_enforced = |refusals: &Refusals| !refusals.told().iter().any(|one| one.key == AND_MORE);
         assert!(is_enforced(&refuse(Refusals::default(), batch(vec![]), MOST - 1).await));
         let full = refuse(Refusals::default(), batch(vec![]), MOST + 1).await;
         assert!(full.told().len() <= MOST && !is_enforced(&full));
@@ -293,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_stays_in_force_is_said_and_what_guards_and_never_was_degrades() {
+    async fn what_stays_in_force_is_said_and_what_cannot_be_read_is_not_in_force() {
         let store = MemoryStore::new("east".parse().unwrap());
         let bad = entry("global-1-7");
         let report = async || {
@@ -303,14 +299,13 @@ mod tests {
             let reports = Reports::default();
             reports.put("policy", Refusals::heard(&"east".parse().unwrap(), &refusals.told()));
             assert_eq!(reports.refusals(&KEY.parse().unwrap())[0].reporter, "east".parse().unwrap());
-            reports.list(&["policy", "nothing"]).remove(0)
+            reports.list(&["policy", "nothing"]).remove(0).refusal.in_force
         };
-        let [own, other] = ["global-1-7", "global-1-9"].map(|text| text.parse::<Version>().unwrap());
-        let never = report().await;
-        assert!(concerns(&never, &own) && concerns(&never, &other), "{never:?}");
-        store.apply(vec![Write::Copy(entry("global-1-6").try_into().unwrap())]).await.unwrap();
-        let before = report().await;
-        assert_eq!(before.refusal.in_force, Some("global-1-6".parse().unwrap()));
-        assert!(concerns(&before, &own) && !concerns(&before, &other), "{before:?}");
+        assert_eq!(report().await, None);
+        for (version, text, is_in_force) in [("global-1-5", "{", false), ("global-1-6", READABLE, true)] {
+            let held = Entry { body: text.into(), ..entry(version) };
+            store.apply(vec![Write::Copy(held.try_into().unwrap())]).await.unwrap();
+            assert_eq!(report().await, is_in_force.then(|| version.parse().unwrap()), "{text}");
+        }
     }
 }

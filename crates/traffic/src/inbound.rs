@@ -151,8 +151,9 @@ impl Inbound {
             Verdict::Denied(rule) => rule.clone(),
             Verdict::Allowed | Verdict::Observed(_) => None,
         };
+        let policy = rule.as_ref().map(|rule| tracing::field::display(rule.policy.clone()));
         let id = self.denials.record(peer.id().clone(), self.name, rule, SystemTime::now());
-        debug!(inbound = self.name, client = %peer.id(), decision = id, "denied");
+        debug!(inbound = self.name, client = %peer.id(), decision = id, policy, "denied");
         id
     }
 

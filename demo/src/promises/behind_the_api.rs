@@ -40,7 +40,9 @@ const CLOSING: (&str, &str) = (
         "spec": {"targetRef": {"kind": "Dataplane", "labels": {"tombolo.io/workload": "cart"}},
                  "rules": [{"default": {"deny": [{"spiffeID": {"type": "Regex", "value": ".*"}}]}}]}}"#,
 );
-const ALL: [(&str, &str); 4] = [GARBLED, UNKNOWN, OPENING, CLOSING];
+/// Nobody ever knew what it forbids: in its mesh nothing is proven, and in others everything is.
+const NEVER: (&str, &str) = ("MeshTrafficPermission/bank/global//never", "{\"spec\": ");
+const ALL: [(&str, &str); 5] = [GARBLED, UNKNOWN, OPENING, CLOSING, NEVER];
 const PERMISSIONS: &str = "/meshes/default/meshtrafficpermissions";
 
 pub(super) async fn keep(mesh: &mut Mesh, terms: &Terms) -> anyhow::Result<String> {
@@ -52,8 +54,8 @@ pub(super) async fn keep(mesh: &mut Mesh, terms: &Terms) -> anyhow::Result<Strin
         // Where something is broken it may not be there.
         let _ = api.delete(&format!("{PERMISSIONS}/{name}")).await;
     }
-    // Nobody can ask the API for it.
-    behind_its_back(mesh, &[(UNKNOWN.0, None)]).await?;
+    // Nobody can ask the API for these.
+    behind_its_back(mesh, &[(UNKNOWN.0, None), (NEVER.0, None)]).await?;
     let took = kept?;
     let api = mesh.api()?;
     let revision = api.delete(NOBODYS).await?;
@@ -137,7 +139,7 @@ async fn told(api: &ApiClient) -> anyhow::Result<()> {
     }
     for zone in status.zones {
         let refused: Vec<&str> = zone.refused.iter().map(|refused| refused.document.as_str()).collect();
-        ensure!(refused == [GARBLED.0], "{} refuses {refused:?}", zone.overview.name);
+        ensure!(refused == [NEVER.0, GARBLED.0], "{} refuses {refused:?}", zone.overview.name);
     }
     let shown: Page<Value> = api.get(PERMISSIONS).await?;
     let with_problem = shown.items.iter().filter(|item| item["status"]["problem"].is_string()).count();

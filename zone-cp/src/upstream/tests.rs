@@ -4,9 +4,11 @@ use std::time::{Duration as Span, UNIX_EPOCH};
 
 use api::Reports as _;
 use api::shapes::ZoneState;
+use model::kinds::MeshTrafficPermission;
 use model::{DocumentKey, Point, Record, Version};
 use runtime::Tasks;
 use snapshot::handle::Salt;
+use snapshot::view::View;
 use store::MemoryStore;
 use sync::Entry;
 
@@ -67,22 +69,23 @@ impl Zone {
 
     /// What it refuses after a batch that leads to a revision.
     async fn refuses(&self, revision: u64, documents: &[(&str, &str)]) -> Vec<Refused> {
-        let point = Point { epoch: 1, revision };
-        let entry = |(name, text): &(&str, &str)| {
-            let version = Version { origin: Origin::Global, point };
-            let bytes = text.to_string().into();
-            Entry::from(Record {
-                key: key(name),
-                version,
-                secret: false,
-                requires: vec![],
-                bundle: None,
-                bytes,
-            })
-        };
+        self.hears(revision, documents, &[]).await
+    }
+
+    async fn hears(
+        &self,
+        revision: u64,
+        documents: &[(&str, &str)],
+        removed: &[DocumentKey],
+    ) -> Vec<Refused> {
+        let entry =
+            |(name, text): &(&str, &str)| Entry::from(document(&key(name).to_string(), revision, text));
         let entries = documents.iter().map(entry).collect();
-        let world = [(Origin::Global, point)].into_iter().collect();
-        let batch = Batch { entries, world, ..Batch::default() };
+        let removed = removed.iter().map(ToString::to_string).collect();
+        let world = [(Origin::Global, Point { epoch: 1, revision })].into_iter().collect();
+        // A line that goes on as it was.
+        let (hash, continues) = (Bytes::from_static(b"line"), Bytes::from_static(b"line"));
+        let batch = Batch { entries, removed, world, hash, continues, ..Batch::default() };
         match self.upstream.apply(Topic::POLICY, batch).await.unwrap() {
             Applied::Stored { refused, .. } => refused,
             held => panic!("{held:?}"),
@@ -95,6 +98,12 @@ impl Zone {
         let answer = self.upstream.question(questions::REVISION.to_owned(), question.into()).await.unwrap();
         serde_json::from_slice::<RevisionAnswer>(&answer).unwrap().zone.state
     }
+}
+
+fn document(key: &str, revision: u64, text: &str) -> Record {
+    let version = Version::new(Origin::Global, 1, revision);
+    let (key, bytes) = (key.parse().unwrap(), text.to_owned().into());
+    Record { key, version, secret: false, requires: vec![], bundle: None, bytes }
 }
 
 fn key(name: &str) -> DocumentKey {
@@ -127,14 +136,17 @@ async fn what_is_refused_is_told_until_a_later_revision_is_taken_also_after_a_re
 }
 
 #[tokio::test]
-async fn while_a_document_that_guards_was_never_taken_nothing_is_proven() {
+async fn while_a_document_that_guards_was_never_taken_nothing_of_its_mesh_is_proven() {
     let store: Arc<dyn Store> = MemoryStore::new("east".parse().unwrap());
     let zone = Zone::start(&store, 100).await;
+    let other = |name| Write::Copy(document(&format!("MeshTimeout/{name}/global//slow"), 3, "{}"));
+    store.apply(vec![other("bank")]).await.unwrap();
     let told = zone.refuses(5, &[("p", "7")]).await;
     assert_eq!(told[0].in_force, None);
     for revision in [4, 5, 6] {
         assert_eq!(zone.state(revision).await, ZoneState::Refused, "{revision}");
     }
+    assert_ne!(zone.state(3).await, ZoneState::Refused, "of another mesh");
     zone.refuses(7, &[("p", GOOD)]).await;
     assert_ne!(zone.state(7).await, ZoneState::Refused);
 }
@@ -158,4 +170,37 @@ fn only_who_met_another_authority_surely_needs_a_token() {
     ] {
         assert_eq!(remedy(&error), want, "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_permission_that_was_never_taken_forbids_everything_in_its_mesh_and_names_itself() {
+    let store: Arc<dyn Store> = MemoryStore::new("east".parse().unwrap());
+    let zone = Zone::start(&store, 100).await;
+    // What stands in the rules of every inbound, by what is in the store.
+    let forbidden = async || -> Vec<String> {
+        let mut view = View::default();
+        for record in store.list(Filter::all()).await.unwrap().records {
+            let _ = view.put(&record);
+        }
+        let mesh = "default".parse().unwrap();
+        let unread = view.unread::<MeshTrafficPermission>(&mesh);
+        unread.map(|(key, version)| format!("{key} {version}")).collect()
+    };
+    let named = |revision: u64| vec![format!("{} global-1-{revision}", key("p"))];
+    assert_eq!(zone.refuses(5, &[("p", "7"), ("q", &GOOD.replace("\"p\"", "\"q\""))]).await.len(), 1);
+    assert_eq!(forbidden().await, named(5));
+    let told = zone.refuses(6, &[("p", "8"), ("q", "9")]).await;
+    assert_eq!(forbidden().await, named(6), "what was read stays in force");
+    assert_eq!(told.iter().filter(|one| one.in_force.is_none()).count(), 1, "{told:?}");
+    assert_eq!(told, zone.refuses(7, &[]).await);
+    assert_eq!(zone.refuses(8, &[("p", GOOD), ("q", &GOOD.replace("\"p\"", "\"q\""))]).await, []);
+    assert_eq!(forbidden().await, [""; 0]);
+    zone.refuses(9, &[("p", "7")]).await;
+    assert_eq!(forbidden().await, [""; 0]);
+    // Taken away, and back again as nobody ever knew it.
+    zone.hears(10, &[], &[key("p")]).await;
+    zone.refuses(11, &[("p", "7")]).await;
+    assert_eq!(forbidden().await, named(11));
+    zone.hears(12, &[], &[key("p")]).await;
+    assert_eq!(forbidden().await, [""; 0]);
 }
