@@ -24,14 +24,16 @@ const UNCHANGED: Duration = Duration::from_secs(2);
 
 pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
     let before = UpTo::now(mesh);
-    let lost = older_copy(mesh).await.context("with an older copy of its store")?;
+    let (lost, closed) = older_copy(mesh).await.context("with an older copy of its store")?;
     nothing_left(mesh).await.context("with its data folder gone")?;
-    let answered = before.unfailed_since(mesh, |_| true)?;
+    let answered = before.unfailed_since(mesh, |pair| !is_closed(pair))?;
+    closed.unfailed_since(mesh, is_closed)?;
     Ok(format!("{lost} documents were held until somebody accepted; {answered} requests went on"))
 }
 
-/// How many documents the copy did not have.
-async fn older_copy(mesh: &mut Mesh) -> anyhow::Result<u64> {
+/// How many documents the copy did not have, and how often everybody had failed when the denial was in force: what it
+/// closes, it closes also as it is being answered.
+async fn older_copy(mesh: &mut Mesh) -> anyhow::Result<(u64, UpTo)> {
     let (data, copy) = (mesh.global_dir(), mesh.dir().join("global-copy"));
     mesh.stop_global().await?;
     copy_files(&data, &copy)?;
@@ -39,6 +41,8 @@ async fn older_copy(mesh: &mut Mesh) -> anyhow::Result<u64> {
     let revision = mesh.api()?.put(DENIAL, DENIAL_DOCUMENT).await?;
     mesh.api()?.applied(&revision, LIMIT).await?;
     is_denied(mesh).await.context("before")?;
+    next_is_denied(mesh).await?;
+    let closed = UpTo::now(mesh);
 
     mesh.stop_global().await?;
     std::fs::remove_dir_all(&data)?;
@@ -68,7 +72,7 @@ async fn older_copy(mesh: &mut Mesh) -> anyhow::Result<u64> {
     every_pair_answers(mesh, "/accepted", |_| true).await.context("after it was accepted")?;
     let revision = api.delete(NOBODYS).await?;
     api.applied(&revision, LIMIT).await?;
-    Ok(lost)
+    Ok((lost, closed))
 }
 
 /// A new authority over an empty store: nobody believes it anything, before it gave a new token, and then nothing of
@@ -131,8 +135,23 @@ async fn is_denied(mesh: &Mesh) -> anyhow::Result<()> {
         Outcome::Denied { .. } => {}
         answered => bail!("what was denied is answered: {answered:?}"),
     }
-    let others = |pair: &Pair| (pair.caller, pair.called) != ("frontend", "cart");
-    every_pair_answers(mesh, "/open", others).await
+    every_pair_answers(mesh, "/open", |pair| !is_closed(pair)).await
+}
+
+/// When it has been told, what was asked before it has ended as well.
+async fn next_is_denied(mesh: &Mesh) -> anyhow::Result<()> {
+    let call = mesh.traffic().call("frontend", "cart", "west")?;
+    let before = call.tally().denied;
+    let denied = || async {
+        ensure!(call.tally().denied > before, "{} is not asked any more", call.pair);
+        Ok(())
+    };
+    eventually(LIMIT, denied).await
+}
+
+/// Whether the denial is of it.
+fn is_closed(pair: &Pair) -> bool {
+    (pair.caller, pair.called) == ("frontend", "cart")
 }
 
 /// Whether both zones say of a revision that they follow another history, and the mesh says so.
