@@ -10,8 +10,8 @@ use api::{ApiConfig, Authority, routes, status};
 use bytes::Bytes;
 use control::presence::{self, Ages};
 use control::{
-    Enroller, Holds, Home, Issuing, Listeners, Refusals, Reports, Running, ServerTls, TokenOffice, Unread,
-    defaults, metrics, questions, serve, server_tls,
+    Again, Enroller, Holds, Home, Issuing, Listeners, Refusals, Reports, Running, ServerTls, TokenOffice,
+    Unread, defaults, metrics, questions, serve, server_tls,
 };
 use identity::Peer;
 use joining::{Joining, Keep, Kept, Membership};
@@ -171,6 +171,8 @@ impl ZoneCp {
                         ingresses.clone(),
                     ),
                     reports: reports.clone(),
+                    again: Again::default(),
+                    sessions: handle.clone(),
                     clock: clock.clone(),
                 });
                 let authority = Authority::Global { address: Some(joined.address().to_owned()) };

@@ -11,14 +11,14 @@ use bytes::Bytes;
 use control::line::{self, Heard};
 use control::presence::Ages;
 use control::questions::{self, InspectQuestion, RevisionAnswer, RevisionQuestion, exported};
-use control::{Clock, Holds, Refusals, Reports, not_yet, reports};
+use control::{Again, Clock, Holds, Refusals, Reports, not_yet, reports};
 use model::{Origin, World, ZoneName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::{Fence, Filter, Store, Write};
 use sync::client::DialError;
 use sync::frame::{Heartbeat, Hello, Signal};
-use sync::link::{Host, HostError, Topics};
+use sync::link::{Handle, Host, HostError, Topics};
 use sync::session::{Applied, Ended};
 use sync::{Base, Batch, Place, Refused, Topic};
 use tokio::time::Instant;
@@ -41,6 +41,10 @@ pub struct Upstream {
     pub cut_off: Arc<CutOff>,
     pub take_up: TakeUp,
     pub reports: Arc<Reports>,
+    /// When what is refused of the global's documents is judged again.
+    pub again: Again,
+    /// The sessions with the global.
+    pub sessions: Handle,
     pub clock: Clock,
     /// The right to store what the global sends, from a session's first look at what is held of it.
     pub fence: Mutex<Option<Fence>>,
@@ -102,7 +106,8 @@ impl Host for Upstream {
         *self.fence.lock().unwrap_or_else(PoisonError::into_inner) = Some(fence);
         let have = self.copied(&self.store.head().await?.world);
         let heard = Heard::load(&*self.store, &Origin::Global).await?.unwrap_or_default();
-        Ok(Place { have, hash: heard.hash, ..Place::default() })
+        let anew = self.again.opens(&self.reports.of(LANE));
+        Ok(Place { have, hash: heard.hash, anew, ..Place::default() })
     }
 
     async fn apply(&self, _: Topic, batch: Batch) -> Result<Applied, HostError> {
@@ -191,6 +196,7 @@ impl Upstream {
         let heard = batch.world.point(&Origin::Global).map(|point| Heard { point, hash: batch.hash.clone() });
         let known = self.store.head().await?.world;
         let named = reports::Judged::of(&batch);
+        let (whole, as_of) = (batch.whole, self.again.as_of());
         let Taken { mut writes, refused, unread } = replica::take(&self.zone, &known, &held, batch);
         for record in unread {
             if reports::in_force(&*self.store, &record.key).await?.is_none() {
@@ -204,7 +210,7 @@ impl Upstream {
         writes.extend((refusals != before).then(|| refusals.write(LANE)));
         let refused = refusals.told();
         // Known before anybody can hear that the rest is in force.
-        self.reports.put(LANE, refusals);
+        self.reports.put(LANE, refusals.clone());
         let applied = self.store.apply(writes).await;
         if applied.is_err() {
             // What counts is what was stored, maybe by a newer session.
@@ -212,6 +218,9 @@ impl Upstream {
         }
         let receipt = applied?;
         self.holds.taken_over(&Origin::Global);
+        if self.again.taken_over(whole, as_of, &before, &refusals) {
+            self.sessions.reopen(&Topic::POLICY);
+        }
         Ok(Applied::Stored { world: self.copied(&receipt.world), refused })
     }
 

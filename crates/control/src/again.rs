@@ -1,6 +1,7 @@
 //! Decides when what was refused is judged again. Its bytes are not kept, so its owner is asked for everything anew.
 //!
-//! That is once a process has started, as a newer program may know more, and when what judging reads has changed.
+//! That is once a process has started, as a newer program may know more; when what judging reads has changed; and when more
+//! is refused than is named, and some of what is named is refused no more.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -69,6 +70,10 @@ impl Again {
         if std::mem::take(&mut state.asked) || whole || before.is_empty() {
             state.judged = Some(as_of);
         }
+        if after.is_short() && !before.is_short() {
+            state.judged = None;
+            return true;
+        }
         state.is_outdated(after)
     }
 
@@ -93,6 +98,7 @@ mod tests {
     use sync::Refused;
 
     use super::*;
+    use crate::reports::{AND_MORE, MOST};
 
     fn some() -> Refusals {
         Refusals::heard(&Origin::Global, &[Refused::new("MeshTrust/default/east//t", None, "bad")])
@@ -129,6 +135,25 @@ mod tests {
             assert_eq!(again.changed(Changed::Bundle, &refused), concerned);
             assert_eq!(again.opens(&refused), concerned);
         }
+    }
+
+    #[test]
+    fn where_more_is_refused_than_is_named_it_is_judged_again_once_there_is_room() {
+        let refusals = |named: usize| {
+            let named =
+                (1..=named).map(|n| Refused::new(format!("MeshService/default/east//s{n}"), None, "bad"));
+            let more = Refused::new(AND_MORE, None, "more");
+            Refusals::heard(&Origin::Global, &named.chain([more]).collect::<Vec<_>>())
+        };
+        let (full, short) = (refusals(MOST - 1), refusals(MOST - 2));
+        let again = Again::default();
+        assert!(!again.taken_over(false, again.as_of(), &Refusals::default(), &full));
+        assert!(!again.opens(&full));
+        assert!(again.taken_over(false, again.as_of(), &full, &short));
+        assert!(again.opens(&short));
+        // Of an owner that does not understand it is not asked again at once.
+        assert!(!again.taken_over(false, again.as_of(), &short, &refusals(MOST - 3)));
+        assert!(!again.opens(&short));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use sync::{Batch, Refused};
 /// The most reports on one topic of one peer.
 pub const MOST: usize = 1000;
 
-/// Stands in place of a document where more are refused than are reported. It stays until everything is sent anew:
-/// until then nobody knows what else is not enforced.
+/// Stands in place of a document where more are refused than are reported. It stays until everything is sent anew, which
+/// is asked for as [`crate::Again`] says: until then nobody knows what else is not enforced.
 pub const AND_MORE: &str = "and more";
 
 /// What one reporter refuses of one topic, by the text of the documents' keys.
@@ -37,6 +37,11 @@ impl Refusals {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether more are refused than are named, though more could be.
+    pub fn is_short(&self) -> bool {
+        self.0.len() < MOST && self.0.contains_key(AND_MORE)
     }
 
     /// Whether this version of this document is among them.

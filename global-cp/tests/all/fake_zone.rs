@@ -50,6 +50,8 @@ pub(crate) struct Site {
     pub holds: Holds,
     /// A document that it does not take.
     pub poison: Mutex<Option<String>>,
+    /// Whether it asks for everything.
+    pub asks: AtomicBool,
     /// Whether its proxies are late.
     pub late: watch::Sender<bool>,
     /// Whether one of them refuses whatever comes.
@@ -100,6 +102,7 @@ impl FakeZone {
             lies: Mutex::default(),
             holds: Holds::default(),
             poison: Mutex::default(),
+            asks: AtomicBool::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
             listening: watch::Sender::new(true),
@@ -145,6 +148,7 @@ impl FakeZone {
             lies: Mutex::default(),
             holds: Holds::default(),
             poison: Mutex::default(),
+            asks: AtomicBool::default(),
             late: watch::Sender::new(false),
             refusing: AtomicBool::default(),
             listening: watch::Sender::new(true),
@@ -349,7 +353,8 @@ impl Host for Site {
     async fn locate(&self, _topic: Topic) -> Result<Place, HostError> {
         let have = self.store.head().await?.world;
         let heard = Heard::load(&*self.store, &Origin::Global).await?.unwrap_or_default();
-        Ok(Place { have, hash: heard.hash, ..Place::default() })
+        let anew = self.asks.load(SeqCst);
+        Ok(Place { have, hash: heard.hash, anew, ..Place::default() })
     }
 
     async fn apply(&self, _topic: Topic, mut batch: Batch) -> Result<Applied, HostError> {

@@ -1,12 +1,15 @@
 //! Documents of zones that are refused because of something else, and taken once that has changed.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::SystemTime;
 
+use control::reports::{AND_MORE, MOST};
 use identity::{AUTHORITY_LIFETIME, ZoneCa};
 use serde_json::{Value, json};
+use sync::topic::Topic;
 
 use crate::fake_zone::FakeZone;
-use crate::fixture::Global;
+use crate::fixture::{Global, LIMIT};
 
 fn trust(domain: &str, ca: &str) -> Value {
     json!({"trustDomain": domain, "caBundles": [{"type": "Pem", "pem": {"value": ca}}]})
@@ -101,4 +104,81 @@ async fn a_bundle_with_the_key_of_another_domain_is_taken_when_that_one_is_gone(
     .await;
     east.until_acknowledged(&later).await;
     assert_eq!(asked(&west), 1);
+}
+
+#[tokio::test]
+async fn after_a_start_the_global_asks_for_everything_where_something_is_refused() {
+    let global = Global::start().await;
+    let (mut east, mut west) = (global.zone("east").await, global.zone("west").await);
+    let service = |port: u16| json!({"ports": [{"port": port}]});
+    let broken = east.write("MeshService/default/east//broken", service(0)).await;
+    let good = west.write("MeshService/default/west//web", service(80)).await;
+    east.until_acknowledged(&broken).await;
+    west.until_acknowledged(&good).await;
+    for zone in [&mut east, &mut west] {
+        zone.disconnect().await;
+    }
+    let global = global.restart().await;
+    for zone in [&mut east, &mut west] {
+        zone.connect(&global).await;
+    }
+    let after = [
+        east.write("MeshService/default/east//after", service(80)).await,
+        west.write("MeshService/default/west//after", service(80)).await,
+    ];
+    east.until_acknowledged(&after[0]).await;
+    west.until_acknowledged(&after[1]).await;
+    assert_eq!((asked(&east), asked(&west)), (1, 0));
+    assert_eq!(refused(&global, 0).await, ["MeshService/default/east//broken"]);
+    // The same program says the same again.
+    east.disconnect().await;
+    east.connect(&global).await;
+    let later = east.write("MeshService/default/east//later", service(80)).await;
+    east.until_acknowledged(&later).await;
+    assert_eq!(asked(&east), 1);
+}
+
+#[tokio::test]
+async fn where_more_is_refused_than_is_named_it_is_sorted_out_once_there_is_room() {
+    let global = Global::start().await;
+    let east = global.zone("east").await;
+    let name = |n: usize| format!("MeshService/default/east//s{n:04}");
+    let service = |port: u16| json!({"ports": [{"port": port}]});
+    for n in 0..=MOST {
+        east.write(&name(n), service(0)).await;
+    }
+    let good = east.write("MeshService/default/east//web", service(80)).await;
+    east.until_acknowledged(&good).await;
+    let state = async || {
+        let (_, state) = global.get(&format!("/revisions/{good}?wait=0s")).await;
+        state["state"].as_str().unwrap().to_owned()
+    };
+    let told = |key: &str| east.site.seen.borrow().refused.iter().any(|refused| refused.key == key);
+    assert!(told(AND_MORE) && told(&name(0)) && !told(&name(MOST)));
+    assert_eq!(state().await, "refused");
+    east.remove(&name(0)).await;
+    east.until("everything to be asked for", |seen| seen.asked_anew == 1).await;
+    east.remove(&name(1)).await;
+    let left = async {
+        while state().await != "applied" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, left).await.unwrap();
+    let last = name(MOST);
+    east.until("what was not named", |seen| seen.refused.iter().any(|refused| refused.key == last)).await;
+}
+
+#[tokio::test]
+async fn a_zone_that_asks_for_everything_gets_it() {
+    let global = Global::start().await;
+    let east = global.zone("east").await;
+    global.permit("all").await;
+    east.until_held("MeshTrafficPermission/default/global//all", true).await;
+    east.site.asks.store(true, SeqCst);
+    east.handle.reopen(&Topic::POLICY);
+    let key = "MeshTrafficPermission/default/global//all".to_owned();
+    let seen = east.until("everything", |seen| seen.batches.last().unwrap().0).await;
+    assert!(seen.batches.last().unwrap().1.contains(&key), "{:?}", seen.batches);
+    assert_eq!(seen.refusals, [""; 0]);
 }

@@ -52,13 +52,10 @@ impl Zone {
             reporter: Arc::new(reporter),
             ages: Arc::new(Mutex::new(Ages::new(Vec::new(), Instant::now()))),
             cut_off: Arc::default(),
-            take_up: TakeUp::new(
-                zone,
-                sync::link::Handle::new(),
-                Arc::new(Authorities::new(clock.clone())),
-                ingresses,
-            ),
+            take_up: TakeUp::new(zone, Handle::new(), Arc::new(Authorities::new(clock.clone())), ingresses),
             reports,
+            again: Again::default(),
+            sessions: Handle::new(),
             clock,
             fence: Mutex::default(),
         };
@@ -78,6 +75,21 @@ impl Zone {
         documents: &[(&str, &str)],
         removed: &[DocumentKey],
     ) -> Vec<Refused> {
+        self.hears_of(false, revision, documents, removed).await
+    }
+
+    /// Whether it asks for everything when it opens the topic.
+    async fn asks(&self) -> bool {
+        self.upstream.locate(Topic::POLICY).await.unwrap().anew
+    }
+
+    async fn hears_of(
+        &self,
+        whole: bool,
+        revision: u64,
+        documents: &[(&str, &str)],
+        removed: &[DocumentKey],
+    ) -> Vec<Refused> {
         let entry =
             |(name, text): &(&str, &str)| Entry::from(document(&key(name).to_string(), revision, text));
         let entries = documents.iter().map(entry).collect();
@@ -85,7 +97,7 @@ impl Zone {
         let world = [(Origin::Global, Point { epoch: 1, revision })].into_iter().collect();
         // A line that goes on as it was.
         let (hash, continues) = (Bytes::from_static(b"line"), Bytes::from_static(b"line"));
-        let batch = Batch { entries, removed, world, hash, continues, ..Batch::default() };
+        let batch = Batch { whole, entries, removed, world, hash, continues };
         match self.upstream.apply(Topic::POLICY, batch).await.unwrap() {
             Applied::Stored { refused, .. } => refused,
             held => panic!("{held:?}"),
@@ -203,4 +215,19 @@ async fn a_permission_that_was_never_taken_forbids_everything_in_its_mesh_and_na
     assert_eq!(forbidden().await, named(11));
     zone.hears(12, &[], &[key("p")]).await;
     assert_eq!(forbidden().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_was_refused_is_judged_again_after_a_start_as_a_newer_program_may_read_it() {
+    let store: Arc<dyn Store> = MemoryStore::new("east".parse().unwrap());
+    let zone = Zone::start(&store, 100).await;
+    assert!(!zone.asks().await);
+    zone.refuses(5, &[("p", "7")]).await;
+    assert!(!zone.asks().await, "this program would say the same again");
+    let zone = Zone::start(&store, 200).await;
+    assert!(zone.asks().await);
+    assert_eq!(zone.hears_of(true, 5, &[("p", GOOD)], &[]).await, [], "as if a newer one read it");
+    assert_eq!(zone.upstream.reports.refusals(&key("p")), []);
+    let zone = Zone::start(&store, 300).await;
+    assert!(!zone.asks().await, "nothing is refused");
 }
