@@ -54,6 +54,8 @@ fn findings(status: &MeshStatus, now: SystemTime) -> Vec<Finding> {
             .map(|ending| ends(ending, now, "tombolo status -o yaml".into())),
     );
     found.extend(status.control_plane.unread.iter().map(unread));
+    let unwritable = status.control_plane.unwritable.as_ref();
+    found.extend(unwritable.map(|why| takes_no_writes(&status.control_plane.name, why)));
     found.extend(status.control_plane.cut_off.as_ref().map(|why| cut_off(&status.control_plane.name, why)));
     // One that stands alone needs no door.
     let needs_ingress = status.zones.len() > 1;
@@ -68,6 +70,12 @@ fn unread(unread: &RefusedDocument) -> Finding {
     let (document, look) = named(document);
     let what = format!("{document} got past the API into the store of {by}, and is not understood: {reason}");
     Finding { what, look: look.unwrap_or_else(|| "tombolo status -o yaml".into()) }
+}
+
+fn takes_no_writes(of: &Origin, why: &str) -> Finding {
+    let of = control_plane(of);
+    let what = format!("the store of {of} takes no writes, and everything else goes on: {why}");
+    Finding { what, look: "df -h (of its data folder, where it runs)".into() }
 }
 
 fn cut_off(zone: &Origin, CutOff { reason, remedy }: &CutOff) -> Finding {
@@ -139,6 +147,8 @@ fn of_zone(status: &ZoneStatus, needs_ingress: bool, now: SystemTime, found: &mu
         }
         return;
     };
+    let unwritable = report.unwritable.as_ref();
+    found.extend(unwritable.map(|why| takes_no_writes(&Origin::Zone(zone.clone()), why)));
     of_report(zone.as_str(), report, needs_ingress, now, found);
 }
 
@@ -150,15 +160,19 @@ pub(crate) fn refusal(RefusedDocument { document, refusal }: &RefusedDocument) -
 
 /// Who refuses, why, and what counts there instead.
 pub(crate) fn refused_by(Refusal { reporter, reason, in_force, .. }: &Refusal) -> String {
-    let by = match reporter {
-        Origin::Global => "the global".to_owned(),
-        Origin::Zone(zone) => format!("zone {zone}"),
-    };
+    let by = control_plane(reporter);
     let instead = match in_force {
         Some(version) => format!("{version} stays in force there"),
         None => "no revision of it was ever taken there".to_owned(),
     };
     format!("{by}: {reason} ({instead})").replace(char::is_control, "\u{fffd}")
+}
+
+fn control_plane(origin: &Origin) -> String {
+    match origin {
+        Origin::Global => "the global".to_owned(),
+        Origin::Zone(zone) => format!("zone {zone}"),
+    }
 }
 
 fn of_report(
@@ -346,6 +360,7 @@ mod tests {
             uptime_ms: 7_300_000,
             certificates: Vec::new(),
             unread: Vec::new(),
+            unwritable: None,
             cut_off: None,
         };
         MeshStatus { control_plane, zones }
@@ -415,6 +430,18 @@ mod tests {
             assert_eq!(found[0].what, "zone east has no session with its global: it is so");
             assert_eq!(found[0].look, look);
         }
+    }
+
+    #[test]
+    fn a_store_that_takes_no_writes_is_a_finding_of_the_control_plane_and_of_a_zone() {
+        let full = Some("the disk is full".to_owned());
+        let mut status = mesh(vec![zone("east", Connection::Connected, Some(well()))]);
+        status.control_plane.unwritable.clone_from(&full);
+        status.zones[0].report.as_mut().unwrap().unwritable = full;
+        let whats: Vec<String> = findings(&status, NOW).into_iter().map(|found| found.what).collect();
+        let says =
+            |of| format!("the store of {of} takes no writes, and everything else goes on: the disk is full");
+        assert_eq!(whats, [says("the global"), says("zone east")]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use api::routes;
 use api::shapes::{Choice, Heard, Hold, InspectDataplane, ZoneOverview};
 use api::status::{ControlPlane, EndingCertificate, MOST_NAMED, MeshStatus, Status, ZoneStatus};
 use control::questions::{INSPECT, InspectQuestion, STATUS};
-use control::{Clock, Unread};
+use control::{Clock, Unread, serve};
 use futures::future::{BoxFuture, join_all};
 use model::{MeshName, Origin, ResourceName, ZoneName};
 use sync::session::AskError;
@@ -58,6 +58,7 @@ impl Answers {
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             certificates: certificates.into_iter().collect(),
             unread: self.unread.left().await.map_err(failed)?,
+            unwritable: serve::unwritable(self.zones.store()),
             cut_off: None,
         };
         Ok(MeshStatus { control_plane, zones: zones.into_iter().collect::<Result<_, _>>()? })

@@ -165,6 +165,7 @@ impl Status for Answers {
                 uptime_ms: report.uptime_ms,
                 certificates: std::mem::take(&mut report.certificates),
                 unread,
+                unwritable: report.unwritable.take(),
                 cut_off: self.cut_off.why(),
             };
             let overview = ZoneOverview {

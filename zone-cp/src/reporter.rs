@@ -5,10 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::shapes::{MOST_LATE, ProxyCounts};
 use api::status::{EndingCertificate, IngressStatus, ZoneReport};
-use control::Clock;
+use control::{Clock, serve};
 use identity::Credential;
 use joining::Kept;
 use model::ZoneName;
+use store::Store;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -19,6 +20,7 @@ use crate::proof;
 
 pub struct Reporter {
     pub zone: ZoneName,
+    pub store: Arc<dyn Store>,
     pub hub: Arc<Hub>,
     pub ingresses: Arc<Ingresses>,
     pub clock: Clock,
@@ -53,6 +55,7 @@ impl Reporter {
             proxies_without_identity,
             ingresses: ingresses.collect(),
             certificates,
+            unwritable: serve::unwritable(&*self.store),
         };
         (proof::counts(&proof), report)
     }

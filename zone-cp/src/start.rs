@@ -106,6 +106,7 @@ impl ZoneCp {
         let membership = joined.as_ref().map(Membership::follow);
         let reporter = Arc::new(Reporter {
             zone: zone.clone(),
+            store: store.clone(),
             hub: hub.clone(),
             ingresses: ingresses.clone(),
             clock: clock.clone(),

@@ -263,6 +263,7 @@ impl Status for Program {
                 uptime_ms: 90_000,
                 certificates: Vec::new(),
                 unread: Vec::new(),
+                unwritable: None,
                 cut_off: None,
             };
             Ok(MeshStatus { control_plane, zones: zones.collect() })

@@ -39,6 +39,9 @@ pub struct ControlPlane {
     /// Documents of its own that it does not understand, or not wholly: no API wrote them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<RefusedDocument>,
+    /// Why its store takes no writes now; absent while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwritable: Option<String>,
     /// Why a zone has no session with its global now; absent where it has one, or needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut_off: Option<CutOff>,
@@ -95,6 +98,9 @@ pub struct ZoneReport {
     /// Ingresses that registered here.
     pub ingresses: Vec<IngressStatus>,
     pub certificates: Vec<EndingCertificate>,
+    /// Why its store takes no writes now; absent while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwritable: Option<String>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]

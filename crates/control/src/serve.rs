@@ -1,5 +1,6 @@
 //! How a control plane is served: ports are bound first, then each server is a part of the process.
 
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -81,13 +82,13 @@ pub fn health(tasks: &mut Tasks, listener: TcpListener, pages: AdminPages) {
 /// nothing new can be promised; nor from when it is told to stop.
 pub fn readiness(tasks: &mut Tasks, store: &dyn Store) -> Readiness {
     let readiness = Readiness::new();
-    let mut writable = store.writable();
+    let mut fault = store.fault();
     let told = readiness.clone();
     tasks.spawn("store", |stop| async move {
         let following = async {
-            while writable.wait_for(|writable| !writable).await.is_ok() {
+            while fault.wait_for(Option::is_some).await.is_ok() {
                 let _not_ready = told.guard("the disk of the store");
-                let _ = writable.wait_for(|writable| *writable).await;
+                let _ = fault.wait_for(Option::is_none).await;
             }
         };
         let _ = stop.run_until_cancelled(following).await;
@@ -102,6 +103,12 @@ pub fn readiness(tasks: &mut Tasks, store: &dyn Store) -> Readiness {
         Ok(())
     });
     readiness
+}
+
+/// Why a store takes no writes now, for people; none while it does.
+pub fn unwritable(store: &dyn Store) -> Option<String> {
+    let fault = store.fault().borrow().clone()?;
+    Some(fault.source().map_or_else(|| fault.to_string(), |cause| format!("{fault} ({cause})")))
 }
 
 /// The REST API. A new certificate counts for connections from then on; those that are open are drained.

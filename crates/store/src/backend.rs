@@ -20,7 +20,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     fn feed(&self) -> &Feed;
 
-    fn writable(&self) -> watch::Receiver<bool>;
+    fn fault(&self) -> watch::Receiver<Option<Error>>;
 
     fn read<T: Send + 'static>(
         self: &Arc<Self>,
@@ -74,8 +74,8 @@ impl<B: Backend> Store for Backed<B> {
         &self.backend.identity().origin
     }
 
-    fn writable(&self) -> watch::Receiver<bool> {
-        self.backend.writable()
+    fn fault(&self) -> watch::Receiver<Option<Error>> {
+        self.backend.fault()
     }
 
     fn observe(&self, observer: Observer) {

@@ -33,12 +33,7 @@ impl MemoryStore {
 
     pub(crate) fn of(identity: Identity) -> Arc<dyn Store> {
         let state = Mutex::new(Arc::new(State::default()));
-        Arc::new(Backed::new(Memory {
-            identity,
-            state,
-            feed: Feed::new(),
-            writable: watch::Sender::new(true),
-        }))
+        Arc::new(Backed::new(Memory { identity, state, feed: Feed::new(), fault: watch::Sender::new(None) }))
     }
 }
 
@@ -47,7 +42,7 @@ struct Memory {
     /// Readers take the state as it is; a writer copies it only where a reader still has it.
     state: Mutex<Arc<State>>,
     feed: Feed,
-    writable: watch::Sender<bool>,
+    fault: watch::Sender<Option<Error>>,
 }
 
 impl Backend for Memory {
@@ -60,8 +55,8 @@ impl Backend for Memory {
     }
 
     /// Memory never refuses.
-    fn writable(&self) -> watch::Receiver<bool> {
-        self.writable.subscribe()
+    fn fault(&self) -> watch::Receiver<Option<Error>> {
+        self.fault.subscribe()
     }
 
     fn read<T: Send + 'static>(

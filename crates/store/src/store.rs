@@ -33,9 +33,9 @@ pub trait Store: Send + Sync {
     /// Who writes here.
     fn origin(&self) -> &Origin;
 
-    /// Whether writes succeed, as far as the last one tells: false from one that the disk refused until one
-    /// succeeds, which the store tries by itself.
-    fn writable(&self) -> watch::Receiver<bool>;
+    /// Why writes fail, as far as the last one tells: from one that the disk refused until one succeeds, which the
+    /// store tries by itself. None while they succeed.
+    fn fault(&self) -> watch::Receiver<Option<Error>>;
 
     /// Tells of every operation from now on. A store has one observer, for good: a second is not heard.
     fn observe(&self, observer: Observer);

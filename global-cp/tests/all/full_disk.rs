@@ -35,6 +35,8 @@ async fn a_full_disk_refuses_writes_clearly_and_everything_else_goes_on() {
     assert!(problem["detail"].as_str().unwrap().contains("free some space"), "{problem}");
     let (status, text) = global.ready().await;
     assert_eq!((status, text.as_str()), (503, "waiting for the disk of the store\n"));
+    let why = global.get("/status").await.1["control_plane"]["unwritable"].clone();
+    assert!(why.as_str().is_some_and(|why| why.contains("free some space")), "{why}");
     for n in 0..=last {
         assert_eq!(global.get(&path(n)).await.0, 200, "{n} was acknowledged");
     }
@@ -47,6 +49,7 @@ async fn a_full_disk_refuses_writes_clearly_and_everything_else_goes_on() {
         }
     };
     time::timeout(LIMIT, again).await.expect("it is ready again by itself");
+    assert_eq!(global.get("/status").await.1["control_plane"]["unwritable"], Value::Null);
     assert_eq!(global.put(&path(last + 1), last + 1).await.0, 201);
 }
 

@@ -35,6 +35,7 @@ impl Zone {
         let ingresses = Arc::new(Ingresses::load(&**store).await.unwrap());
         let reporter = Reporter {
             zone: zone.clone(),
+            store: store.clone(),
             hub: hub.clone(),
             ingresses: ingresses.clone(),
             clock: clock.clone(),

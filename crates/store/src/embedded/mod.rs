@@ -59,8 +59,7 @@ impl EmbeddedStore {
 }
 
 fn start(file: StoreFile, identity: Identity, rest: Duration) -> std::io::Result<Arc<dyn Store>> {
-    let writable = watch::Sender::new(true);
-    let shared = Arc::new(Shared { file, identity, feed: Feed::new(), writable });
+    let shared = Arc::new(Shared { file, identity, feed: Feed::new(), fault: watch::Sender::new(None) });
     let (jobs, waiting) = mpsc::channel(QUEUE);
     let writer = thread::Builder::new().name("store writer".to_owned()).spawn({
         let shared = shared.clone();
@@ -75,7 +74,7 @@ struct Shared {
     identity: Identity,
     feed: Feed,
     /// False while the disk refuses what is written.
-    writable: watch::Sender<bool>,
+    fault: watch::Sender<Option<Error>>,
 }
 
 struct Embedded {
@@ -148,8 +147,8 @@ impl Backend for Embedded {
         &self.shared.feed
     }
 
-    fn writable(&self) -> watch::Receiver<bool> {
-        self.shared.writable.subscribe()
+    fn fault(&self) -> watch::Receiver<Option<Error>> {
+        self.shared.fault.subscribe()
     }
 
     fn read<T: Send + 'static>(

@@ -45,7 +45,7 @@ pub(super) fn run(shared: &Shared, mut waiting: mpsc::Receiver<Job>, rest: Durat
         if let Some(fault) = &fault {
             let cause = std::error::Error::source(fault).map(ToString::to_string);
             tracing::error!(error = %fault, cause, "the store cannot write");
-            shared.writable.send_replace(false);
+            shared.fault.send_replace(Some(fault.clone()));
         }
         for (answer, result) in answers.into_iter().zip(results) {
             // Who no longer waits has dropped its future, and may.
@@ -129,7 +129,7 @@ fn refuse_until_it_works(shared: &Shared, waiting: &mut mpsc::Receiver<Job>, res
             Received::TimeOver => {
                 if works(shared) {
                     tracing::info!("the store can write again");
-                    shared.writable.send_replace(true);
+                    shared.fault.send_replace(None);
                     return;
                 }
                 next_try = Instant::now() + rest;

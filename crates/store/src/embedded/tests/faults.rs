@@ -102,8 +102,8 @@ async fn same_or_with_one_of(
 
 /// By itself.
 async fn works_again(store: &Arc<dyn Store>) -> Result<(), String> {
-    let mut writable = store.writable();
-    let again = tokio::time::timeout(Duration::from_secs(30), writable.wait_for(|writable| *writable)).await;
+    let mut fault = store.fault();
+    let again = tokio::time::timeout(Duration::from_secs(30), fault.wait_for(Option::is_none)).await;
     again.map(drop).map_err(|_| "it does not work again".to_owned())
 }
 

@@ -79,7 +79,7 @@ async fn fills_its_disk() {
         "{refused}"
     );
     assert!(acknowledged.len() > 10, "{acknowledged:?}");
-    assert!(!*store.writable().borrow());
+    assert!(matches!(&*store.fault().borrow(), Some(Error::Full { .. })));
     // Again and again, as callers do: each is refused at once, or finds room inside the file.
     for n in n + 1..n + 50 {
         match write(&store, n).await {
@@ -112,8 +112,8 @@ async fn fills_its_disk() {
         let Rlimit { maximum, .. } = getrlimit(Resource::Fsize);
         setrlimit(Resource::Fsize, Rlimit { current: maximum, maximum }).unwrap();
     }
-    let mut writable = store.writable();
-    let again = tokio::time::timeout(Duration::from_secs(30), writable.wait_for(|writable| *writable)).await;
+    let mut fault = store.fault();
+    let again = tokio::time::timeout(Duration::from_secs(30), fault.wait_for(Option::is_none)).await;
     again.expect("it works again by itself").unwrap();
     write(&store, n).await.unwrap();
     acknowledged.insert(n);
