@@ -143,6 +143,7 @@ pub(crate) fn late_reason(reason: LateReason) -> &'static str {
         LateReason::Refused => "refused",
         LateReason::Disconnected => "disconnected",
         LateReason::Joining => "joining",
+        LateReason::Revoked => "revoked",
     }
 }
 

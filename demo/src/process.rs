@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use tokio::process::{Child, Command};
 
 /// What a process is called, and with which flags.
@@ -128,9 +128,21 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
+    /// Lets no file of it grow beyond this, as if its disk were full; none lifts the limit.
+    pub fn limit_files(&self, bytes: Option<u64>) -> anyhow::Result<()> {
+        let limit = Rlimit { current: bytes, maximum: None };
+        rustix::process::prlimit(Some(self.pid()?), Resource::Fsize, limit)
+            .context("cannot limit a process")?;
+        Ok(())
+    }
+
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        rustix::process::kill_process(self.pid()?, signal).context("cannot signal a process")
+    }
+
+    fn pid(&self) -> anyhow::Result<Pid> {
         let pid = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
-        rustix::process::kill_process(pid.context("it has ended")?, signal).context("cannot signal a process")
+        pid.context("it has ended")
     }
 
     /// The last line of its log, for who is to understand a failure.

@@ -57,7 +57,7 @@ async fn copies_have_an_age(mesh: &Mesh) {
 }
 
 /// What `tombolo status` shows, as soon as it ends with this code and says this.
-async fn until(mesh: &Mesh, code: ExitCode, says: &str) -> String {
+pub(crate) async fn until(mesh: &Mesh, code: ExitCode, says: &str) -> String {
     let mut page = String::new();
     let asking = async {
         loop {

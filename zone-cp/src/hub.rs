@@ -129,8 +129,8 @@ impl Hub {
     }
 
     pub fn input(self: &Arc<Self>, input: Input) {
-        // Whoever drains waits for it.
-        let is_urgent = matches!(input, Input::Draining { .. });
+        // Whoever drains waits for it, and whoever is revoked may be a thief.
+        let is_urgent = matches!(input, Input::Draining { .. } | Input::Revoked(_));
         let mut state = self.state();
         let outputs = state.planner.on_input(input);
         for output in outputs {

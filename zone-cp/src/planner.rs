@@ -133,6 +133,8 @@ pub enum Input {
         proxy: ProxyId,
         life: Life,
     },
+    /// Of these proxies, and of no others, the token is revoked by which they joined.
+    Revoked(BTreeSet<ProxyId>),
     /// The client keeps its last good version of these parts.
     Refused {
         client: Client,
@@ -218,6 +220,8 @@ pub struct Planner {
     /// What of it may have another value by now.
     stale: Stale,
     lives: BTreeMap<ProxyId, Life>,
+    /// The token by which they joined was revoked.
+    revoked: BTreeSet<ProxyId>,
     settled: bool,
     /// Until it has settled after its start: the proxies that counted before, and are not back yet. None before
     /// the store was listed.
@@ -278,6 +282,7 @@ impl Planner {
             told: BTreeMap::new(),
             stale: Stale::default(),
             lives: BTreeMap::new(),
+            revoked: BTreeSet::new(),
             settled: false,
             returning: None,
             exports: Arc::default(),
@@ -320,6 +325,7 @@ impl Planner {
             Input::Life { proxy, life } => {
                 self.lives.insert(proxy, life);
             }
+            Input::Revoked(revoked) => self.revoked(revoked),
             Input::Confirmed { client, session, world, generation } => {
                 if let Some(state) = self.current(&client, session) {
                     state.confirmed = Some((world, generation));

@@ -50,6 +50,7 @@ pub fn late<'a>(zone: &'a ZoneName, proof: &'a Proof) -> impl Iterator<Item = La
             Reason::Refused | Reason::Diverged => LateReason::Refused,
             Reason::Disconnected => LateReason::Disconnected,
             Reason::Joining => LateReason::Joining,
+            Reason::Revoked => LateReason::Revoked,
         },
         detail: late.detail.clone(),
     })

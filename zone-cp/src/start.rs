@@ -1,5 +1,6 @@
 //! Puts a zone control plane together.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use sync::frame::Signal;
 use sync::link::{self, Handle};
 use sync::session::Limits;
 use sync::{Topic, server};
+use tokio::sync::watch;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -79,6 +81,7 @@ impl ZoneCp {
         let upstream = joins.is_some().then(Handle::new);
         let planner = Planner::new(zone.clone(), salt(&*store).await?);
         let hub = Hub::new(zone.clone(), planner, upstream.clone(), tasks.children(), clock.clone());
+        follow_revocations(&mut tasks, enroller.turned_away(), hub.clone());
         follow_store(&mut tasks, store.clone(), hub.clone()).await?;
         let kept = memory::load(&*store, &hub).await?;
         tasks.spawn("memory", {
@@ -279,6 +282,26 @@ async fn salt(store: &dyn Store) -> anyhow::Result<Salt> {
     let bytes: [u8; 32] = rand::random();
     store.secret_put(SALT, SecretBytes::from(bytes.to_vec())).await?;
     Ok(Salt::new(&bytes))
+}
+
+/// Tells the planner of whom the token is revoked, before this returns and from then on.
+fn follow_revocations(tasks: &mut Tasks, mut turned_away: watch::Receiver<BTreeSet<Peer>>, hub: Arc<Hub>) {
+    let of_proxy = |peer: &Peer| match peer {
+        Peer::Proxy { mesh, name } => Some(ProxyId { mesh: mesh.clone(), name: name.clone() }),
+        Peer::Zone(_) | Peer::Ingress(_) => None,
+    };
+    let tell = move |turned_away: &mut watch::Receiver<BTreeSet<Peer>>| {
+        let revoked = turned_away.borrow_and_update().iter().filter_map(of_proxy).collect();
+        hub.input(Input::Revoked(revoked));
+    };
+    tell(&mut turned_away);
+    tasks.spawn("revocations", |stop| async move {
+        while let Some(Ok(())) = stop.run_until_cancelled(turned_away.changed()).await {
+            tell(&mut turned_away);
+        }
+        stop.cancelled().await;
+        Ok(())
+    });
 }
 
 /// Tells the planner everything that is in the store before this returns, and every change from then on.

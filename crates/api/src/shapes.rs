@@ -243,6 +243,8 @@ pub enum LateReason {
     Refused,
     Disconnected,
     Joining,
+    /// The token by which it joined was revoked: it has no session, and its certificate counts until it ends.
+    Revoked,
 }
 
 /// An item of `GET /zones/_overview`.

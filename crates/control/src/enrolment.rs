@@ -6,7 +6,7 @@
 //! is renewed for as long as the token is not revoked. When the last certificate of a peer ends, so does its session.
 //! Uses are counted durably before a certificate is handed out, so that a crash never gives one more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use store::SecretBytes;
 use sync::link::Handle;
 use sync::server::Refusal;
-use tokio::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -205,6 +205,8 @@ pub struct Enroller {
     home: Home,
     issuer: Issuer,
     gate: Arc<Gate>,
+    /// Those whose grant stands on a token that is revoked.
+    turned_away: watch::Sender<BTreeSet<Peer>>,
     /// Of those who renew; those who join are limited at the door.
     issuing: Issuing,
     turns: Turns,
@@ -251,13 +253,19 @@ impl Enroller {
             Some(held) => serde_json::from_slice(held.expose())?,
             None => Revoked::default(),
         };
-        Ok(Self {
+        let is_any = revoked.is_any();
+        let enroller = Self {
             issuer: home.issuer(),
             home,
             gate: Gate::new(revoked),
+            turned_away: watch::Sender::default(),
             issuing: Issuing::default(),
             turns: Turns { all: RwLock::default(), peers: std::array::from_fn(|_| Mutex::default()) },
-        })
+        };
+        if is_any {
+            enroller.turn_away().await?;
+        }
+        Ok(enroller)
     }
 
     /// `peer` is who the bearer wants to be, as text: `zone/east`, `proxy/default/web-1`, `ingress/east-1`.
@@ -293,6 +301,7 @@ impl Enroller {
             self.home.store.secret_put(USES, secret(&uses)?).await?;
         }
         self.write_grant(&peer, grant, &chain).await?;
+        self.turned_away.send_if_modified(|away| away.remove(&peer));
         info!(%peer, token = claims.jti, "joined");
         Ok(Enrolled { peer, chain })
     }
@@ -350,16 +359,28 @@ impl Enroller {
             self.home.store.secret_put(REVOKED, secret(&revoked)?).await?;
         }
         let connected = self.gate.close(revoked);
-        let mut away = Vec::new();
+        let mut away = self.turn_away().await?;
+        away.retain(|peer, grant| {
+            grant.token == jti && grant.until > seconds(now) && !connected.contains(peer)
+        });
+        Ok(TurnedAway { connected, away: away.into_keys().collect() })
+    }
+
+    /// Those whose grant stands on a token that is revoked, until they enrol by another or are forgotten.
+    pub fn turned_away(&self) -> watch::Receiver<BTreeSet<Peer>> {
+        self.turned_away.subscribe()
+    }
+
+    /// Looks anew who is turned away, and by which grant. To be called by whoever is alone.
+    async fn turn_away(&self) -> Result<BTreeMap<Peer, Grant>, EnrolError> {
+        let mut found = BTreeMap::new();
         for name in self.home.store.secret_names(GRANTS).await? {
             let Some(Ok(peer)) = name.strip_prefix(GRANTS).map(str::parse::<Peer>) else { continue };
             let held = self.any_grant(&peer).await?;
-            let stands_on_it = held.is_some_and(|grant| grant.token == jti && grant.until > seconds(now));
-            if stands_on_it && !connected.contains(&peer) {
-                away.push(peer);
-            }
+            found.extend(held.filter(|grant| self.gate.covers(&grant.token)).map(|grant| (peer, grant)));
         }
-        Ok(TurnedAway { connected, away })
+        self.turned_away.send_replace(found.keys().cloned().collect());
+        Ok(found)
     }
 
     /// What a peer was granted when it joined, unless the token that did is revoked.
@@ -371,7 +392,9 @@ impl Enroller {
     /// certificate, and the name is free for another workload.
     pub async fn forget(&self, peer: &Peer) -> Result<(), EnrolError> {
         let _turn = self.turns.of(peer).await;
-        Ok(self.home.store.secret_delete(&grant_name(peer)).await?)
+        self.home.store.secret_delete(&grant_name(peer)).await?;
+        self.turned_away.send_if_modified(|away| away.remove(peer));
+        Ok(())
     }
 
     fn issue(

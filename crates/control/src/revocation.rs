@@ -26,6 +26,10 @@ impl Revoked {
         self.0.contains_key(token)
     }
 
+    pub(crate) fn is_any(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// Whether that is news.
     pub(crate) fn add(&mut self, token: &str, now: u64) -> bool {
         self.0.retain(|_, until| *until > now);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use model::kinds::dataplane::{Inbound, State};
 use model::kinds::mesh_service::{Port, Selector};
 use model::kinds::{Host, MeshService, MeshZoneAddress};
-use model::{DestinationId, ResourceName, SectionName, ServiceKind, SpiffeId, ZoneName};
+use model::{DestinationId, MeshName, ResourceName, SectionName, ServiceKind, SpiffeId, ZoneName};
 use serde::{Deserialize, Serialize};
 
 use crate::handle::Salt;
@@ -134,14 +134,23 @@ pub fn exports(instances: &[Instance], closing: Vec<SocketAddr>) -> Exports {
 
 /// What the ingresses of this zone relay: every endpoint of every service of every mesh, whether it is
 /// ready or not, so that open flows stay as long as the endpoint exists. What listens on loopback is for other
-/// zones only where the ingress itself is: elsewhere it would be something of the ingress's own machine.
-pub fn handles(view: &View, zone: &ZoneName, salt: &Salt) -> Handles {
+/// zones only where the ingress itself is: elsewhere it would be something of the ingress's own machine. `may` says
+/// whether a proxy is one that others may be led to at all.
+pub fn handles(
+    view: &View,
+    zone: &ZoneName,
+    salt: &Salt,
+    may: impl Fn(&MeshName, &ResourceName) -> bool,
+) -> Handles {
     let mut doors = view.all::<MeshZoneAddress>().filter(|(held, _)| held.key.origin.zone() == Some(zone));
     let on_loopback = doors.any(|(_, door)| matches!(door.address, Host::Ip(ip) if ip.is_loopback()));
     let own = view.all::<MeshService>().filter(|(held, _)| held.key.origin.zone() == Some(zone));
     let table: BTreeMap<String, SocketAddr> = own
         .flat_map(|(held, service)| destinations(held, service))
-        .flat_map(|destination| instances(view, zone, salt, &destination, |_, _| true))
+        .flat_map(|destination| {
+            let all = instances(view, zone, salt, &destination, |_, _| true).into_iter();
+            all.filter(|instance| may(&destination.mesh, &instance.proxy)).collect::<Vec<_>>()
+        })
         .filter(|instance| on_loopback || !instance.address.ip().is_loopback())
         .map(|instance| (instance.sni, instance.address))
         .collect();

@@ -26,6 +26,8 @@ pub enum Reason {
     Disconnected,
     Joining,
     Diverged,
+    /// The token by which it joined counts no more, and its certificate does.
+    Revoked,
 }
 
 /// Why a proxy takes nothing new for now.
@@ -89,6 +91,10 @@ pub struct Report {
     pub signals: BTreeMap<String, Bytes>,
 }
 
+const SILENT: &str = "its session is open, and nothing is heard in it";
+const REVOKED: &str = "its token is revoked, and others believe its certificate until that ends: what it runs counts \
+                       until then, or until its Dataplane is deleted";
+
 impl Planner {
     /// None for a proxy that never had a session here.
     pub fn report(&self, proxy: &ProxyId) -> Option<Report> {
@@ -136,8 +142,12 @@ impl Planner {
                     proof.late.push(Late { proxy, standing: Standing::Late, reason, detail });
                 }
                 None if self.may_still_run(&proxy, state, now) => {
-                    let (standing, reason) = (Standing::Unknown, Reason::Disconnected);
-                    let detail = if silent { "its session is open, and nothing is heard in it" } else { "" };
+                    let standing = Standing::Unknown;
+                    let (reason, detail) = match () {
+                        () if self.revoked.contains(&proxy) => (Reason::Revoked, REVOKED),
+                        () if silent => (Reason::Disconnected, SILENT),
+                        () => (Reason::Disconnected, ""),
+                    };
                     proof.late.push(Late { proxy, standing, reason, detail: detail.to_owned() });
                 }
                 None => {}

@@ -184,6 +184,19 @@ impl Planner {
         }
     }
 
+    /// To these and to no others nobody is led any more, whatever their Dataplanes say.
+    pub(super) fn revoked(&mut self, revoked: BTreeSet<ProxyId>) {
+        let before = std::mem::replace(&mut self.revoked, revoked);
+        let changed: Vec<DocumentKey> =
+            before.symmetric_difference(&self.revoked).map(|proxy| proxy.key(&self.zone)).collect();
+        self.outdate(&changed.iter().collect::<Vec<_>>());
+    }
+
+    fn is_revoked(&self, mesh: &MeshName, name: &ResourceName) -> bool {
+        // Nearly always there is none.
+        !self.revoked.is_empty() && self.revoked.contains(&ProxyId { mesh: mesh.clone(), name: name.clone() })
+    }
+
     /// Notes what follows from documents as they are now; to be said before they change, and after.
     pub(super) fn outdate(&mut self, changed: &[&DocumentKey]) {
         for key in changed {
@@ -295,7 +308,10 @@ impl Planner {
     /// For whoever may know it.
     fn value(&self, name: &SignalName) -> Bytes {
         match name {
-            SignalName::Handles => bytes(&endpoints::handles(&self.view, &self.zone, &self.salt)),
+            SignalName::Handles => {
+                let may = |mesh: &MeshName, name: &ResourceName| !self.is_revoked(mesh, name);
+                bytes(&endpoints::handles(&self.view, &self.zone, &self.salt, may))
+            }
             SignalName::Endpoints(destination) => {
                 self.endpoints(destination).map(|endpoints| bytes(&endpoints)).unwrap_or_default()
             }
@@ -357,7 +373,9 @@ impl Planner {
             let proxy = ProxyId { mesh: proxy.mesh.clone(), name: proxy.name.clone() };
             self.is_live(&proxy) && !self.moves_to(proxy, address)
         };
-        endpoints::instances(&self.view, &self.zone, &self.salt, destination, is_live)
+        let mut all = endpoints::instances(&self.view, &self.zone, &self.salt, destination, is_live);
+        all.retain(|instance| !self.is_revoked(&destination.mesh, &instance.proxy));
+        all
     }
 }
 

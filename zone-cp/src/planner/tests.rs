@@ -2,6 +2,7 @@ mod closed;
 mod gone;
 mod listed;
 mod ready;
+mod revoked;
 
 use std::time::{Duration, SystemTime};
 

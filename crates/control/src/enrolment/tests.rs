@@ -219,8 +219,17 @@ async fn s39_a_revoked_token_lets_nobody_in_and_turns_away_whoever_joined_by_it(
     let away = vec!["proxy/default/web-3".parse().unwrap()];
     let expected = TurnedAway { connected: vec![admission.peer.clone()], away };
     assert_eq!(turned_away, expected, "who joined by it, and nobody else");
+    let names = |enroller: &Enroller| {
+        let away = enroller.turned_away();
+        away.borrow().iter().map(Peer::to_string).collect::<Vec<_>>()
+    };
+    let (first, third) = ("proxy/default/web-1".to_owned(), "proxy/default/web-3".to_owned());
+    assert_eq!(names(&enroller), [first.clone(), third.clone()]);
+    let mut expected = vec![first, third.clone()];
     drop(admission);
-    for enroller in [enroller, Enroller::open(Home::on(store, now()).await.unwrap()).await.unwrap()] {
+    for number in [1, 2] {
+        let enroller = Enroller::open(Home::on(store.clone(), now()).await.unwrap()).await.unwrap();
+        assert_eq!(names(&enroller), expected, "as after every start: {number}");
         for certificate in [&thief, &gone, &renewed] {
             let refused = enroller.admit(certificate, Handle::new());
             assert!(matches!(refused, Err(Refusal::Denied(why)) if why.contains("was revoked")));
@@ -233,11 +242,16 @@ async fn s39_a_revoked_token_lets_nobody_in_and_turns_away_whoever_joined_by_it(
         let peer = "proxy/default/web-3".parse().unwrap();
         assert_eq!(enroller.grant(&peer).await.unwrap(), None);
         let back = join(&enroller, &good, "web-1").await.unwrap();
+        expected = vec![third.clone()];
+        assert_eq!(names(&enroller), expected, "who joined by another is turned away no more");
         enroller.admit(&back, Handle::new()).unwrap();
         assert!(enroller.admit(&thief, Handle::new()).is_err());
         let again = enroller.revoke("stolen", now()).await.unwrap();
         assert_eq!((again.connected.len(), again.away.len()), (0, 1), "web-1 joined by another since");
     }
+    let enroller = Enroller::open(Home::on(store, now()).await.unwrap()).await.unwrap();
+    enroller.forget(&"proxy/default/web-3".parse().unwrap()).await.unwrap();
+    assert_eq!(names(&enroller), [""; 0]);
 }
 
 /// Whoever has a session and says nothing.
