@@ -175,7 +175,8 @@ impl Command {
             Self::Complete { words } => completion::complete(&words, environment, out).await,
             Self::Kinds => kinds_command::run(out),
             Self::Context(command) => context::run(command, connection, environment, out),
-            Self::Demo(args) => demo_command::run(args, environment, out).await,
+            // A whole mesh is large, and no other command has to carry its size.
+            Self::Demo(args) => Box::pin(demo_command::run(args, environment, out)).await,
         }
     }
 }

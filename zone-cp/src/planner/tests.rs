@@ -407,7 +407,7 @@ fn another_zones_service_is_asked_for_while_somebody_uses_it_and_no_word_takes_n
     assert!(out.iter().any(|output| matches!(output, Output::Signal { value, .. } if value.is_empty())));
     assert_eq!(wants(&out), [], "nobody declared it");
     let out = input(&mut planner, commit(world(10, 10), vec![Change::Put(cart_of_west())]));
-    assert_eq!(wants(&out), [destination.clone()]);
+    assert_eq!(wants(&out), std::slice::from_ref(&destination));
 
     let export = json!({ "instances": [{ "sni": "x.y", "identity": "spiffe://default.west.mesh.local/workload/cart", "ready": true, "weight": 1 }] });
     let exports = serde_json::from_value::<Exports>(export).unwrap();
