@@ -8,10 +8,11 @@ use api::shapes::{
 use api::status::MOST_NAMED;
 use api::{NoSuchRevision, Proof};
 use control::questions::{REVISION, RevisionAnswer, RevisionQuestion};
+use control::revisions;
 use futures::future::{BoxFuture, join_all};
 use model::document::Unreadable;
 use model::kinds::Zone;
-use model::{Origin, Point, Version, World, ZoneName};
+use model::{Origin, Version, ZoneName};
 use sync::session::AskError;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -25,30 +26,6 @@ const ROUND: Duration = Duration::from_secs(20);
 const MARGIN: Duration = Duration::from_secs(2);
 /// Between two questions to one zone, where it answers sooner than it was asked to wait.
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// Whether a revision exists, as far as the global can say: of its own it knows each, of a zone's it may not
-/// have heard yet. `passes` says whether its own line goes on from the revision: then an epoch that began since
-/// changes nothing about it.
-pub fn exists(
-    version: &Version,
-    passes: bool,
-    own: Point,
-    world: &World,
-    zones: impl Fn(&ZoneName) -> bool,
-) -> Result<(), NoSuchRevision> {
-    let Version { origin, point } = version;
-    match origin {
-        Origin::Global if passes && point.revision > 0 => Ok(()),
-        Origin::Global if point.epoch < own.epoch => Err(NoSuchRevision::Gone),
-        Origin::Global => Err(NoSuchRevision::NotHere),
-        Origin::Zone(zone) => match world.point(origin) {
-            Some(held) if point.epoch < held.epoch => Err(NoSuchRevision::Gone),
-            Some(_) => Ok(()),
-            None if zones(zone) => Ok(()),
-            None => Err(NoSuchRevision::NotHere),
-        },
-    }
-}
 
 /// One refusal is a refusal; otherwise it is applied when every zone and every proxy says so.
 pub fn combine(
@@ -128,31 +105,19 @@ impl GlobalProof {
     async fn prove(&self, version: Version, wait: Duration) -> Result<RevisionState, NoSuchRevision> {
         let deadline = Instant::now() + wait;
         let looked = async {
-            let head = self.zones.store().head().await?;
-            let passes = self.zones.store().hash_at(version.point).await?.is_some();
-            Ok::<_, store::Error>((head, passes, self.zones.documents().await?))
+            let documents = self.zones.documents().await?;
+            let is_known = |origin: &Origin| origin.zone().is_some_and(|zone| documents.contains_key(zone));
+            let asked = revisions::sought(self.zones.store(), &version, is_known).await?;
+            Ok::<_, store::Error>((asked, documents))
         };
-        let (head, passes, documents) = match looked.await {
+        let (asked, documents) = match looked.await {
             Ok(looked) => looked,
             Err(error) => {
-                // The route has no word for this; nobody is told that something is applied.
                 error!(%error, "the store failed");
-                let nobody = RevisionState {
-                    revision: version,
-                    state: Progress::Pending,
-                    zones: Vec::new(),
-                    late: Vec::new(),
-                    refusals: Vec::new(),
-                };
-                return Ok(nobody);
+                return Ok(RevisionState::not_known(version));
             }
         };
-        exists(&version, passes, head.point, &head.world, |zone| documents.contains_key(zone))?;
-
-        // What is of an earlier epoch has arrived with whatever this epoch wrote; its own number says nothing now.
-        let is_carried = version.origin == Origin::Global && version.point.epoch < head.point.epoch;
-        let asked =
-            if is_carried { Version { point: head.point, ..version.clone() } } else { version.clone() };
+        let asked = asked?;
         // One whose document cannot be read has proxies all the same.
         let counts =
             |document: &Result<Zone, Unreadable>| document.as_ref().map_or(true, |zone| zone.enabled);
@@ -341,31 +306,6 @@ mod tests {
         for (line, version, want) in cases {
             let found = on_line(answer("east", Applied, 0, 0), &version.parse().unwrap(), line);
             assert_eq!(found.zone.state, want, "{line:?} {version}");
-        }
-    }
-
-    #[test]
-    fn only_its_origin_knows_that_a_revision_was_never_written() {
-        let own = Point { epoch: 2, revision: 7 };
-        let heard = |revision| Point { epoch: 1, revision };
-        let world: World = [(Origin::Zone("east".parse().unwrap()), heard(3))].into_iter().collect();
-        let cases = [
-            ("global-2-7", true, Ok(())),
-            ("global-2-8", false, Err(NoSuchRevision::NotHere)),
-            ("global-1-0", true, Err(NoSuchRevision::Gone)),
-            ("global-1-2", true, Ok(())),
-            ("global-1-3", false, Err(NoSuchRevision::Gone)),
-            ("global-3-1", false, Err(NoSuchRevision::NotHere)),
-            ("east-1-3", false, Ok(())),
-            ("east-1-900", false, Ok(())),
-            ("east-0-1", false, Err(NoSuchRevision::Gone)),
-            ("west-1-1", false, Ok(())),
-            ("north-1-1", false, Err(NoSuchRevision::NotHere)),
-        ];
-        for (version, passes, want) in cases {
-            let found =
-                exists(&version.parse().unwrap(), passes, own, &world, |zone| zone.as_str() == "west");
-            assert_eq!(found, want, "{version}");
         }
     }
 }

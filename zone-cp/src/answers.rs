@@ -10,15 +10,15 @@ use api::shapes::{
 };
 use api::status::{ControlPlane, MOST_NAMED, MeshStatus, Status, ZoneStatus};
 use api::{Admission, Change, NoSuchRevision, Proof};
-use control::{Enroller, Holds, Reports, Unread};
+use control::{Enroller, Holds, Reports, Unread, revisions};
 use futures::future::BoxFuture;
 use identity::Peer;
-use model::{MeshName, Origin, ResourceName, Version, World, ZoneName};
+use model::{MeshName, Origin, ResourceName, Version, ZoneName};
 use store::Store;
 use sync::Topic;
 use sync::link::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::history::History;
 use crate::hub::Hub;
@@ -50,10 +50,18 @@ impl Proof for Answers {
         wait: Duration,
     ) -> BoxFuture<'_, Result<RevisionState, NoSuchRevision>> {
         Box::pin(async move {
-            exists(&version, &self.zone, &self.hub.world())?;
+            // Of others there may be news to come.
+            let asked = revisions::sought(&*self.store, &version, |origin| *origin == Origin::Global).await;
+            let asked = match asked {
+                Ok(asked) => asked?,
+                Err(error) => {
+                    error!(%error, "the store failed");
+                    return Ok(RevisionState::not_known(version));
+                }
+            };
             let proof = tokio::select! {
-                proof = self.hub.prove(&version, wait) => proof,
-                () = self.stopping.cancelled() => self.hub.prove(&version, Duration::ZERO).await,
+                proof = self.hub.prove(&asked, wait) => proof,
+                () = self.stopping.cancelled() => self.hub.prove(&asked, Duration::ZERO).await,
             };
             let mut refusals = proof::refusals(&self.reports, &version, &*self.store).await;
             let zone = proof::progress(&self.zone, &proof, &refusals);
@@ -67,20 +75,6 @@ impl Proof for Answers {
             Ok(RevisionState { revision: version, state, zones: vec![zone], late, refusals })
         })
     }
-}
-
-/// Only the origin can say that it never wrote something; of others there may be news to come.
-fn exists(version: &Version, zone: &ZoneName, world: &World) -> Result<(), NoSuchRevision> {
-    let Some(held) = world.point(&version.origin) else {
-        return if version.origin == Origin::Global { Ok(()) } else { Err(NoSuchRevision::NotHere) };
-    };
-    if version.point.epoch < held.epoch {
-        return Err(NoSuchRevision::Gone);
-    }
-    if version.origin.zone() == Some(zone) && version.point > held {
-        return Err(NoSuchRevision::NotHere);
-    }
-    Ok(())
 }
 
 impl Inspector for Answers {
@@ -208,35 +202,5 @@ impl Admission for Gatekeeper {
             }
             Ok(Vec::new())
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_origin_says_that_something_was_never_written() {
-        let held: [Version; 3] = ["east-2-5", "west-2-5", "global-2-5"].map(|held| held.parse().unwrap());
-        let world: World = held.into_iter().map(|held| (held.origin, held.point)).collect();
-        let cases = [
-            ("east-2-5", Ok(())),
-            ("east-2-6", Err(NoSuchRevision::NotHere)),
-            ("east-9-1", Err(NoSuchRevision::NotHere)),
-            ("east-1-5", Err(NoSuchRevision::Gone)),
-            ("west-2-6", Ok(())),
-            ("west-9-1", Ok(())),
-            ("west-1-5", Err(NoSuchRevision::Gone)),
-            ("south-1-1", Err(NoSuchRevision::NotHere)),
-            ("global-3-1", Ok(())),
-        ];
-        for (version, want) in cases {
-            let found = exists(&version.parse().unwrap(), &"east".parse().unwrap(), &world);
-            assert_eq!(found, want, "{version}");
-        }
-        assert_eq!(
-            exists(&"global-1-1".parse().unwrap(), &"east".parse().unwrap(), &World::default()),
-            Ok(())
-        );
     }
 }

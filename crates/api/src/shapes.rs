@@ -155,6 +155,14 @@ pub struct RevisionState {
     pub refusals: Vec<RefusedDocument>,
 }
 
+impl RevisionState {
+    /// Where the store cannot say: there is no word for this, and nobody is told that something is applied.
+    pub fn not_known(revision: Version) -> Self {
+        let (zones, late, refusals) = (Vec::new(), Vec::new(), Vec::new());
+        Self { revision, state: Progress::Pending, zones, late, refusals }
+    }
+}
+
 /// A report on a document, kept by who made it: what it does not take, and why. Stands under `status.refusals` of the
 /// document. A report changes neither revision nor ETag, and is gone when a later revision is taken.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]

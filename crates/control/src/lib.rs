@@ -4,7 +4,7 @@
 //! then `server_tls` and `serve` (how one is reached), `enrolment`, `issuing`, `revocation` and `tokens` (how peers join,
 //! and when they may stay no more), `defaults`
 //! (what a first start makes), `presence` (how others are heard), `questions` (the words between a global and its
-//! zones), `line` (whose history counts when a store was put back), `views` (what begins to travel), `reports` (what was
+//! zones), `line` (whose history counts when a store was put back), `views` (what begins to travel), `revisions` (which there are), `reports` (what was
 //! not taken, and by whom), `again` (when that is judged again), `degraded` (whose proof that spoils), `unread` (what got into a store behind the API) and `patience` (what waits for a disk that is
 //! full).
 //! `metrics` is what both count.
@@ -32,6 +32,8 @@ pub mod questions;
 pub mod line;
 
 pub mod views;
+
+pub mod revisions;
 
 pub mod reports;
 
