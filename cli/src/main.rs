@@ -9,7 +9,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+async fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
     let ended = match Path::new(&called).file_name().and_then(|name| name.to_str()) {
         Some(global_cp::PROGRAM) => global_cp::program().await,
@@ -18,8 +18,8 @@ async fn main() -> anyhow::Result<ExitCode> {
         Some(dataplane::PROGRAM) => dataplane::program().await,
         _ => {
             let environment = cli::Environment::of_process();
-            return Ok(cli::run(std::env::args_os(), &environment, &mut stdout(), &mut stderr()).await);
+            return cli::run(std::env::args_os(), &environment, &mut stdout(), &mut stderr()).await;
         }
     };
-    ended.map(|()| ExitCode::SUCCESS)
+    runtime::logs::exit_code(ended)
 }

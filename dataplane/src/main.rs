@@ -1,9 +1,11 @@
 //! Starts a sidecar.
 
+use std::process::ExitCode;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    dataplane::program().await
+async fn main() -> ExitCode {
+    runtime::logs::exit_code(dataplane::program().await)
 }

@@ -1,9 +1,11 @@
 //! Starts a global control plane.
 
+use std::process::ExitCode;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    global_cp::program().await
+async fn main() -> ExitCode {
+    runtime::logs::exit_code(global_cp::program().await)
 }

@@ -14,6 +14,7 @@ mod hot_changes;
 mod ingress;
 mod lost_stores;
 mod processes;
+mod programs;
 mod promises;
 mod protocols;
 mod renewal;
