@@ -18,7 +18,7 @@ use identity::Peer;
 use joining::{Joining, Keep, Kept, Membership};
 use model::{Origin, ZoneName};
 use prometheus_client::registry::Registry;
-use runtime::{AdminPages, Readiness, Tasks};
+use runtime::{AdminPages, Readiness, Stage, Tasks};
 use snapshot::handle::Salt;
 use store::{Filter, SecretBytes, Store, Watch};
 use sync::frame::Signal;
@@ -359,7 +359,7 @@ fn join(
     handle: Handle,
     options: link::Options,
 ) {
-    tasks.spawn("upstream", |stop| async move {
+    tasks.spawn_at(Stage::Upward, "upstream", |stop| async move {
         membership.run(host, &handle, &options, &stop).await;
         Ok(())
     });

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use api::ApiConfig;
-use runtime::{AdminPages, Readiness, ReadyLine, Tasks, admin};
+use runtime::{AdminPages, Readiness, ReadyLine, Stage, Tasks, admin};
 use rustls::ServerConfig;
 use store::Store;
 use sync::server::{self, Handler};
@@ -75,7 +75,7 @@ async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Health, readiness and metrics: the last that is served, so that whoever looks sees how the end comes.
 pub fn health(tasks: &mut Tasks, listener: TcpListener, pages: AdminPages) {
-    tasks.spawn_last("health", |stop| admin::serve(listener, pages, stop));
+    tasks.spawn_at(Stage::Shown, "health", |stop| admin::serve(listener, pages, stop));
 }
 
 /// Of a control plane: not ready while its store cannot be written, when what is known goes on being served and
@@ -96,7 +96,7 @@ pub fn readiness(tasks: &mut Tasks, store: &dyn Store) -> Readiness {
         Ok(())
     });
     let (stopping, told) = (tasks.stopping(), readiness.clone());
-    tasks.spawn_last("readiness", |ended| async move {
+    tasks.spawn_at(Stage::Shown, "readiness", |ended| async move {
         stopping.cancelled().await;
         let _not_ready = told.guard("the end");
         ended.cancelled().await;
@@ -118,7 +118,7 @@ pub fn rest(
     mut tls: watch::Receiver<Arc<ServerConfig>>,
     config: ApiConfig,
 ) {
-    tasks.spawn("api", |stop| async move {
+    tasks.spawn_at(Stage::Doors, "api", |stop| async move {
         // Each certificate has a server of its own on the same socket, so that no caller finds it closed.
         let listener = listener.into_std()?;
         let mut servers = JoinSet::new();
@@ -174,7 +174,7 @@ pub fn sync<H: Handler>(
     handler: Arc<H>,
     options: server::Options,
 ) {
-    tasks.spawn("sync", |stop| async move {
+    tasks.spawn_at(Stage::Doors, "sync", |stop| async move {
         server::serve(listener, tls, handler, options, stop).await.context("the sync server ended")
     });
 }

@@ -25,7 +25,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::Tasks;
+use crate::{Stage, Tasks};
 
 /// Whether the program is ready, and what it still waits for. Clones share one state.
 #[derive(Clone, Debug)]
@@ -117,9 +117,9 @@ impl Pages {
     pub fn serve(self, tasks: &mut Tasks, readiness: Readiness, registry: Registry) {
         let Self { ready, metrics, .. } = self;
         let pages = AdminPages { readiness: Some(readiness), ..AdminPages::default() };
-        tasks.spawn("ready page", |stop| serve(ready, pages, stop));
+        tasks.spawn_at(Stage::Shown, "ready page", |stop| serve(ready, pages, stop));
         let pages = AdminPages { metrics: Some(Arc::new(registry)), ..AdminPages::default() };
-        tasks.spawn("metrics page", |stop| serve(metrics, pages, stop));
+        tasks.spawn_at(Stage::Shown, "metrics page", |stop| serve(metrics, pages, stop));
     }
 }
 

@@ -22,4 +22,4 @@ pub mod files;
 pub use admin::{AdminPages, Readiness, ReadyGuard};
 pub use clock::Clock;
 pub use ready::ReadyLine;
-pub use tasks::{Children, Tasks};
+pub use tasks::{Children, Stage, Tasks};

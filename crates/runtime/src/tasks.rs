@@ -2,30 +2,54 @@
 //!
 //! A process is a few named *parts*, which run until they are told to stop; what they start along the way, a
 //! connection for example, are their *children*, which come and go. The owner sees a part fail, asks all to
-//! stop, waits for them, though not for ever, and then drops what is left.
+//! stop, one [`Stage`] after the other, waits for them, though not for ever, and then drops what is left.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use futures::FutureExt;
-use tokio::task::{JoinError, JoinSet};
-use tokio::time;
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, info, info_span, warn};
 
+/// When a part is told to stop: after those of all stages before it have ended, or have had their time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// What lets others in: it stops accepting, and takes leave of whoever is there.
+    Doors,
+    /// What this process joined: sessions with those above.
+    Upward,
+    /// What serves both, until nobody is left to be served.
+    Work,
+    /// By what others see how the process does: when everything else has ended, children included.
+    Shown,
+}
+
+impl Stage {
+    const ALL: [Self; 4] = [Self::Doors, Self::Upward, Self::Work, Self::Shown];
+}
+
 /// The long-running parts of one process. None may end before it is told to: the first that does stops the
 /// others, and the process with them.
 pub struct Tasks {
-    parts: JoinSet<(&'static str, anyhow::Result<()>)>,
-    /// They stop when all others have ended.
-    last: JoinSet<(&'static str, anyhow::Result<()>)>,
-    stop_last: CancellationToken,
+    parts: JoinSet<Ended>,
+    /// By stage.
+    running: [usize; Stage::ALL.len()],
+    stops: [CancellationToken; Stage::ALL.len()],
     children: Children,
     /// Whoever drops the tasks, by a test that ends early too, ends the children.
     _end: DropGuard,
+}
+
+/// How a part ended.
+struct Ended {
+    stage: Stage,
+    name: &'static str,
+    outcome: anyhow::Result<()>,
 }
 
 impl Default for Tasks {
@@ -37,8 +61,8 @@ impl Default for Tasks {
         };
         Self {
             parts: JoinSet::new(),
-            last: JoinSet::new(),
-            stop_last: CancellationToken::new(),
+            running: Default::default(),
+            stops: Default::default(),
             _end: children.end.clone().drop_guard(),
             children,
         }
@@ -50,23 +74,26 @@ impl Tasks {
         Self::default()
     }
 
-    /// Starts a part, which finishes soon after its token is cancelled.
+    /// Starts a part of [`Stage::Work`], which finishes soon after its token is cancelled.
     pub fn spawn<F>(&mut self, name: &'static str, part: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
-        let part = part(self.children.stop.child_token()).instrument(info_span!("task", name));
-        self.parts.spawn(async move { (name, part.await) });
+        self.spawn_at(Stage::Work, name, part);
     }
 
-    /// Starts a part by which others see how the process does: it is told to stop when all other parts, and the
-    /// children, have ended.
-    pub fn spawn_last<F>(&mut self, name: &'static str, part: impl FnOnce(CancellationToken) -> F)
+    /// Starts a part, which finishes soon after its token is cancelled.
+    pub fn spawn_at<F>(&mut self, stage: Stage, name: &'static str, part: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
-        let part = part(self.stop_last.child_token()).instrument(info_span!("task", name));
-        self.last.spawn(async move { (name, part.await) });
+        let part = part(self.stops[stage as usize].child_token()).instrument(info_span!("task", name));
+        let part = AssertUnwindSafe(part).catch_unwind();
+        self.running[stage as usize] += 1;
+        self.parts.spawn(async move {
+            let panicked = |panic: Box<dyn Any + Send>| Err(anyhow!("panic: {}", panic_text(&*panic)));
+            Ended { stage, name, outcome: part.await.unwrap_or_else(panicked) }
+        });
     }
 
     /// What parts use to start children while the process runs.
@@ -85,48 +112,56 @@ impl Tasks {
     pub async fn run(mut self, shutdown: impl Future, grace: Duration) -> anyhow::Result<()> {
         let outcome = tokio::select! {
             _ = shutdown => Ok(()),
-            Some(ended) = self.parts.join_next() => too_early(ended),
-            Some(ended) = self.last.join_next() => too_early(ended),
+            Some(Ended { name, outcome, .. }) = self.next() => match outcome {
+                Ok(()) => Err(anyhow!("{name} ended on its own")),
+                Err(error) => Err(error.context(format!("{name} failed"))),
+            },
         };
         self.children.stop.cancel();
         self.children.tracker.close();
-        let drained = async {
-            finish(&mut self.parts).await;
-            self.children.tracker.wait().await;
-            self.stop_last.cancel();
-            finish(&mut self.last).await;
-        };
-        if time::timeout(grace, drained).await.is_err() {
-            let (parts, children) = (self.parts.len() + self.last.len(), self.children.tracker.len());
+        let deadline = Instant::now() + grace;
+        if time::timeout_at(deadline, self.end(deadline)).await.is_err() {
+            let (parts, children) = (self.parts.len(), self.children.tracker.len());
             warn!(parts, children, "grace period over, dropping the rest");
             self.children.end.cancel();
             self.parts.shutdown().await;
             self.children.tracker.wait().await;
-            self.last.shutdown().await;
         }
         outcome
     }
-}
 
-type Ended = Result<(&'static str, anyhow::Result<()>), JoinError>;
-
-/// Why nothing goes on after a part ended that nobody had told to.
-fn too_early(ended: Ended) -> anyhow::Result<()> {
-    match ended {
-        Ok((name, Ok(()))) => Err(anyhow!("{name} ended on its own")),
-        Ok((name, Err(error))) => Err(error.context(format!("{name} failed"))),
-        Err(panic) => Err(panic).context("a part panicked"),
-    }
-}
-
-/// Waits for parts that were told to stop.
-async fn finish(parts: &mut JoinSet<(&'static str, anyhow::Result<()>)>) {
-    while let Some(ended) = parts.join_next().await {
-        match ended {
-            Ok((name, Ok(()))) => info!(name, "finished"),
-            Ok((name, Err(error))) => warn!(name, error = format!("{error:#}"), "failed while stopping"),
-            Err(error) => error!(%error, "a part panicked while stopping"),
+    /// Tells one stage after the other. One that is slow leaves to those after it half of the time that it found.
+    async fn end(&mut self, deadline: Instant) {
+        for stage in [Stage::Doors, Stage::Upward, Stage::Work] {
+            self.stops[stage as usize].cancel();
+            let limit = deadline.saturating_duration_since(Instant::now()) / 2;
+            if time::timeout(limit, self.finish(&[stage])).await.is_err() {
+                let parts = self.running[stage as usize];
+                warn!(?stage, parts, "does not end in its time; the next stage is told to");
+            }
         }
+        self.finish(&[Stage::Doors, Stage::Upward, Stage::Work]).await;
+        self.children.tracker.wait().await;
+        self.stops[Stage::Shown as usize].cancel();
+        self.finish(&Stage::ALL).await;
+    }
+
+    /// Waits for the parts of these stages.
+    async fn finish(&mut self, stages: &[Stage]) {
+        while stages.iter().any(|stage| self.running[*stage as usize] > 0) {
+            let Some(Ended { name, outcome, .. }) = self.next().await else { return };
+            match outcome {
+                Ok(()) => info!(name, "finished"),
+                Err(error) => warn!(name, error = format!("{error:#}"), "failed while stopping"),
+            }
+        }
+    }
+
+    /// The next part that ends; none where none is left.
+    async fn next(&mut self) -> Option<Ended> {
+        let ended = self.parts.join_next().await?.expect("panics are caught, and nobody aborts a part");
+        self.running[ended.stage as usize] -= 1;
+        Some(ended)
     }
 }
 
@@ -153,7 +188,7 @@ impl Children {
             match end.run_until_cancelled(child).await {
                 None | Some(Ok(Ok(()))) => {}
                 Some(Ok(Err(error))) => warn!(error = format!("{error:#}"), "failed"),
-                Some(Err(panic)) => error!(panic = panic_text(panic.as_ref()), "panicked"),
+                Some(Err(panic)) => error!(panic = panic_text(&*panic), "panicked"),
             }
         };
         self.tracker.spawn(watched.instrument(info_span!("task", name)));
@@ -177,11 +212,10 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::sync::{Arc, Mutex};
 
     use tokio::sync::oneshot;
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -218,6 +252,75 @@ mod tests {
             assert_eq!(format!("{error:#}"), want);
             assert!(told.load(SeqCst));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_panics_stops_the_others_and_is_named() {
+        let mut tasks = Tasks::new();
+        tasks.spawn("planner", |_| async { panic!("a bug") });
+        let error = tasks.run(pending::<()>(), GRACE).await.unwrap_err();
+        assert_eq!(format!("{error:#}"), "planner failed: panic: a bug");
+    }
+
+    /// A part of each stage, and a child: each says when it is told, and a second later that it ends. A deaf one does
+    /// not end.
+    async fn order(deaf: Option<Stage>) -> Vec<(u64, String)> {
+        let (said, start) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
+        let say = {
+            let said = said.clone();
+            move |what: String| said.lock().unwrap().push((start.elapsed().as_secs(), what))
+        };
+        let mut tasks = Tasks::new();
+        let stages = [
+            (Stage::Shown, "shown"),
+            (Stage::Work, "work"),
+            (Stage::Doors, "doors"),
+            (Stage::Upward, "upward"),
+        ];
+        for (stage, name) in stages {
+            let say = say.clone();
+            tasks.spawn_at(stage, name, |stop| async move {
+                stop.cancelled().await;
+                say(format!("{name} told"));
+                let wait = if deaf == Some(stage) { Duration::MAX } else { Duration::from_secs(1) };
+                time::sleep(wait).await;
+                say(format!("{name} ends"));
+                Ok(())
+            });
+        }
+        tasks.children().spawn("child", |stop| async move {
+            stop.cancelled().await;
+            time::sleep(Duration::from_secs(5)).await;
+            say("child ends".to_owned());
+            Ok(())
+        });
+        tasks.run(async {}, GRACE).await.unwrap();
+        said.lock().unwrap().clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn doors_close_first_and_what_shows_the_end_is_last() {
+        let found = order(None).await;
+        let want = [
+            (0, "doors told"),
+            (1, "doors ends"),
+            (1, "upward told"),
+            (2, "upward ends"),
+            (2, "work told"),
+            (3, "work ends"),
+            (5, "child ends"),
+            (5, "shown told"),
+            (6, "shown ends"),
+        ];
+        assert_eq!(found, want.map(|(at, what)| (at, what.to_owned())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_door_that_does_not_close_takes_half_of_the_grace_and_no_more() {
+        let found = order(Some(Stage::Doors)).await;
+        let told = |what: &str| found.iter().find(|(_, said)| said == what).map(|(at, _)| *at);
+        assert_eq!((told("upward told"), told("work told")), (Some(5), Some(6)), "{found:?}");
+        assert_eq!((told("work ends"), told("shown told")), (Some(7), None), "{found:?}");
     }
 
     #[tokio::test(start_paused = true)]
