@@ -5,6 +5,7 @@
 mod between_proxies;
 mod forge;
 mod issuing;
+mod limbo;
 mod secrets;
 mod support;
 mod tokens;

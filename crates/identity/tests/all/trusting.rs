@@ -13,15 +13,15 @@ use rustls::pki_types::CertificateDer;
 use crate::forge::{Forge, authority_params, dns, leaf_params, set_times, uri};
 use crate::support::{HOUR, domain, id, now, svid, trust, zone_ca};
 
-const WEB: &str = "spiffe://default.east.mesh.local/workload/web";
+pub(crate) const WEB: &str = "spiffe://default.east.mesh.local/workload/web";
 const SUBJECT_ALTERNATIVE_NAME: &[u64] = &[2, 5, 29, 17];
 
 /// An authority of `default.<zone>.mesh.local` that signs whatever it is told.
-fn forge(zone: &str) -> Forge {
+pub(crate) fn forge(zone: &str) -> Forge {
     Forge::root(authority_params(zone, vec![uri(&format!("spiffe://{}", domain(zone)))]))
 }
 
-fn bundle(zone: &str, pem: String) -> (TrustDomain, model::ZoneName, String) {
+pub(crate) fn bundle(zone: &str, pem: String) -> (TrustDomain, model::ZoneName, String) {
     (domain(zone).parse().unwrap(), zone.parse().unwrap(), pem)
 }
 
