@@ -44,8 +44,23 @@ pub(crate) fn script(shell: Shell, out: &mut Out<'_>) -> Result<ExitCode, Failur
 
 const BASH: &str = r#"# source <(tombolo completion bash)
 _tombolo() {
-  local IFS=$'\n'
-  COMPREPLY=($("${COMP_WORDS[0]}" __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+  local IFS=$'\n' rest=${COMP_LINE:0:COMP_POINT} words=() word cut
+  # Bash breaks words at = and : as well, which are parts of ours.
+  for word in "${COMP_WORDS[@]:0:COMP_CWORD + 1}"; do
+    if [[ ${#words[@]} -eq 0 || $rest == [[:space:]]* || -z $rest ]]; then
+      rest=${rest#"${rest%%[![:space:]]*}"}
+      words+=("$word")
+    else
+      words[-1]+=$word
+    fi
+    rest=${rest#"$word"}
+  done
+  COMPREPLY=($("${words[0]}" __complete -- "${words[@]:1}" 2>/dev/null))
+  # It writes over its own last word, of which = and : are none.
+  word=${COMP_WORDS[COMP_CWORD]}
+  [[ $word == [=:] ]] && word=
+  cut=${words[-1]%"$word"}
+  COMPREPLY=("${COMPREPLY[@]#"$cut"}")
 }
 # Where there is nothing to say, the shell completes files.
 complete -o default -F _tombolo tombolo
@@ -85,6 +100,8 @@ pub(crate) async fn complete(
     let mut command = Cli::command();
     command.build();
     let asked = asked(&command, before, typed);
+    // Of '--output=j' the value is to be found, and the word is what the shell writes.
+    let (flag, typed) = value_of_flag(typed).unwrap_or(("", typed));
     let found = match asked.what {
         What::Words(words) => words,
         What::Contexts => contexts::path(environment)
@@ -98,7 +115,7 @@ pub(crate) async fn complete(
         What::Files => Vec::new(),
     };
     let lines: String =
-        found.iter().filter(|word| word.starts_with(typed)).map(|word| format!("{word}\n")).collect();
+        found.iter().filter(|word| word.starts_with(typed)).map(|word| format!("{flag}{word}\n")).collect();
     out.print(&lines)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -114,6 +131,12 @@ enum What {
     },
     /// The shell knows better.
     Files,
+}
+
+/// `--output=` and `j` of `--output=j`.
+fn value_of_flag(typed: &str) -> Option<(&str, &str)> {
+    let end = typed.strip_prefix("--")?.find('=')? + "--=".len();
+    Some(typed.split_at(end))
 }
 
 struct Asked {
@@ -147,6 +170,11 @@ fn asked(root: &Command, before: &[String], typed: &str) -> Asked {
     }
     let what = match pending {
         Some(flag) => of_flag(flag),
+        None if let Some((flag, _)) = value_of_flag(typed) => {
+            let found =
+                flag_of(command, flag.trim_end_matches('=')).filter(|arg| arg.get_action().takes_values());
+            found.map_or(What::Words(Vec::new()), of_flag)
+        }
         None if typed.starts_with('-') => What::Words(long_flags(command)),
         None if command.has_subcommands() => {
             let subcommands = command.get_subcommands().filter(|sub| !sub.is_hide_set());
@@ -254,6 +282,15 @@ mod tests {
             ("get meshes a ", What::Words(vec![])),
             ("completion ", What::Words(["bash", "zsh", "fish"].map(str::to_owned).to_vec())),
             ("get x -o ", What::Words(["table", "wide", "json", "yaml", "name"].map(str::to_owned).to_vec())),
+            (
+                "get x --output=",
+                What::Words(["table", "wide", "json", "yaml", "name"].map(str::to_owned).to_vec()),
+            ),
+            ("get --mesh=s", names("mesh")),
+            ("get --context=e", What::Contexts),
+            ("get meshes --ca=/e", What::Files),
+            ("get --watch=t", What::Words(vec![])),
+            ("get --none=t", What::Words(vec![])),
             ("inspect ", What::Words(vec!["dataplane".into()])),
         ] {
             assert_eq!(what(line), want, "{line:?}");
