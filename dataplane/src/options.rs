@@ -11,7 +11,7 @@ use crate::control::ControlOptions;
 
 /// The sidecar: carries an application's traffic in and out under mutual TLS.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "tombolo-dataplane", version)]
+#[command(name = "tombolo-dataplane", version, after_long_help = include_str!("help.txt"))]
 #[command(group(ArgGroup::new("source").required(true).args(["zone_cp", "static_file"])))]
 pub struct Options {
     /// Serve by this file instead of asking a zone control plane
@@ -74,7 +74,7 @@ pub struct Options {
     pub log_format: runtime::logs::LogFormat,
 
     /// Such as info or traffic=debug,info
-    #[arg(long, env = "TOMBOLO_LOG", default_value = "info")]
+    #[arg(long, env = "TOMBOLO_LOG", default_value = "info", value_parser = runtime::logs::filter)]
     pub log: String,
 }
 

@@ -8,7 +8,7 @@ use control::{Addresses, Clock};
 
 /// The global control plane: owns policy, joins zones.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "tombolo-global-cp", version)]
+#[command(name = "tombolo-global-cp", version, after_long_help = include_str!("help.txt"))]
 pub struct Options {
     /// Where documents, keys and tokens are kept; made at the first start
     #[arg(long, env = "TOMBOLO_DATA_DIR", value_name = "DIR")]
@@ -31,7 +31,7 @@ pub struct Options {
     pub log_format: runtime::logs::LogFormat,
 
     /// Such as info or sync=debug,info
-    #[arg(long, env = "TOMBOLO_LOG", default_value = "info")]
+    #[arg(long, env = "TOMBOLO_LOG", default_value = "info", value_parser = runtime::logs::filter)]
     pub log: String,
 
     /// The time of day

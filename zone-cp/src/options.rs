@@ -9,7 +9,7 @@ use model::ZoneName;
 
 /// The zone control plane: turns policy and services into what the proxies of its zone run.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "tombolo-zone-cp", version)]
+#[command(name = "tombolo-zone-cp", version, after_long_help = include_str!("help.txt"))]
 pub struct Options {
     /// The name of the zone
     #[arg(long, env = "TOMBOLO_ZONE")]
@@ -44,7 +44,7 @@ pub struct Options {
     pub log_format: runtime::logs::LogFormat,
 
     /// Such as info or zone_cp=debug,info
-    #[arg(long, env = "TOMBOLO_LOG", default_value = "info")]
+    #[arg(long, env = "TOMBOLO_LOG", default_value = "info", value_parser = runtime::logs::filter)]
     pub log: String,
 
     /// The time of day

@@ -13,7 +13,7 @@ use crate::control::ControlOptions;
 
 /// The door of a zone: relays mutually authenticated traffic by SNI, and never decrypts it.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "tombolo-zone-ingress", version)]
+#[command(name = "tombolo-zone-ingress", version, after_long_help = include_str!("help.txt"))]
 #[command(group(ArgGroup::new("source").required(true).args(["zone_cp", "static_file"])))]
 pub struct Options {
     /// Relay by this file instead of asking a zone control plane
@@ -79,7 +79,7 @@ pub struct Options {
     pub log_format: runtime::logs::LogFormat,
 
     /// Such as info or traffic=debug,info
-    #[arg(long, env = "TOMBOLO_LOG", default_value = "info")]
+    #[arg(long, env = "TOMBOLO_LOG", default_value = "info", value_parser = runtime::logs::filter)]
     pub log: String,
 }
 
