@@ -261,14 +261,21 @@ pub async fn newest(store: &dyn Store, zone: &ZoneName) -> Result<Newest, HostEr
     Ok(numbers.into_iter().collect())
 }
 
-/// The zone was removed: one that comes under its name begins anew.
+/// The zones of which newest numbers are kept.
+pub async fn numbered(store: &dyn Store) -> Result<BTreeSet<ZoneName>, store::Error> {
+    let names = store.secret_names(NUMBERS).await?;
+    Ok(names.iter().filter_map(|name| name.strip_prefix(NUMBERS)?.parse().ok()).collect())
+}
+
 pub async fn forget_numbers(store: &dyn Store, zone: &ZoneName) -> Result<(), store::Error> {
     store.secret_delete(&numbers_name(zone)).await
 }
 
 fn numbers_name(zone: &ZoneName) -> String {
-    format!("bundle-numbers/{zone}")
+    format!("{NUMBERS}{zone}")
 }
+
+const NUMBERS: &str = "bundle-numbers/";
 
 fn bundle(record: &Record) -> Option<Bundle> {
     if record.key.kind.as_str() != MeshTrust::KIND.name {

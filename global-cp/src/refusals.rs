@@ -7,7 +7,9 @@ use control::reports::AND_MORE;
 use control::{Refusals, degraded};
 use model::{DocumentKey, Origin, Version, ZoneName};
 use sync::{Refused, Topic};
+use tracing::info;
 
+use crate::originated;
 use crate::session::lane;
 use crate::zones::Zones;
 
@@ -27,12 +29,27 @@ impl Zones {
         Ok(())
     }
 
-    /// A zone was removed.
-    pub(crate) async fn forget_refusals(&self, zone: &ZoneName) -> Result<(), store::Error> {
+    /// A zone was removed: one that comes under its name begins anew.
+    pub(crate) async fn forget(&self, zone: &ZoneName) -> Result<(), store::Error> {
         let lane = lane(zone);
-        Refusals::forget(self.store(), &lane).await?;
-        self.reports().put(lane, Refusals::default());
+        self.reports().put(lane.clone(), Refusals::default());
         self.reports().put(refused_by(zone), Refusals::default());
+        self.store().unfence(&lane).await?;
+        Refusals::forget(self.store(), &lane).await?;
+        originated::forget_numbers(self.store(), zone).await
+    }
+
+    /// Forgets those whose removal was not finished, by a disk that failed or a process that ended.
+    pub(crate) async fn sweep(&self) -> Result<(), store::Error> {
+        // Before it is looked who is there: whoever joins meanwhile has a document before anything is kept of it.
+        let lanes = Refusals::lanes(self.store(), Topic::ORIGINATED.as_str()).await?;
+        let mut kept = originated::numbered(self.store()).await?;
+        kept.extend(lanes.iter().filter_map(|lane| lane.split_once('/')?.1.parse().ok()));
+        let there = self.documents().await?;
+        for zone in kept.iter().filter(|zone| !there.contains_key(*zone)) {
+            info!(%zone, "the zone was removed before");
+            self.forget(zone).await?;
+        }
         Ok(())
     }
 

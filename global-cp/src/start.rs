@@ -13,6 +13,7 @@ use model::Origin;
 use prometheus_client::registry::Registry;
 use runtime::{AdminPages, Tasks};
 use sync::{link, server, session};
+use tracing::warn;
 
 use crate::admission::GlobalAdmission;
 use crate::answers::Answers;
@@ -44,6 +45,10 @@ impl GlobalCp {
         let metrics = Metrics::register(&mut registry);
         let zones = Zones::new(home.clone(), enroller.clone(), clock.clone(), metrics);
         zones.recall().await.context("what was refused cannot be read")?;
+        // Before anybody comes under the same name. A disk that is full keeps nobody from starting: it is tried again.
+        if let Err(error) = zones.sweep().await {
+            warn!(%error, "what is left of removed zones cannot be forgotten yet");
+        }
         zones.remember_ages().await.context("when zones were last heard of cannot be read")?;
         let of_zones = zones.clone();
         metrics::show_ages(&mut registry, move || of_zones.everyone());

@@ -30,7 +30,6 @@ use tracing::{error, info, warn};
 
 use crate::exports::{Effect, Exports};
 use crate::metrics::Metrics;
-use crate::originated;
 use crate::session::{ZoneSession, lane};
 
 /// How long a failed look at the store waits before the next.
@@ -475,6 +474,7 @@ pub(crate) async fn follow(zones: Zones, stop: CancellationToken) -> anyhow::Res
 async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
     let mut watch = zones.store().watch(zones.store().head().await?.sequence);
     turn_away(zones).await?;
+    zones.sweep().await?;
     // Whatever changed while nobody looked.
     for (zone, entry) in zones.entries().iter() {
         zones.judge_again(zone, entry, Changed::Owner);
@@ -492,9 +492,7 @@ async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
             if let (Change::Deleted { key, .. }, Ok(zone)) = (change, change.key().name.as_str().parse()) {
                 info!(%zone, document = %key, "the zone was removed");
                 zones.change(&zone, |entry| (entry.last_heard, entry.is_removed) = (None, true));
-                zones.store().unfence(&lane(&zone)).await?;
-                zones.forget_refusals(&zone).await?;
-                originated::forget_numbers(zones.store(), &zone).await?;
+                zones.forget(&zone).await?;
             }
         }
         if commit.changes.iter().any(|change| of_zones(&change)) {

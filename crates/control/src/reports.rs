@@ -60,6 +60,12 @@ impl Refusals {
         Write::Private { name: secret_name(lane), value: bytes.into() }
     }
 
+    /// Of which lanes of a topic something was kept.
+    pub async fn lanes(store: &dyn Store, topic: &str) -> Result<Vec<String>, store::Error> {
+        let names = store.secret_names(&secret_name(&format!("{topic}/"))).await?;
+        Ok(names.iter().filter_map(|name| Some(name.strip_prefix(PREFIX)?.to_owned())).collect())
+    }
+
     /// For a peer that is gone for good.
     pub async fn forget(store: &dyn Store, lane: &str) -> Result<(), store::Error> {
         store.secret_delete(&secret_name(lane)).await
@@ -153,8 +159,10 @@ impl Judged {
 }
 
 fn secret_name(lane: &str) -> String {
-    format!("refused/{lane}")
+    format!("{PREFIX}{lane}")
 }
+
+const PREFIX: &str = "refused/";
 
 /// All reports that are known here, by lane: the own ones, and what peers said last.
 #[derive(Default)]

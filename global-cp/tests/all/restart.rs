@@ -2,10 +2,11 @@
 
 use control::Home;
 use global_cp::{GlobalCp, Options};
-use model::{Origin, Record, Version};
+use identity::{AUTHORITY_LIFETIME, ZoneCa};
+use model::{BundleNumber, Origin, Record, Version};
 use serde_json::json;
 use std::time::SystemTime;
-use store::Write;
+use store::{Draft, EmbeddedStore, Expect, Store, Write};
 use sync::Topic;
 use tokio::time;
 
@@ -67,7 +68,7 @@ async fn a_global_that_came_back_empty_empties_no_zone() {
     let folder = global.stop().await;
     let secrets = Home::open(folder.path(), Origin::Global, SystemTime::now()).await.unwrap();
     let empty = tempfile::tempdir().unwrap();
-    let put_back = store::EmbeddedStore::open(empty.path(), Origin::Global).unwrap();
+    let put_back = EmbeddedStore::open(empty.path(), Origin::Global).unwrap();
     for name in ["control/ca", "control/token-key", "control/admin-token"] {
         let value = secrets.store.secret_get(name).await.unwrap().unwrap();
         put_back.secret_put(name, value).await.unwrap();
@@ -173,7 +174,7 @@ async fn a_program_that_shares_other_kinds_tells_them_to_zones_that_were_past_th
     let up_to = Write::Advance([(Origin::Global, version.point)].into_iter().collect());
     east.site.store.apply(vec![leave, Write::Copy(old), up_to]).await.unwrap();
     let folder = global.stop().await;
-    let store = store::EmbeddedStore::open(folder.path(), Origin::Global).unwrap();
+    let store = EmbeddedStore::open(folder.path(), Origin::Global).unwrap();
     store.secret_put("views", b"other kinds".to_vec().into()).await.unwrap();
     drop(store);
 
@@ -189,4 +190,51 @@ async fn a_program_that_shares_other_kinds_tells_them_to_zones_that_were_past_th
         let (_, state) = global.get(&format!("/revisions/{revision}?wait=20s")).await;
         assert_eq!(state["state"], "applied", "{state}");
     }
+}
+
+#[tokio::test]
+async fn of_a_zone_whose_removal_was_not_finished_nothing_is_kept_after_the_next_start() {
+    let global = Global::start().await;
+    let mut zones = vec![global.zone("east").await, global.zone("west").await];
+    for zone in &zones {
+        let name = &zone.name;
+        zone.write(&format!("MeshService/default/{name}//broken"), json!({"ports": [{"port": 0}]})).await;
+        let domain = format!("default.{name}.mesh.local");
+        let ca = ZoneCa::create(domain.parse().unwrap(), AUTHORITY_LIFETIME, SystemTime::now()).unwrap();
+        let pem = json!({"type": "Pem", "pem": {"value": ca.bundle_pem()}});
+        let body = json!({
+            "type": "MeshTrust", "mesh": "default", "name": "own",
+            "spec": {"trustDomain": domain, "caBundles": [pem]},
+        });
+        let key = format!("MeshTrust/default/{name}//own").parse().unwrap();
+        let draft = Draft {
+            bundle: Some(BundleNumber { incarnation: 1, n: 1 }),
+            ..Draft::new(key, serde_json::to_vec(&body).unwrap())
+        };
+        let written = zone.site.store.put(draft, Expect::Any).await.unwrap();
+        zone.handle.changed(&Topic::ORIGINATED);
+        zone.until_acknowledged(&written.version).await;
+    }
+    for zone in &mut zones {
+        zone.disconnect().await;
+    }
+    let kept = async |store: &dyn Store| {
+        let mut names = store.secret_names("refused/").await.unwrap();
+        names.extend(store.secret_names("bundle-numbers/").await.unwrap());
+        names
+    };
+    let of = |zones: &[&str]| -> Vec<String> {
+        let names = ["refused/originated/", "bundle-numbers/"].into_iter();
+        names.flat_map(|name| zones.iter().map(move |zone| format!("{name}{zone}"))).collect()
+    };
+
+    let folder = global.stop().await;
+    let store = EmbeddedStore::open(folder.path(), Origin::Global).unwrap();
+    assert_eq!(kept(&*store).await, of(&["east", "west"]));
+    // As if the process had ended at once.
+    store.delete("Zone//global//east".parse().unwrap(), Expect::Any).await.unwrap();
+    drop(store);
+    let folder = Global::start_on(folder).await.stop().await;
+    let store = EmbeddedStore::open(folder.path(), Origin::Global).unwrap();
+    assert_eq!(kept(&*store).await, of(&["west"]));
 }
