@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use control::questions::{HeldAnswer, HeldDocument};
-use identity::TrustStore;
+use identity::Claims;
 use model::kinds::{self, MeshService, MeshTrust, ResourceSpec};
 use model::{
     BundleNumber, Document, DocumentKey, MeshName, Origin, Point, Record, TrustDomain, Version, World,
@@ -50,7 +50,7 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
     let upto = batch.world.point(&origin)?;
     // Of other origins a zone has nothing to say.
     let world: World = [(origin.clone(), upto)].into_iter().collect();
-    let mut trusts = Trusts::new(standing);
+    let mut trusts = Trusts::new(standing, &batch);
     let mut stay = BTreeSet::new();
     let (mut writes, mut refused) = (Vec::new(), Vec::new());
     if batch.whole && standing.heard.is_some_and(|heard| heard.epoch < upto.epoch) {
@@ -192,20 +192,24 @@ struct Trusts {
 struct Bundle {
     version: Version,
     number: Option<BundleNumber>,
-    domain: TrustDomain,
-    pem: String,
+    claims: Claims,
 }
 
 impl Trusts {
-    fn new(standing: &Standing) -> Self {
-        let held = standing.trusts.iter().filter_map(|record| Some((record.key.clone(), bundle(record)?)));
+    /// Of the meshes of which a batch has bundles. Their certificates are read once for all of it.
+    fn new(standing: &Standing, batch: &Batch) -> Self {
+        let bundles = batch.entries.iter().filter_map(|entry| entry.key.parse::<DocumentKey>().ok());
+        let bundles = bundles.filter(|key| key.kind.as_str() == MeshTrust::KIND.name);
+        let meshes: BTreeSet<_> = bundles.map(|key| key.mesh).collect();
+        let held = standing.trusts.iter().filter(|record| meshes.contains(&record.key.mesh));
+        let held = held.filter_map(|record| Some((record.key.clone(), bundle(record)?)));
         Self { held: held.collect(), newest: standing.newest.clone() }
     }
 
     /// Takes a bundle in, so that the next one is judged beside it; other documents are none of its business.
     fn take(&mut self, record: &Record) -> Result<(), String> {
         let (Some(taken), Some(mesh)) = (bundle(record), &record.key.mesh) else { return Ok(()) };
-        let domain = taken.domain.clone();
+        let domain = taken.claims.domain().clone();
         let held = self.held.get(&record.key);
         // One without a number, which somebody wrote, is older than none but that under its own name.
         let of_domain = self.newest.get(&(mesh.clone(), domain.clone())).filter(|_| record.bundle.is_some());
@@ -221,17 +225,8 @@ impl Trusts {
         if self.newest.len() >= MOST_NUMBERS && !self.newest.contains_key(&(mesh.clone(), domain.clone())) {
             return Err(format!("its zone has bundles of more than {MOST_NUMBERS} trust domains"));
         }
-        let others = self.held.iter().filter(|(key, held)| {
-            **key != record.key && key.mesh == record.key.mesh && held.domain != domain
-        });
-        // Only whose key is whose matters here: whom a bundle of the global belongs to does not.
-        let any = record.key.origin.zone().ok_or("it is not of a zone")?;
-        let others = others.map(|(key, held)| {
-            (held.domain.clone(), key.origin.zone().unwrap_or(any).clone(), held.pem.clone())
-        });
-        let bundles: Vec<_> = others.chain([(domain.clone(), any.clone(), taken.pem.clone())]).collect();
-        let (_, problems) = TrustStore::from_bundles(bundles);
-        if let Some(problem) = problems.into_iter().find(|problem| problem.domain == domain) {
+        let others = self.held.iter().filter(|(key, _)| **key != record.key && key.mesh == record.key.mesh);
+        if let Some(problem) = taken.claims.problem(others.map(|(_, held)| &held.claims)) {
             return Err(problem.to_string());
         }
         self.held.insert(record.key.clone(), taken);
@@ -286,8 +281,7 @@ fn bundle(record: &Record) -> Option<Bundle> {
     Some(Bundle {
         version: record.version.clone(),
         number: record.bundle,
-        domain: trust.trust_domain.clone(),
-        pem: trust.ca_bundles.concat(),
+        claims: Claims::read(&trust.trust_domain, &trust.ca_bundles.concat()),
     })
 }
 

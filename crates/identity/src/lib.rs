@@ -48,4 +48,4 @@ pub use token::{
     AdminToken, Audience, Expected, Issuer, TokenClaims, TokenError, TokenKey, ca_of_token,
     expected_of_token, is_token_id, token_id,
 };
-pub use trust::{Problem, Refusal, Role, TrustStore, VerifyError, WorkloadPeer};
+pub use trust::{Claims, Problem, Refusal, Role, TrustStore, VerifyError, WorkloadPeer};

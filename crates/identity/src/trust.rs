@@ -147,6 +147,49 @@ struct Candidate {
     proven: bool,
 }
 
+/// A bundle that was read once, to be looked at beside others.
+#[derive(Debug)]
+pub struct Claims {
+    domain: TrustDomain,
+    /// Whose keys they would be, and whether somebody proves to have one.
+    keys: Vec<(AnchorKey, bool)>,
+    refused: Option<Refusal>,
+}
+
+impl Claims {
+    pub fn read(domain: &TrustDomain, pem: &str) -> Self {
+        let (candidates, mut refused) = candidates(domain, pem);
+        for candidate in &candidates {
+            if RootCertStore::empty().add(candidate.certificate.clone()).is_err() {
+                refused.push(Refusal::Unusable);
+            }
+        }
+        let keys = candidates.into_iter().map(|candidate| (candidate.key, candidate.proven)).collect();
+        Self { domain: domain.clone(), keys, refused: refused.into_iter().next() }
+    }
+
+    pub fn domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+
+    /// Why not all of it can be used beside bundles of other trust domains that are there already. The keys are given as
+    /// [`TrustStore::from_bundles`] gives them.
+    pub fn problem<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Option<Problem> {
+        let problem = |reason| Problem { domain: self.domain.clone(), reason };
+        if let Some(refused) = &self.refused {
+            return Some(problem(refused.clone()));
+        }
+        let has_first = |other: &&Self| {
+            let precedes = |(key, proven): &(AnchorKey, bool)| {
+                self.keys.iter().any(|(own, own_proven)| own == key && (*proven || !own_proven))
+            };
+            other.domain != self.domain && other.keys.iter().any(precedes)
+        };
+        let owner = others.into_iter().find(has_first)?;
+        Some(problem(Refusal::KeyOfAnother(owner.domain.clone())))
+    }
+}
+
 impl TrustStore {
     /// From the PEM bundles of all trust domains. Each certificate must be an authority's, and carry no
     /// URI name but `spiffe://<domain>`. One that is out of time is kept and not used at that time. A key
@@ -159,26 +202,15 @@ impl TrustStore {
         let mut domains = BTreeMap::new();
         let mut candidates = Vec::new();
         for (domain, zone, pem) in bundles {
-            let mut refuse = |reason| problems.push(Problem { domain: domain.clone(), reason });
-            if is_reserved(&domain) {
-                refuse(Refusal::Reserved);
-                continue;
-            }
             if domains.contains_key(&domain) {
-                refuse(Refusal::Repeated);
+                problems.push(Problem { domain, reason: Refusal::Repeated });
                 continue;
             }
-            domains.insert(domain.clone(), Domain { zone, anchors: Vec::new() });
-            match certificates_from_pem(&pem) {
-                Ok(certificates) => {
-                    for certificate in certificates {
-                        match Candidate::read(&domain, certificate) {
-                            Ok(candidate) => candidates.push(candidate),
-                            Err(reason) => refuse(reason),
-                        }
-                    }
-                }
-                Err(error) => refuse(Refusal::Unreadable(Arc::new(error))),
+            let (read, refused) = self::candidates(&domain, &pem);
+            candidates.extend(read);
+            problems.extend(refused.into_iter().map(|reason| Problem { domain: domain.clone(), reason }));
+            if !is_reserved(&domain) {
+                domains.insert(domain, Domain { zone, anchors: Vec::new() });
             }
         }
 
@@ -350,6 +382,25 @@ impl fmt::Debug for TrustStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.domains.keys()).finish()
     }
+}
+
+/// The certificates of a bundle that may become anchors, and what is wrong with the others.
+fn candidates(domain: &TrustDomain, pem: &str) -> (Vec<Candidate>, Vec<Refusal>) {
+    if is_reserved(domain) {
+        return (Vec::new(), vec![Refusal::Reserved]);
+    }
+    let certificates = match certificates_from_pem(pem) {
+        Ok(certificates) => certificates,
+        Err(error) => return (Vec::new(), vec![Refusal::Unreadable(Arc::new(error))]),
+    };
+    let (mut candidates, mut refused) = (Vec::new(), Vec::new());
+    for certificate in certificates {
+        match Candidate::read(domain, certificate) {
+            Ok(candidate) => candidates.push(candidate),
+            Err(reason) => refused.push(reason),
+        }
+    }
+    (candidates, refused)
 }
 
 impl Candidate {

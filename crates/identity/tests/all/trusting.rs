@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use identity::{
-    AUTHORITY_LIFETIME, Problem, Refusal, Role, TrustStore, VerifyError, ZoneCa, certificates_to_pem,
+    AUTHORITY_LIFETIME, Claims, Problem, Refusal, Role, TrustStore, VerifyError, ZoneCa, certificates_to_pem,
 };
 use model::TrustDomain;
 use proptest::prelude::*;
@@ -324,6 +324,40 @@ fn where_nobody_proves_a_key_the_first_bundle_stands() {
             assert_eq!(found.is_ok(), id.contains(owner.as_str()), "{id}: {found:?}");
         }
     }
+}
+
+#[test]
+fn a_bundle_that_was_read_before_is_judged_beside_others_as_all_together_are() {
+    let (east, west, shared) =
+        (forge("east"), forge("west"), Forge::root(authority_params("shared", vec![])));
+    let copy =
+        west.sign(&authority_params("east", vec![uri("spiffe://default.north.mesh.local")]), &east.key);
+    let copy = certificates_to_pem(&[copy]);
+    let pool = [
+        ("east", east.pem()),
+        ("west", west.pem()),
+        ("west", shared.pem() + &west.pem()),
+        ("south", shared.pem()),
+        ("south", east.pem()),
+        ("north", copy),
+        ("north", "hello".to_owned()),
+        ("east", shared.pem()),
+    ];
+    let claims = pool.each_ref().map(|(zone, pem)| Claims::read(&domain(zone).parse().unwrap(), pem));
+    let of_zone = |at: usize| bundle(pool[at].0, pool[at].1.clone());
+    let mut problems = 0;
+    for (first, second, last) in (0..512).map(|n| (n / 64, n / 8 % 8, n % 8)) {
+        let [a, b, c] = [first, second, last].map(|at| pool[at].0);
+        if a == b || b == c || a == c {
+            continue;
+        }
+        let (_, all) = TrustStore::from_bundles([first, second, last].map(of_zone));
+        let want = all.into_iter().find(|problem| problem.domain == *claims[last].domain());
+        let found = claims[last].problem([&claims[first], &claims[second]]);
+        assert_eq!(found, want, "{last} beside {first} and {second}");
+        problems += usize::from(found.is_some());
+    }
+    assert!(problems > 10, "{problems}");
 }
 
 #[test]
