@@ -9,6 +9,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(["tombolo/sync/v1/sync.proto"], ["."])?;
     // Without transport no `connect` constructor is generated, which would stand in the way of the call
     // of that name; we bring our own channel anyway.
-    tonic_prost_build::configure().build_transport(false).bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .codec_path("crate::codec::Lean")
+        .bytes(".")
+        .compile_fds(descriptors)?;
     Ok(())
 }

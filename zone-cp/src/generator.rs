@@ -3,6 +3,7 @@
 mod orphans;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,16 +36,18 @@ pub struct Generator {
     pub store: Arc<dyn Store>,
     pub authorities: Arc<Authorities>,
     pub ingresses: Arc<Ingresses>,
+    /// Empty.
+    pub view: View,
 }
 
 impl Generator {
     /// Follows the store and the ingresses until `stop`.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut ingresses = self.ingresses.watch();
         let mut authorities = self.authorities.watch();
         let listing = self.store.list(Filter::all()).await?;
         let mut watch = self.store.watch(listing.sequence);
-        let mut view = View::default();
+        let mut view = mem::take(&mut self.view);
         for record in &listing.records {
             put(&mut view, record);
         }
@@ -87,7 +90,7 @@ impl Generator {
                     Err(store::Error::Compacted { .. }) => match self.store.list(Filter::all()).await {
                         Ok(listing) => {
                             watch = self.store.watch(listing.sequence);
-                            view = View::default();
+                            view = view.beside();
                             listing.records.iter().for_each(|record| put(&mut view, record));
                         }
                         // The watch asks for it again.
@@ -158,7 +161,7 @@ fn may_write(view: &View, key: &DocumentKey, document: &Document) -> Option<Expe
     match view.any(key) {
         None => Some(Expect::Absent),
         Some(held) => {
-            let differs = held.document.canonical() != document.canonical();
+            let differs = !held.says_the_same_as(document);
             (is_generated(held) && differs).then(|| Expect::Version(held.version.clone()))
         }
     }
@@ -197,7 +200,7 @@ async fn reached(time: Option<Instant>) {
 }
 
 fn is_generated(held: &Held) -> bool {
-    held.document.labels.get(labels::MANAGED_BY) == Some(GENERATOR)
+    held.written.get(labels::MANAGED_BY) == Some(GENERATOR)
 }
 
 #[cfg(test)]
@@ -255,6 +258,7 @@ networking: {address: 127.0.0.1, inbound: [{port: 8080, servicePort: 80}]}";
             store: store.clone(),
             authorities: Arc::new(Authorities::new(control::Clock::system())),
             ingresses: Arc::new(Ingresses::load(&*store).await.unwrap()),
+            view: View::default(),
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(generator.run(stop.clone()));

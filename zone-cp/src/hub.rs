@@ -239,9 +239,9 @@ impl Hub {
                     link.handle.changed(&sync::Topic::PARTS);
                 }
             }
-            Output::Signal { client, session, name, value } => {
+            Output::Signal { client, session, name, word } => {
                 if let Some(link) = current(&client, session) {
-                    link.handle.signal(name, self.own_word(value));
+                    link.handle.signal(name, word);
                 }
             }
             Output::CountLossLater { client, session } => {
@@ -377,6 +377,11 @@ impl Hub {
             parts: parts.collect(),
             signals: signals.collect(),
         })
+    }
+
+    /// For somebody else who is to read the documents that the planner reads, and hold them only once.
+    pub fn empty_view(&self) -> View {
+        self.state().planner.view().beside()
     }
 
     pub fn world(&self) -> World {

@@ -25,6 +25,7 @@ use snapshot::parts::PartName;
 use snapshot::{Proxy, View};
 use store::{Commit, Listing};
 use sync::Wanted;
+use sync::frame::Signal;
 
 use shared::Shared;
 use signals::{Stale, Told, unsubscribe};
@@ -88,6 +89,9 @@ impl fmt::Display for Client {
 /// Tells a client's sessions apart: a word from one that was replaced counts no more.
 pub type SessionNumber = u64;
 
+/// Parts that a proxy subscribed to, by name.
+pub type Wants = BTreeMap<Arc<str>, Arc<PartName>>;
+
 /// What one proxy is to run, compiled from one world.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -96,7 +100,7 @@ pub struct Plan {
     /// Moves when the proxy subscribes to other parts: what it confirmed before says nothing of them.
     pub generation: u64,
     /// What the proxy subscribed to, by name. What is not among it is none of the zone's business.
-    pub wanted: Arc<BTreeMap<Arc<str>, Arc<PartName>>>,
+    pub wanted: Arc<Wants>,
     /// Those of them that there is something to tell of.
     pub parts: Arc<Wanted>,
 }
@@ -191,7 +195,7 @@ pub enum Output {
         client: Arc<Client>,
         session: SessionNumber,
         name: Arc<str>,
-        value: Bytes,
+        word: Arc<Signal>,
     },
     /// Say [`Input::LossCounts`] in 5 s.
     CountLossLater {
@@ -465,7 +469,7 @@ impl Planner {
             if *state.plan.wanted != wanted {
                 state.plan.generation += 1;
             }
-            (state.plan.wanted, state.plan.parts) = (Arc::new(wanted), Arc::new(parts));
+            (state.plan.wanted, state.plan.parts) = (self.shared.wants(wanted), Arc::new(parts));
             state.compile(&self.view, &mut self.shared, fresh.iter());
             state.plan.world = self.world.clone();
             out.push(Output::Plan { client: client.clone(), session, plan: state.plan.clone() });

@@ -72,7 +72,7 @@ fn ending_membership(zone: &ZoneName, credential: &Credential, now: SystemTime) 
 mod tests {
     use std::time::Duration;
 
-    use identity::{ControlCa, Peer, PrivateKey};
+    use identity::{ControlCa, Peer, PrivateKey, ServerRole};
 
     use super::*;
 
@@ -81,7 +81,7 @@ mod tests {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         let start = UNIX_EPOCH + 20_000 * DAY;
         let (zone, key): (ZoneName, _) = ("east".parse().unwrap(), PrivateKey::generate());
-        let ca = ControlCa::create("global".parse().unwrap(), start).unwrap();
+        let ca = ControlCa::create(ServerRole::Global, start).unwrap();
         let chain = ca.issue_client(key.request().der(), &Peer::Zone(zone.clone()), None, start).unwrap();
         let credential = Credential::new(chain, &key).unwrap();
         for (days, want) in [(0, false), (180, false), (185, true), (400, true)] {

@@ -23,7 +23,7 @@ use snapshot::handle::Salt;
 use store::{Filter, SecretBytes, Store, Watch};
 use sync::frame::Signal;
 use sync::link::{self, Handle};
-use sync::session::Limits;
+use sync::session::{Limits, Timing};
 use sync::{Topic, server};
 use tokio::sync::watch;
 use tokio::time;
@@ -95,6 +95,7 @@ impl ZoneCp {
             store: store.clone(),
             authorities: authorities.clone(),
             ingresses: ingresses.clone(),
+            view: hub.empty_view(),
         };
         tasks.spawn("generator", |stop| generator.run(stop));
 
@@ -139,7 +140,7 @@ impl ZoneCp {
                 kept.map(|kept| ("membership".to_owned(), kept.credential().validity().not_after));
             own.into_iter().chain(membership).chain(workload_authorities.ends()).collect()
         });
-        let sessions = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::PROXY);
+        let sessions = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::PROXY).with(Timing::PROXY);
         let upward = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::CONTROL_PLANE);
         let counters = [("proxies", sessions.counters.clone()), ("global", upward.counters.clone())];
         metrics::show_sessions(&mut registry, counters);

@@ -16,7 +16,7 @@ use serde_json::json;
 use snapshot::parts::{PartName, SignalName};
 use sync::frame::{Hello, Signal};
 use sync::link::{Handle, Host, HostError, Options, Topics};
-use sync::session::{Applied, Ended, Limits};
+use sync::session::{Applied, Ended, Limits, Timing};
 use sync::{Base, Batch, Body, Digest, Holdings, Place, Refused, Topic, Wanted};
 use tokio::sync::{Notify, watch};
 use tokio::time;
@@ -166,8 +166,8 @@ impl Simulated {
         let token = self.fleet.tokens.join(service);
         let joining = Joining::new(self.peer.clone(), &self.fleet.zone_cp, token);
         let membership = Membership::open(joining, InMemory).await?;
-        let options =
-            Options::new(env!("CARGO_PKG_VERSION"), Limits { staged_bytes: 64 << 20, ..Limits::PROXY });
+        let limits = Limits { staged_bytes: 64 << 20, ..Limits::PROXY };
+        let options = Options::new(env!("CARGO_PKG_VERSION"), limits).with(Timing::PROXY);
         let put = async |svid: Arc<identity::Svid>| {
             self.certified.send_replace(Some(svid.id().clone()));
             self.review();

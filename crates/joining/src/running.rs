@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use runtime::admin::Pages;
 use runtime::{Readiness, Tasks};
 use sync::link::{self, Handle, Host};
-use sync::session::Limits;
+use sync::session::{Limits, Timing};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time;
@@ -106,7 +106,7 @@ impl<K: Keep> Program<K> {
         tasks.spawn("session", |stop| {
             let (handle, dial_stop) = (handle.clone(), dial_stop.clone());
             async move {
-                let options = link::Options::new(env!("CARGO_PKG_VERSION"), limits);
+                let options = link::Options::new(env!("CARGO_PKG_VERSION"), limits).with(Timing::PROXY);
                 membership.run(host, &handle, &options, &dial_stop).await;
                 stop.cancelled().await;
                 Ok(())
@@ -246,7 +246,6 @@ mod tests {
     use tokio::sync::{Notify, mpsc, watch};
     use tokio::time::Instant;
     use tokio_stream::StreamExt;
-    use tokio_stream::wrappers::ReceiverStream;
 
     use super::*;
 
@@ -291,13 +290,13 @@ mod tests {
         tokio::spawn({
             let (options, cut) = (options.clone(), cut.clone());
             async move {
-                let incoming = ReceiverStream::new(from_below).map(Ok);
+                let incoming = link::frames(from_below).map(Ok);
                 link::run(above, &Handle::new(), Transport { incoming, outgoing: down }, &options, 1, &cut)
                     .await
             }
         });
         tokio::spawn(async move {
-            let incoming = ReceiverStream::new(from_above).map(Ok);
+            let incoming = link::frames(from_above).map(Ok);
             link::run(Arc::new(Proxy), &below, Transport { incoming, outgoing: up }, &options, 1, &cut).await
         });
         handle.connected().await;

@@ -1,11 +1,14 @@
 //! The documents that a zone knows, typed: what the compiler reads.
 
+mod documents;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use documents::Documents;
 use model::document::Document;
-use model::kinds::{Dataplane, MeshService, ResourceSpec, Spec, Zone};
-use model::labels::{self, Labels};
+use model::kinds::{MeshService, ResourceSpec, Spec, Zone};
+use model::labels::Labels;
 use model::{DocumentKey, MeshName, Name, Origin, Record, TrustDomain, Version, ZoneName};
 
 /// One document that this program understands.
@@ -13,26 +16,42 @@ use model::{DocumentKey, MeshName, Name, Origin, Record, TrustDomain, Version, Z
 pub struct Held {
     pub key: DocumentKey,
     pub version: Version,
-    pub document: Document,
+    pub spec: Spec,
+    /// As written.
+    pub written: Labels,
     /// As written and as computed.
     pub labels: Labels,
+    /// Stands for the text, which takes more than all else and is for the store to keep.
+    digest: [u8; 32],
+}
+
+impl Held {
+    pub fn says_the_same_as(&self, document: &Document) -> bool {
+        self.digest == documents::digest(&document.canonical())
+    }
 }
 
 /// Cheap to clone: the documents are shared.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    shared: Documents,
     kinds: BTreeMap<&'static str, BTreeMap<DocumentKey, Arc<Held>>>,
     /// Documents of known kinds of which no version could be read so far.
     unread: BTreeMap<DocumentKey, Version>,
 }
 
 impl View {
+    /// An empty one that holds in common with this one whatever document both are given.
+    pub fn beside(&self) -> Self {
+        Self { shared: self.shared.clone(), ..Self::default() }
+    }
+
     /// Takes a document in. One that cannot be read leaves its last good version in force, and the error
     /// says why; one of an unknown kind is none of this program's business.
     pub fn put(&mut self, record: &Record) -> Result<(), model::document::Unreadable> {
         let Some(kind) = model::kinds::by_name(record.key.kind.as_str()) else { return Ok(()) };
-        let document = match Document::from_record(record) {
-            Ok(document) => document,
+        let held = match self.shared.get(record) {
+            Ok(held) => held,
             Err(error) => {
                 if self.any(&record.key).is_none() {
                     self.unread.insert(record.key.clone(), record.version.clone());
@@ -41,12 +60,7 @@ impl View {
             }
         };
         self.unread.remove(&record.key);
-        let mut labels = document.labels_at(&record.key.origin);
-        if kind.name == Dataplane::KIND.name {
-            labels.set(labels::ENV, "universal");
-        }
-        let held = Held { key: record.key.clone(), version: record.version.clone(), document, labels };
-        self.kinds.entry(kind.name).or_default().insert(held.key.clone(), Arc::new(held));
+        self.kinds.entry(kind.name).or_default().insert(held.key.clone(), held);
         Ok(())
     }
 
@@ -125,6 +139,6 @@ fn typed<S>(held: &Arc<Held>) -> Option<(&Held, &S)>
 where
     for<'a> &'a S: TryFrom<&'a Spec>,
 {
-    let spec = <&S>::try_from(&held.document.spec).ok()?;
+    let spec = <&S>::try_from(&held.spec).ok()?;
     Some((held, spec))
 }

@@ -17,7 +17,6 @@ use tokio::sync::mpsc;
 use tokio::time::{self, Instant};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
@@ -141,7 +140,7 @@ async fn session<H: Host>(
     stop: &CancellationToken,
 ) -> Result<Ended, DialError> {
     let (outgoing, frames) = mpsc::channel(1);
-    let frames = ReceiverStream::new(frames).map(v1::Frame::from);
+    let frames = link::frames(frames).map(v1::Frame::from);
     let response = limited(target, "the first answer", client.connect(frames)).await?;
     let stream = response.map_err(|status| refused(target, status))?.into_inner();
     let transport = Transport { incoming: incoming(stream), outgoing };

@@ -87,6 +87,32 @@ pub enum Frame {
     },
 }
 
+impl Frame {
+    /// What it takes on the wire, roughly, in bytes.
+    pub fn cost(&self) -> usize {
+        let carried = match self {
+            Self::Chunk(chunk) => chunk.cost(),
+            Self::Signal { name, signal, .. } => name.len() + signal.value.len(),
+            Self::Subscribe { added, removed } => {
+                added.iter().chain(removed).map(|name| ITEM + name.len()).sum()
+            }
+            Self::Ack { refused, .. } => {
+                refused.iter().map(|refused| ITEM + refused.key.len() + refused.reason.len()).sum()
+            }
+            Self::Query { body, .. } => body.len(),
+            Self::Reply { result, .. } => result.as_ref().map_or_else(String::len, Bytes::len),
+            Self::Hello(_)
+            | Self::Open { .. }
+            | Self::Hold { .. }
+            | Self::Heartbeat(_)
+            | Self::SignalEcho { .. }
+            | Self::Credit { .. }
+            | Self::Close { .. } => 0,
+        };
+        ITEM + carried
+    }
+}
+
 /// The first frame of each side.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Hello {
@@ -131,7 +157,7 @@ pub struct Last {
     pub continues: Bytes,
 }
 
-/// Sent every second, also when there is nothing else to say.
+/// Sent every second, every two between a zone and a proxy, also when there is nothing else to say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Heartbeat {
     /// For each topic that the sender owns and the reader opened: up to where the reader is complete.

@@ -13,6 +13,8 @@ pub mod line;
 
 pub mod frame;
 
+pub mod names;
+
 pub mod session;
 
 pub mod counters;

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use model::{Origin, World};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{self, Instant};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, warn};
 
@@ -28,12 +29,15 @@ use crate::batch::{Base, Batch, Place, Refused};
 use crate::client::DialError;
 use crate::counters::{Counters, OpenSession};
 use crate::frame::{Frame, Heartbeat, Hello, Malformed, Signal};
+use crate::names::Names;
 use crate::session::{Action, Applied, AskError, Config, Ended, Event, Limits, Session, Timing};
 use crate::topic::Topic;
 
 pub use handle::Handle;
 pub use patience::NotYet;
 
+/// As many frames as come to this many bytes are written together.
+const TOGETHER: usize = 8 << 10;
 /// How long a host may think about a peer's question.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long the end of a session waits for the host to finish storing what it has begun to store.
@@ -177,6 +181,8 @@ pub struct Options {
     pub timing: Timing,
     /// Where all sessions with these options count.
     pub counters: Arc<Counters>,
+    /// What their peers subscribe to.
+    pub names: Names,
     /// From when on time is counted in beats.
     pub began: Instant,
 }
@@ -192,8 +198,13 @@ impl Options {
             limits,
             timing: Timing::default(),
             counters: Arc::default(),
+            names: Names::default(),
             began: Instant::now(),
         }
+    }
+
+    pub fn with(self, timing: Timing) -> Self {
+        Self { timing, ..self }
     }
 
     /// The first beat that is not before a time.
@@ -211,11 +222,17 @@ pub struct Peer {
     pub address: SocketAddr,
 }
 
-/// Both directions of a transport. `outgoing` should have room for one frame only: what waits in it can no
-/// longer be overtaken.
+/// Both directions of a transport.
 pub struct Transport<S> {
     pub incoming: S,
-    pub outgoing: mpsc::Sender<Frame>,
+    /// Should have room for one message only: what waits in it can no longer be overtaken. Small frames that go at the same
+    /// time are one message, see [`frames`].
+    pub outgoing: mpsc::Sender<Vec<Frame>>,
+}
+
+/// What a session gave to [`Transport::outgoing`], frame by frame.
+pub fn frames(outgoing: mpsc::Receiver<Vec<Frame>>) -> impl Stream<Item = Frame> + Send + Unpin {
+    ReceiverStream::new(outgoing).flat_map(stream::iter)
 }
 
 /// Why nothing more comes from a transport.
@@ -248,10 +265,10 @@ where
     let hello =
         Hello { capabilities: options.capabilities.clone(), generation, program: options.program.clone() };
     let config = Config { hello, serves, copies, limits: options.limits, timing: options.timing };
-    let driver = Driver {
-        host,
+    let mut driver = Driver {
+        host: host.clone(),
         desk,
-        session: Session::new(config, Duration::ZERO),
+        session: Session::new(config, Duration::ZERO).sharing(options.names.clone()),
         start: Instant::now(),
         counters: options.counters.clone(),
         open: None,
@@ -262,7 +279,10 @@ where
         tickets: 0,
         ended: None,
     };
-    driver.run(transport, options, stop).await
+    let ended = driver.run(transport, options, stop).await;
+    drop(driver);
+    host.closed(&ended);
+    ended
 }
 
 struct Driver<H> {
@@ -288,7 +308,8 @@ struct Driver<H> {
 type Outcome = Result<Event, (&'static str, HostError)>;
 
 impl<H: Host> Driver<H> {
-    async fn run<S>(mut self, transport: Transport<S>, options: &Options, stop: &CancellationToken) -> Ended
+    // What it needs stands in the driver once: a future holds whatever is moved through it several times.
+    async fn run<S>(&mut self, transport: Transport<S>, options: &Options, stop: &CancellationToken) -> Ended
     where
         S: Stream<Item = Result<Frame, Broken>> + Send + Unpin,
     {
@@ -309,8 +330,9 @@ impl<H: Host> Driver<H> {
                 () = &mut stopped => Some(Event::Close("shutting down".to_owned())),
                 permit = outgoing.reserve(), if self.session.wants_to_write() => match permit {
                     Ok(permit) => {
-                        if let Some(frame) = self.session.next_frame(self.start.elapsed()) {
-                            permit.send(frame);
+                        let frames = self.next_frames();
+                        if !frames.is_empty() {
+                            permit.send(frames);
                         }
                         None
                     }
@@ -346,17 +368,16 @@ impl<H: Host> Driver<H> {
         self.finish(outgoing, incoming).await
     }
 
-    async fn finish<S>(mut self, outgoing: mpsc::Sender<Frame>, mut incoming: S) -> Ended
+    async fn finish<S>(&mut self, outgoing: mpsc::Sender<Vec<Frame>>, mut incoming: S) -> Ended
     where
         S: Stream<Item = Result<Frame, Broken>> + Send + Unpin,
     {
         self.ending.cancel();
         let silent = matches!(self.ended, Some(Ended::Lost(_) | Ended::Silent(_)));
         let last_words = async {
-            while let Some(frame) = self.session.next_frame(self.start.elapsed()) {
-                if outgoing.send(frame).await.is_err() {
-                    break;
-                }
+            let mut frames = self.next_frames();
+            while !frames.is_empty() && outgoing.send(frames).await.is_ok() {
+                frames = self.next_frames();
             }
             drop(outgoing);
             // Whoever hangs up at once takes back what is not written yet: the peer ends its side first.
@@ -369,10 +390,19 @@ impl<H: Host> Driver<H> {
             warn!("the host did not finish storing; it is cut short");
             self.storing.shutdown().await;
         }
-        let ended = self.ended.take().expect("the loop runs until it is set");
-        drop((self.desk, self.open));
-        self.host.closed(&ended);
-        ended
+        self.ended.take().expect("the loop runs until it is set")
+    }
+
+    /// As many as are written together: hundreds of small ones, one by one, cost several times as much.
+    fn next_frames(&mut self) -> Vec<Frame> {
+        let (mut frames, mut bytes) = (Vec::new(), 0);
+        while bytes < TOGETHER
+            && let Some(frame) = self.session.next_frame(self.start.elapsed())
+        {
+            bytes += frame.cost();
+            frames.push(frame);
+        }
+        frames
     }
 
     fn clear_desk(&mut self) {

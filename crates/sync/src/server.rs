@@ -211,7 +211,7 @@ impl<H: Handler> SyncService for Service<H> {
         if caller.certificates.is_empty() {
             return Err(Status::unauthenticated("a session needs a client certificate; enrol first"));
         }
-        let handle = Handle::new();
+        let handle = Handle::once();
         let peer = Peer { certificates: caller.certificates.to_vec(), address: caller.address };
         let host = guard(self.handler.connected(peer, handle.clone())).await?;
         let (outgoing, frames) = mpsc::channel(1);
@@ -224,7 +224,7 @@ impl<H: Handler> SyncService for Service<H> {
             info!(%ended, "session over");
         };
         self.sessions.spawn(session.instrument(span));
-        Ok(Response::new(Box::pin(ReceiverStream::new(frames).map(|frame| Ok(frame.into())))))
+        Ok(Response::new(Box::pin(link::frames(frames).map(|frame| Ok(frame.into())))))
     }
 
     async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::EnrolResponse>, Status> {

@@ -17,7 +17,7 @@ mod outgoing;
 mod questions;
 mod signals;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use model::{Origin, World};
 
 use crate::batch::{Base, Batch, Place, Refused};
 use crate::frame::{Frame, Heartbeat, Hello, Malformed, Signal};
+use crate::names::Names;
 use crate::topic::Topic;
 use incoming::Incoming;
 use outgoing::Outgoing;
@@ -194,9 +195,12 @@ pub struct Session {
     heartbeat_due: bool,
     /// How long ago we heard of each origin, and when that was so.
     ages: (Vec<(Origin, Duration)>, Duration),
-    incoming: BTreeMap<Topic, Incoming>,
-    outgoing: BTreeMap<Topic, Outgoing>,
+    /// Each topic once. Few, and thousands of sessions: a map takes several times as much.
+    incoming: Vec<Incoming>,
+    /// By topic.
+    outgoing: Vec<Outgoing>,
     publisher: Publisher,
+    names: Names,
     listener: Listener,
     questions: Questions,
     /// Which topic's chunk goes next, and whether a signal goes before it.
@@ -228,15 +232,28 @@ impl Session {
             ages: (Vec::new(), now),
             incoming: copies
                 .into_iter()
-                .map(|topic| (topic.clone(), Incoming::new(topic, limits.window)))
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .map(|topic| Incoming::new(topic, limits.window))
                 .collect(),
-            outgoing: serves.into_iter().map(|topic| (topic.clone(), Outgoing::new(topic))).collect(),
+            outgoing: serves
+                .into_iter()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .map(|topic| Outgoing::new(topic, limits.chunk))
+                .collect(),
             publisher: Publisher::default(),
+            names: Names::default(),
             listener: Listener::default(),
             questions: Questions::default(),
             turn: None,
             signal_next: true,
         }
+    }
+
+    /// What the peer subscribes to is held in common with other sessions.
+    pub fn sharing(self, names: Names) -> Self {
+        Self { names, ..self }
     }
 
     /// Takes an event in; `now` is the time since any fixed point and never goes back.
@@ -270,7 +287,7 @@ impl Session {
         // What we want goes before we open anything, or a first batch would be made for nobody's wishes.
         self.listener
             .next_subscribe()
-            .or_else(|| self.incoming.values_mut().find_map(Incoming::next_word))
+            .or_else(|| self.incoming.iter_mut().find_map(Incoming::next_word))
             .or_else(|| self.heartbeat(now))
             .or_else(|| self.listener.next_echo())
             .or_else(|| self.questions.next_word())
@@ -288,8 +305,8 @@ impl Session {
             || self.listener.has_echo()
             || self.questions.has_word()
             || self.publisher.has_next()
-            || self.incoming.values().any(Incoming::has_word)
-            || self.outgoing.values().any(Outgoing::has_chunk)
+            || self.incoming.iter().any(Incoming::has_word)
+            || self.outgoing.iter().any(Outgoing::has_chunk)
     }
 
     /// When the next [`Event::Tick`] is due.
@@ -327,27 +344,25 @@ impl Session {
 
     fn take(&mut self, event: Event, now: Duration, actions: &mut Vec<Action>) -> Result<(), Ended> {
         match event {
-            Event::Started => actions.extend(self.incoming.values().map(Incoming::locate)),
+            Event::Started => actions.extend(self.incoming.iter().map(Incoming::locate)),
             Event::Received(frame) => self.receive(frame, now, actions)?,
             Event::Malformed(malformed) => return Err(Violation::from(malformed).into()),
             Event::Tick => self.tick(now, actions)?,
-            Event::Changed(topic) => {
-                actions.extend(self.outgoing.get_mut(&topic).and_then(Outgoing::changed))
-            }
+            Event::Changed(topic) => actions.extend(self.outgoing(&topic).and_then(Outgoing::changed)),
             Event::Collected { topic, batch } => {
-                actions.extend(self.outgoing.get_mut(&topic).and_then(|outgoing| outgoing.collected(batch)));
+                actions.extend(self.outgoing(&topic).and_then(|outgoing| outgoing.collected(batch)));
             }
             Event::Located { topic, place } => {
-                if let Some(incoming) = self.incoming.get_mut(&topic) {
+                if let Some(incoming) = self.incoming(&topic) {
                     incoming.located(place);
                 }
             }
             Event::Applied { topic, applied } => {
-                actions.extend(self.incoming.get_mut(&topic).and_then(|incoming| incoming.applied(applied)));
+                actions.extend(self.incoming(&topic).and_then(|incoming| incoming.applied(applied)));
             }
             Event::SignalsApplied => actions.extend(self.listener.applied()),
             Event::SignalsSettled => actions.extend(self.listener.settled()),
-            Event::Reopen(topic) => actions.extend(self.incoming.get_mut(&topic).and_then(Incoming::reopen)),
+            Event::Reopen(topic) => actions.extend(self.incoming(&topic).and_then(Incoming::reopen)),
             Event::Subscribe(names) => {
                 names.into_iter().for_each(|name| self.listener.subscribe(name, &self.limits));
             }
@@ -385,24 +400,24 @@ impl Session {
             // A repeat; the first one counts.
             Frame::Hello(_) => {}
             Frame::Open { topic, opening, place, window } => {
-                if let Some(outgoing) = self.outgoing.get_mut(&topic) {
+                if let Some(outgoing) = self.outgoing(&topic) {
                     actions.extend(outgoing.opened(opening, place, window)?);
                 }
             }
             Frame::Chunk(chunk) => {
-                let staged: usize = self.incoming.values().map(Incoming::staged_bytes).sum();
+                let staged: usize = self.incoming.iter().map(Incoming::staged_bytes).sum();
                 let room = self.limits.staged_bytes.saturating_sub(staged);
-                if let Some(incoming) = self.incoming.get_mut(&chunk.topic) {
+                if let Some(incoming) = self.incoming(&chunk.topic) {
                     actions.extend(incoming.chunk(chunk, room)?);
                 }
             }
             Frame::Ack { topic, opening, batch, world, refused } => {
-                if let Some(outgoing) = self.outgoing.get_mut(&topic) {
+                if let Some(outgoing) = self.outgoing(&topic) {
                     actions.extend(outgoing.acknowledged(opening, batch, world, refused));
                 }
             }
             Frame::Hold { topic, opening, reason } => {
-                actions.extend(self.outgoing.get_mut(&topic).and_then(|topic| topic.held(opening, reason)));
+                actions.extend(self.outgoing(&topic).and_then(|topic| topic.held(opening, reason)));
             }
             Frame::Heartbeat(heartbeat) => {
                 // Ours goes with it if it is due soon: one of both is woken once a second, and not both twice.
@@ -412,7 +427,7 @@ impl Session {
                 actions.push(Action::Heartbeat(heartbeat));
             }
             Frame::Subscribe { added, removed } => {
-                actions.push(self.publisher.subscribe(added, removed, &self.limits)?);
+                actions.push(self.publisher.subscribe(added, removed, &self.limits, &self.names)?);
             }
             Frame::Signal { name, sequence, signal } => {
                 actions.extend(self.listener.signal(name, sequence, signal, &self.limits)?);
@@ -423,7 +438,7 @@ impl Session {
             }
             Frame::Reply { id, result } => actions.extend(self.questions.replied(id, result)),
             Frame::Credit { topic, opening, batch, bytes } => {
-                if let Some(outgoing) = self.outgoing.get_mut(&topic) {
+                if let Some(outgoing) = self.outgoing(&topic) {
                     outgoing.credited(opening, batch, bytes);
                 }
             }
@@ -458,7 +473,7 @@ impl Session {
             let (ages, at) = &self.ages;
             let elapsed = now.saturating_sub(*at);
             Frame::Heartbeat(Heartbeat {
-                complete: self.outgoing.values().filter_map(Outgoing::complete).collect(),
+                complete: self.outgoing.iter().filter_map(Outgoing::complete).collect(),
                 ages: ages.iter().map(|(origin, age)| (origin.clone(), *age + elapsed)).collect(),
             })
         })
@@ -476,12 +491,20 @@ impl Session {
 
     /// A chunk of the next topic in turn that has one.
     fn chunk(&mut self) -> Option<Frame> {
-        let ready = |(topic, outgoing): (&Topic, &Outgoing)| outgoing.has_chunk().then(|| topic.clone());
         let after = self.turn.take();
-        let topic = after
-            .and_then(|turn| self.outgoing.iter().filter(|(topic, _)| **topic > turn).find_map(ready))
-            .or_else(|| self.outgoing.iter().find_map(ready))?;
-        self.turn = Some(topic.clone());
-        self.outgoing.get_mut(&topic)?.next_chunk().map(Frame::Chunk)
+        let is_next = |outgoing: &Outgoing| after.as_ref().is_some_and(|turn| outgoing.topic() > turn);
+        let next = self.outgoing.iter().position(|outgoing| is_next(outgoing) && outgoing.has_chunk());
+        let next = next.or_else(|| self.outgoing.iter().position(Outgoing::has_chunk))?;
+        let outgoing = &mut self.outgoing[next];
+        self.turn = Some(outgoing.topic().clone());
+        outgoing.next_chunk().map(Frame::Chunk)
+    }
+
+    fn incoming(&mut self, topic: &Topic) -> Option<&mut Incoming> {
+        self.incoming.iter_mut().find(|incoming| incoming.topic() == topic)
+    }
+
+    fn outgoing(&mut self, topic: &Topic) -> Option<&mut Outgoing> {
+        self.outgoing.iter_mut().find(|outgoing| outgoing.topic() == topic)
     }
 }

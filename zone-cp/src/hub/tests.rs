@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::stream;
+use futures::StreamExt;
 use runtime::Tasks;
 use snapshot::handle::Salt;
 use store::Listing;
@@ -54,16 +54,14 @@ fn connect(handle: &Handle, wants: &str) -> Arc<Far> {
     let far = Arc::new(Far { listens: watch::Sender::new(true), heard: watch::Sender::default() });
     let theirs = Handle::new();
     theirs.subscribe([wants]);
-    let (up, mut from_below) = mpsc::channel(1);
-    let (down, mut from_above) = mpsc::channel(1);
+    let (up, from_below) = mpsc::channel(1);
+    let (down, from_above) = mpsc::channel(1);
     let (host, handle) = (far.clone(), handle.clone());
     tokio::spawn(async move {
         let options = Options::new("1.2.3", Limits::PROXY);
         let stop = CancellationToken::new();
-        let above = stream::poll_fn(move |cx| from_below.poll_recv(cx).map(|frame| frame.map(Ok)));
-        let below = stream::poll_fn(move |cx| from_above.poll_recv(cx).map(|frame| frame.map(Ok)));
-        let near = Transport { incoming: above, outgoing: down };
-        let far = Transport { incoming: below, outgoing: up };
+        let near = Transport { incoming: link::frames(from_below).map(Ok), outgoing: down };
+        let far = Transport { incoming: link::frames(from_above).map(Ok), outgoing: up };
         tokio::join!(
             link::run(Arc::new(Near), &handle, near, &options, 1, &stop),
             link::run(host, &theirs, far, &options, 1, &stop),

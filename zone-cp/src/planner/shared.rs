@@ -1,6 +1,6 @@
 //! Names of parts, and parts, held once however many proxies have them; and compiled once for all that are alike.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -10,9 +10,13 @@ use snapshot::parts::PartName;
 use snapshot::{Proxy, View, compile};
 use sync::{Body, Digest};
 
+use super::Wants;
+
 #[derive(Default)]
 pub(super) struct Shared {
-    names: BTreeMap<Arc<str>, Arc<PartName>>,
+    names: Wants,
+    /// What proxies subscribed to: many to the same.
+    wants: BTreeSet<Arc<Wants>>,
     bodies: HashMap<Digest, Weak<Body>>,
     /// What was compiled for a class of proxies.
     compiled: BTreeMap<Arc<Class>, Compiled>,
@@ -34,6 +38,17 @@ impl Shared {
         let (text, name) = (Arc::<str>::from(text), Arc::new(text.parse().ok()?));
         self.names.insert(text.clone(), Arc::clone(&name));
         Some((text, name))
+    }
+
+    /// What a proxy subscribed to; it is forgotten when nobody has it any more.
+    pub(super) fn wants(&mut self, wants: Wants) -> Arc<Wants> {
+        if let Some(wants) = self.wants.get(&wants) {
+            return wants.clone();
+        }
+        self.wants.retain(|wants| Arc::strong_count(wants) > 1);
+        let wants = Arc::new(wants);
+        self.wants.insert(wants.clone());
+        wants
     }
 
     /// A class of which somebody is; it is forgotten when nobody is any more.
@@ -83,10 +98,10 @@ impl Shared {
         if self.held() < self.review_at.max(FEW) {
             return;
         }
+        self.wants.retain(|wants| Arc::strong_count(wants) > 1);
         // Two hold a name here: its entry, and what was compiled under it.
-        let is_wanted = |names: &BTreeMap<Arc<str>, Arc<PartName>>, text: &Arc<str>| {
-            names.get(text).is_some_and(|name| Arc::strong_count(name) > 1)
-        };
+        let is_wanted =
+            |names: &Wants, text: &Arc<str>| names.get(text).is_some_and(|name| Arc::strong_count(name) > 1);
         for parts in self.compiled.values_mut() {
             parts.retain(|text, _| is_wanted(&self.names, text));
         }

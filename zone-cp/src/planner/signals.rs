@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use control::questions::{exported, exports_signal};
@@ -15,6 +16,7 @@ use snapshot::compile::is_about;
 use snapshot::endpoints::{self, Exports};
 use snapshot::parts::{Endpoints, SignalName};
 use snapshot::{Joined, Proxy};
+use sync::frame::Signal;
 use sync::session::Limits;
 use tracing::warn;
 
@@ -36,7 +38,8 @@ const MOST_ASKED: usize = Limits::CONTROL_PLANE.subscriptions;
 /// The latest value of a signal, and who was told it.
 pub(super) struct Told {
     name: SignalName,
-    value: Bytes,
+    /// One for all who are told it.
+    word: Arc<Signal>,
     to: BTreeMap<Arc<Client>, SessionNumber>,
 }
 
@@ -107,19 +110,19 @@ impl Planner {
         for name in signals {
             let text = name.to_string();
             let known =
-                self.told.get_key_value(text.as_str()).map(|(text, told)| (text.clone(), told.value.clone()));
-            let (text, value) = match (may_know(&client, &name), known) {
+                self.told.get_key_value(text.as_str()).map(|(text, told)| (text.clone(), told.word.clone()));
+            let (text, word) = match (may_know(&client, &name), known) {
                 (true, Some(known)) => known,
-                (true, None) => (text.into(), self.value(&name)),
+                (true, None) => (text.into(), self.word(self.value(&name))),
                 // What is none of this client's business is as if it did not exist.
-                (false, _) => (text.into(), Bytes::new()),
+                (false, _) => (text.into(), self.word(Bytes::new())),
             };
             if may_know(&client, &name) {
                 let told = self.told.entry(text.clone());
-                let told = told.or_insert_with(|| Told { name, value: value.clone(), to: BTreeMap::new() });
+                let told = told.or_insert_with(|| Told { name, word: word.clone(), to: BTreeMap::new() });
                 told.to.insert(client.clone(), session);
             }
-            out.push(Output::Signal { client: client.clone(), session, name: text, value });
+            out.push(Output::Signal { client: client.clone(), session, name: text, word });
         }
     }
 
@@ -134,7 +137,7 @@ impl Planner {
     /// What a session was told last.
     pub(super) fn told_to(&self, client: &Client, session: SessionNumber) -> BTreeMap<String, Bytes> {
         let told = self.told.iter().filter(|(_, told)| told.to.get(client) == Some(&session));
-        told.map(|(name, told)| (name.to_string(), told.value.clone())).collect()
+        told.map(|(name, told)| (name.to_string(), told.word.value.clone())).collect()
     }
 
     /// Whether [`Self::tell`] may have something to tell.
@@ -150,14 +153,14 @@ impl Planner {
         let covered: Vec<(Arc<str>, SignalName)> =
             covered.map(|(text, told)| (text.clone(), told.name.clone())).collect();
         for (text, name) in covered {
-            let value = self.value(&name);
-            let Some(told) = self.told.get_mut(&text).filter(|told| told.value != value) else { continue };
-            told.value = value;
+            let word = self.word(self.value(&name));
+            let Some(told) = self.told.get_mut(&text).filter(|told| told.word != word) else { continue };
+            told.word = word;
             out.extend(told.to.iter().map(|(client, session)| Output::Signal {
                 client: client.clone(),
                 session: *session,
                 name: text.clone(),
-                value: told.value.clone(),
+                word: told.word.clone(),
             }));
         }
         let wanted: Vec<DestinationId> =
@@ -303,6 +306,11 @@ impl Planner {
         service.is_some_and(|(_, service)| {
             service.ports.iter().any(|port| port.section() == destination.section)
         })
+    }
+
+    /// What this zone says itself, now.
+    fn word(&self, value: Bytes) -> Arc<Signal> {
+        Arc::new(Signal { origin: Origin::Zone(self.zone.clone()), age: Duration::ZERO, value })
     }
 
     /// For whoever may know it.

@@ -240,7 +240,7 @@ fn a_word_of_a_replaced_session_counts_no_more() {
 
 fn endpoints(out: &[Output]) -> Endpoints {
     let value = out.iter().find_map(|output| match output {
-        Output::Signal { value, .. } => Some(value.clone()),
+        Output::Signal { word, .. } => Some(word.value.clone()),
         _ => None,
     });
     serde_json::from_slice(&value.expect("a signal")).unwrap()
@@ -404,7 +404,7 @@ fn another_zones_service_is_asked_for_while_somebody_uses_it_and_no_word_takes_n
         let wanted = |output: &Output| if let Output::Want(id) = output { Some(id.clone()) } else { None };
         out.iter().filter_map(wanted).collect()
     };
-    assert!(out.iter().any(|output| matches!(output, Output::Signal { value, .. } if value.is_empty())));
+    assert!(out.iter().any(|output| matches!(output, Output::Signal { word, .. } if word.value.is_empty())));
     assert_eq!(wants(&out), [], "nobody declared it");
     let out = input(&mut planner, commit(world(10, 10), vec![Change::Put(cart_of_west())]));
     assert_eq!(wants(&out), std::slice::from_ref(&destination));
@@ -438,7 +438,7 @@ fn a_proxy_learns_nothing_of_another_mesh_and_an_ingress_only_handles() {
     let (_, out) = connect(&mut planner, "web", &names);
     assert!(plans(&out)[0].parts.is_empty());
     for output in &out {
-        assert!(!matches!(output, Output::Signal { value, .. } if !value.is_empty()), "{output:?}");
+        assert!(!matches!(output, Output::Signal { word, .. } if !word.value.is_empty()), "{output:?}");
     }
 
     let gate = Client::Ingress("gate".parse().unwrap());
@@ -446,7 +446,7 @@ fn a_proxy_learns_nothing_of_another_mesh_and_an_ingress_only_handles() {
     let out = input(&mut planner, subscribe(&gate, 1, &["handles", "endpoints/ms_default_east__cart_http"]));
     let values: Vec<&Bytes> = out
         .iter()
-        .filter_map(|o| if let Output::Signal { value, .. } = o { Some(value) } else { None })
+        .filter_map(|o| if let Output::Signal { word, .. } = o { Some(&word.value) } else { None })
         .collect();
     let handles: BTreeMap<String, String> = serde_json::from_slice(values[0]).unwrap();
     assert_eq!(handles.values().collect::<Vec<_>>(), ["127.0.0.1:8080"]);
@@ -535,7 +535,7 @@ fn after_a_start_a_zone_that_is_not_heard_of_yet_is_not_taken_from_a_service_of_
     let own = [dataplane(1, "web"), dataplane(2, "catalog"), identity(), catalog("east"), everywhere(4)];
     let mut planner = planner(own.into_iter().chain(west).collect());
     let (_, out) = connect(&mut planner, "web", &[CATALOG]);
-    assert!(out.iter().any(|output| matches!(output, Output::Signal { value, .. } if value.is_empty())));
+    assert!(out.iter().any(|output| matches!(output, Output::Signal { word, .. } if word.value.is_empty())));
     let out = input(&mut planner, Input::Settled);
     assert_eq!(zones_told(&out), ["east"], "but no zone waits for another for ever");
     let out = input(&mut planner, exported("west", "x.y"));
@@ -579,7 +579,7 @@ fn a_service_of_several_zones_that_nobody_declared_has_no_word() {
     let mut planner = planner(own.into_iter().collect());
     input(&mut planner, Input::Settled);
     let (_, out) = connect(&mut planner, "web", &[CATALOG]);
-    assert!(out.iter().any(|output| matches!(output, Output::Signal { value, .. } if value.is_empty())));
+    assert!(out.iter().any(|output| matches!(output, Output::Signal { word, .. } if word.value.is_empty())));
     let out = input(&mut planner, commit(world(11, 10), vec![Change::Put(everywhere(11))]));
     assert_eq!(zones_told(&out), [""; 0], "declared, and nobody stands behind it");
 }
@@ -595,8 +595,8 @@ fn s46_an_ingress_leads_to_loopback_only_where_it_is_on_loopback_itself() {
         let gate = Client::Ingress("gate".parse().unwrap());
         input(&mut planner, Input::Connected { client: gate.clone(), session: 1 });
         let out = input(&mut planner, subscribe(&gate, 1, &["handles"]));
-        let Output::Signal { value, .. } = &out[0] else { panic!("{out:?}") };
-        let handles: BTreeMap<String, String> = serde_json::from_slice(value).unwrap();
+        let Output::Signal { word, .. } = &out[0] else { panic!("{out:?}") };
+        let handles: BTreeMap<String, String> = serde_json::from_slice(&word.value).unwrap();
         assert_eq!(handles.len(), leads, "{address}");
     }
 }

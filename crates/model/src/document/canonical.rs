@@ -11,6 +11,8 @@ use super::tree::{Key, Tree, Value};
 pub fn canonical(tree: &Tree) -> Vec<u8> {
     let mut out = String::new();
     write_value(&mut out, &tree.value);
+    // It is kept for as long as the document is.
+    out.shrink_to_fit();
     out.into_bytes()
 }
 

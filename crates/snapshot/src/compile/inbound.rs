@@ -18,7 +18,7 @@ pub(super) fn inbound(view: &View, proxy: &Proxy<'_>, port: u16) -> Option<Inbou
     let permissions = view.of_mesh::<MeshTrafficPermission>(proxy.mesh).map(|(held, spec)| Permission {
         key: &held.key,
         version: &held.version,
-        labels: &held.document.labels,
+        labels: &held.written,
         spec,
     });
     let mut rules = rules_for(permissions, &proxy.as_policy_target(), &inbound.section());

@@ -37,7 +37,7 @@ pub(super) fn policies<'a>(view: &'a View, proxy: &Proxy<'_>) -> impl Iterator<I
     view.of_mesh::<MeshTimeout>(proxy.mesh).map(|(held, spec)| TimeoutPolicy {
         key: &held.key,
         version: &held.version,
-        labels: &held.document.labels,
+        labels: &held.written,
         spec,
     })
 }

@@ -13,7 +13,7 @@ use super::rows::Rows;
 use crate::error::Error;
 
 /// How much of the file is kept in memory at most, in bytes.
-const CACHE: usize = 8 * 1024 * 1024;
+const CACHE: usize = 2 * 1024 * 1024;
 
 pub(super) struct StoreFile {
     disk: Arc<Disk>,

@@ -33,6 +33,8 @@ struct Shared {
 #[derive(Default)]
 struct Desk {
     attached: bool,
+    /// There is one session only: what it was told needs to be known to nobody else.
+    once: bool,
     /// There was a session. What closes a handle before its first one holds for that one.
     used: bool,
     last_heard: Option<Instant>,
@@ -61,6 +63,13 @@ pub(super) struct Ask {
 impl Handle {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// For one session alone, which takes what is published off it.
+    pub fn once() -> Self {
+        let handle = Self::default();
+        handle.desk().once = true;
+        handle
     }
 
     /// There may be more to send of a topic that this side owns.
@@ -99,8 +108,8 @@ impl Handle {
     }
 
     /// Publishes the latest value of a signal; who subscribes to it gets it, now or later.
-    pub fn signal(&self, name: impl Into<Arc<str>>, signal: Signal) {
-        let (name, signal) = (name.into(), Arc::new(signal));
+    pub fn signal(&self, name: impl Into<Arc<str>>, signal: impl Into<Arc<Signal>>) {
+        let (name, signal) = (name.into(), signal.into());
         self.tell(|desk| {
             desk.retracted.remove(&*name);
             desk.unsettled = true;
@@ -113,7 +122,7 @@ impl Handle {
     pub fn retract(&self, name: &str) {
         self.tell(|desk| {
             desk.fresh.remove(name);
-            if desk.published.remove(name).is_some() {
+            if desk.published.remove(name).is_some() || desk.once {
                 desk.retracted.insert(name.to_owned());
             }
         });
@@ -259,8 +268,12 @@ impl Attached {
         }
         events.extend(mem::take(&mut desk.retracted).into_iter().map(Event::Retract));
         for name in mem::take(&mut desk.fresh) {
-            if let Some((signal, at)) = desk.published.get(&name) {
-                events.push(Event::Publish { name, signal: signal.clone(), ago: at.elapsed() });
+            let published = match desk.once {
+                true => desk.published.remove(&name),
+                false => desk.published.get(&name).cloned(),
+            };
+            if let Some((signal, at)) = published {
+                events.push(Event::Publish { name, signal, ago: at.elapsed() });
             }
         }
         events.extend(mem::take(&mut desk.reopen).into_iter().map(Event::Reopen));
@@ -300,6 +313,7 @@ impl Desk {
     fn forget(&mut self) {
         let lasting = Desk {
             attached: self.attached,
+            once: self.once,
             used: self.used,
             close: self.close.take().filter(|_| !self.used),
             last_heard: self.last_heard,

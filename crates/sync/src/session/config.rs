@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::frame::Hello;
+use crate::frame::{CHUNK, Hello};
 use crate::topic::Topic;
 
 /// What a session is about; the same for all sessions of one kind of peer.
@@ -17,7 +17,7 @@ pub struct Config {
     pub timing: Timing,
 }
 
-/// What a peer may make us hold.
+/// What a peer may make us hold, and we it.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of all batches that are not complete yet; so also the largest batch.
@@ -26,13 +26,18 @@ pub struct Limits {
     pub window: u64,
     /// Names that one peer may subscribe to.
     pub subscriptions: usize,
+    /// Bytes of each chunk that we send, at most [`CHUNK`]; an entry that is larger travels alone. A stream keeps the
+    /// room that its largest frame took.
+    pub chunk: usize,
 }
 
 impl Limits {
     /// What control planes grant each other.
-    pub const CONTROL_PLANE: Self = Self { staged_bytes: 256 << 20, window: 4 << 20, subscriptions: 65_536 };
+    pub const CONTROL_PLANE: Self =
+        Self { staged_bytes: 256 << 20, window: 4 << 20, subscriptions: 65_536, chunk: CHUNK };
     /// What a zone grants a proxy, which sends little more than its own document.
-    pub const PROXY: Self = Self { staged_bytes: 4 << 20, window: 1 << 20, subscriptions: 16_384 };
+    pub const PROXY: Self =
+        Self { staged_bytes: 4 << 20, window: 1 << 20, subscriptions: 16_384, chunk: 8 << 10 };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,12 +49,20 @@ pub struct Timing {
     pub offline: Duration,
 }
 
+impl Timing {
+    /// Between control planes.
+    pub const CONTROL_PLANE: Self = Self {
+        heartbeat: Duration::from_secs(1),
+        stale: Duration::from_secs(5),
+        offline: Duration::from_secs(30),
+    };
+    /// Between a zone and its thousands of proxies, which is what both do while nothing changes. One may be late
+    /// by almost 3 s before anybody is missed.
+    pub const PROXY: Self = Self { heartbeat: Duration::from_secs(2), ..Self::CONTROL_PLANE };
+}
+
 impl Default for Timing {
     fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_secs(1),
-            stale: Duration::from_secs(5),
-            offline: Duration::from_secs(30),
-        }
+        Self::CONTROL_PLANE
     }
 }

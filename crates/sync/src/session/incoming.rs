@@ -57,6 +57,10 @@ impl Incoming {
         Self { topic, window, opening: 0, fruitless: 0, reopen: false, state: State::Locating, word: None }
     }
 
+    pub(super) fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
     pub(super) fn locate(&self) -> Action {
         Action::Locate { topic: self.topic.clone() }
     }

@@ -9,12 +9,14 @@ use model::World;
 
 use super::{Action, MAX_OPENINGS, Violation};
 use crate::batch::{Base, Batch, Entry, Place, Refused};
-use crate::frame::{CHUNK, Chunk, ITEM, Last, MAX_BODY, MAX_KEY};
+use crate::frame::{Chunk, ITEM, Last, MAX_BODY, MAX_KEY};
 use crate::topic::Topic;
 
 #[derive(Debug)]
 pub(super) struct Outgoing {
     topic: Topic,
+    /// The most of one chunk, in bytes.
+    chunk: usize,
     /// Which of the peer's openings we serve; 0 before the first.
     opening: u64,
     /// The credit that a batch of this opening begins with, in bytes.
@@ -56,13 +58,15 @@ struct Sending {
     sent: u64,
     /// A chunk may begin while less was sent.
     credit: u64,
+    chunk: usize,
     unsendable: Vec<Refused>,
 }
 
 impl Outgoing {
-    pub(super) fn new(topic: Topic) -> Self {
+    pub(super) fn new(topic: Topic, chunk: usize) -> Self {
         Self {
             topic,
+            chunk,
             opening: 0,
             window: 0,
             fruitless: 0,
@@ -71,6 +75,10 @@ impl Outgoing {
             changed: false,
             state: State::Idle,
         }
+    }
+
+    pub(super) fn topic(&self) -> &Topic {
+        &self.topic
     }
 
     pub(super) fn opened(
@@ -120,7 +128,7 @@ impl Outgoing {
             _ => return self.collect(),
         };
         self.batch += 1;
-        self.state = State::Sending(Sending::new(batch, self.window));
+        self.state = State::Sending(Sending::new(batch, self.window, self.chunk));
         None
     }
 
@@ -213,7 +221,7 @@ impl Outgoing {
 }
 
 impl Sending {
-    fn new(batch: Batch, credit: u64) -> Self {
+    fn new(batch: Batch, credit: u64, chunk: usize) -> Self {
         let (entries, oversize): (Vec<_>, Vec<_>) = batch
             .entries
             .into_iter()
@@ -230,6 +238,7 @@ impl Sending {
             index: 0,
             sent: 0,
             credit,
+            chunk,
             unsendable: oversize.iter().map(|entry| entry.refused("it is too large to be sent")).collect(),
         }
     }
@@ -239,7 +248,7 @@ impl Sending {
     }
 
     fn cut(&mut self) -> (u32, Vec<Entry>, Vec<String>, Option<Last>) {
-        let mut room = Room::default();
+        let mut room = Room { used: 0, most: self.chunk };
         let entries = take_while(&mut self.entries, |entry| room.takes(entry.key.len() + entry.body.len()));
         let removed = take_while(&mut self.removed, |key| self.entries.is_empty() && room.takes(key.len()));
         let index = self.index;
@@ -251,15 +260,15 @@ impl Sending {
 }
 
 /// How full a chunk is. The first item always finds room.
-#[derive(Default)]
 struct Room {
     used: usize,
+    most: usize,
 }
 
 impl Room {
     fn takes(&mut self, bytes: usize) -> bool {
         let cost = bytes + ITEM;
-        let fits = self.used == 0 || self.used + cost <= CHUNK;
+        let fits = self.used == 0 || self.used + cost <= self.most;
         if fits {
             self.used += cost;
         }

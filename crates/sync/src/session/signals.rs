@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::{Action, Limits, Violation};
 use crate::frame::{Frame, MAX_BODY, MAX_NAME, Signal};
+use crate::names::Names;
 
 /// How many names one frame subscribes to; with [`MAX_NAME`] this keeps a frame near the size of a chunk.
 const NAMES: usize = 512;
@@ -37,9 +38,8 @@ pub(super) struct Publisher {
 #[derive(Debug)]
 struct Published {
     signal: Arc<Signal>,
-    /// How old it was beyond its own age, and when.
-    ago: Duration,
-    at: Duration,
+    /// When it was as old as it says itself, in milliseconds of the session's time; before its beginning, perhaps.
+    since: i64,
     waiting: bool,
 }
 
@@ -49,11 +49,8 @@ impl Publisher {
             return;
         }
         let waiting = self.values.get(&name).is_some_and(|published| published.waiting);
-        if self.subscribed.contains(&name) {
-            // The publisher's own copy of the name, which it has for all its sessions.
-            self.subscribed.replace(name.clone());
-        }
-        self.values.insert(name.clone(), Published { signal, ago, at: now, waiting });
+        let since = milliseconds(now).saturating_sub(milliseconds(ago));
+        self.values.insert(name.clone(), Published { signal, since, waiting });
         self.enqueue(&name);
     }
 
@@ -69,13 +66,13 @@ impl Publisher {
         added: Vec<String>,
         removed: Vec<String>,
         limits: &Limits,
+        names: &Names,
     ) -> Result<Action, Violation> {
         for name in &removed {
             self.subscribed.remove(name.as_str());
         }
         for name in &added {
-            let known = self.values.get_key_value(name.as_str()).map(|(name, _)| name.clone());
-            self.subscribed.insert(known.unwrap_or_else(|| name.as_str().into()));
+            self.subscribed.insert(names.get(name));
             self.enqueue(name);
         }
         if self.subscribed.len() > limits.subscriptions {
@@ -92,10 +89,13 @@ impl Publisher {
                 continue;
             }
             self.sent = sequence;
-            let age = published.signal.age + published.ago + now.saturating_sub(published.at);
+            let waited = u64::try_from(milliseconds(now).saturating_sub(published.since)).unwrap_or_default();
+            let age = published.signal.age + Duration::from_millis(waited);
             let signal = Signal { age, ..Signal::clone(&published.signal) };
             return Some(Frame::Signal { name: name.to_string(), sequence, signal });
         }
+        // What waited once at the start of a session is not made room for ever after.
+        self.waiting.shrink_to_fit();
         None
     }
 
@@ -129,6 +129,10 @@ impl Publisher {
             self.waiting.push_back((self.sequence, known.clone()));
         }
     }
+}
+
+fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The peer's values, to our host.

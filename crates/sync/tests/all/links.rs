@@ -37,7 +37,7 @@ async fn connect_as(zone: Arc<TestHost>, proxy: Arc<TestHost>, proxy_options: Op
     let run = |host: Arc<TestHost>, options: Options, outgoing, incoming| {
         let stop = stop.clone();
         tokio::spawn(async move {
-            let incoming = ReceiverStream::new(incoming).map(Ok);
+            let incoming = link::frames(incoming).map(Ok);
             let transport = Transport { incoming, outgoing };
             let handle = host.handle.clone();
             link::run(host, &handle, transport, &options, 1, &stop).await
@@ -236,7 +236,7 @@ async fn nobody_waits_for_the_echo_of_a_peer_that_is_gone_or_not_heard() {
 }
 
 /// A peer that wants a signal and then says nothing any more.
-async fn connect_to_silence(zone: Arc<TestHost>) -> (mpsc::Sender<Frame>, mpsc::Receiver<Frame>) {
+async fn connect_to_silence(zone: Arc<TestHost>) -> (mpsc::Sender<Frame>, mpsc::Receiver<Vec<Frame>>) {
     let (up, from_below) = mpsc::channel(4);
     let (down, from_above) = mpsc::channel(1000);
     let handle = zone.handle.clone();
@@ -335,8 +335,8 @@ async fn a_session_on_which_nothing_comes_is_stale_and_then_over() {
     assert_eq!(running.await.unwrap(), Ended::Silent(30 * SECOND));
     assert_eq!(start.elapsed(), 30 * SECOND);
     let mut heartbeats = 0;
-    while let Some(frame) = written.recv().await {
-        heartbeats += usize::from(matches!(frame, Frame::Heartbeat(_)));
+    while let Some(frames) = written.recv().await {
+        heartbeats += frames.iter().filter(|frame| matches!(frame, Frame::Heartbeat(_))).count();
     }
     assert_eq!(heartbeats, 29);
 }
@@ -364,8 +364,8 @@ async fn a_peer_that_does_not_read_makes_nothing_pile_up() {
         time::sleep(2 * SECOND).await;
     }
     let mut frames = Vec::new();
-    while let Ok(Some(frame)) = time::timeout(SECOND / 2, written.recv()).await {
-        frames.push(frame);
+    while let Ok(Some(written)) = time::timeout(SECOND / 2, written.recv()).await {
+        frames.extend(written);
     }
     let signals: Vec<_> = frames
         .iter()

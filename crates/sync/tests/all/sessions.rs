@@ -21,7 +21,7 @@ fn session_serving(serves: Vec<Topic>) -> Session {
         hello: Hello::default(),
         serves,
         copies: vec![Topic::PROXY],
-        limits: Limits { staged_bytes: 1 << 20, window: WINDOW, subscriptions: 10 },
+        limits: Limits { staged_bytes: 1 << 20, window: WINDOW, subscriptions: 10, chunk: CHUNK },
         timing: Timing::default(),
     };
     let mut session = Session::new(config, START);

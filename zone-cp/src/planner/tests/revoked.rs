@@ -13,7 +13,7 @@ fn revoke(planner: &mut Planner, names: &[&str]) -> Vec<Output> {
 fn told(out: &[Output]) -> (Option<usize>, Option<usize>, Option<usize>) {
     let signal = |wanted: &str| {
         out.iter().find_map(|output| match output {
-            Output::Signal { name, value, .. } if **name == *wanted => Some(value.clone()),
+            Output::Signal { name, word, .. } if **name == *wanted => Some(word.value.clone()),
             _ => None,
         })
     };

@@ -149,7 +149,7 @@ impl Peer {
             hello: Hello { generation: number, ..Hello::default() },
             serves: vec![self.serves()],
             copies: vec![self.copies()],
-            limits: Limits { window: WINDOW, ..Limits::PROXY },
+            limits: Limits { window: WINDOW, ..Limits::CONTROL_PLANE },
             timing: TIMING,
         };
         if !self.ends.is_empty() {
