@@ -15,7 +15,7 @@ use control::questions::{INSPECT, REVISION, RevisionAnswer, RevisionQuestion, ST
 use control::reports::Judged;
 use control::{Holds, Refusals};
 use identity::{Credential, Pin, PrivateKey, ServerRole, ca_of_token};
-use model::{DocumentKey, Origin, Record, Version, World, ZoneName};
+use model::{DocumentKey, Origin, Point, Record, Version, World, ZoneName};
 use serde_json::{Value, json};
 use store::{Changes, Draft, Expect, Filter, MemoryStore, Store, Write};
 use sync::batch::{Base, Batch, Entry, Place, Refused};
@@ -47,6 +47,8 @@ pub(crate) struct Site {
     pub seen: watch::Sender<Seen>,
     /// Beside what it wrote, and sent once.
     lies: Mutex<Vec<Entry>>,
+    /// What it says next, instead of what it has to say.
+    says: Mutex<Option<Batch>>,
     pub holds: Holds,
     /// A document that it does not take.
     pub poison: Mutex<Option<String>>,
@@ -100,6 +102,7 @@ impl FakeZone {
             origin,
             seen: watch::Sender::default(),
             lies: Mutex::default(),
+            says: Mutex::default(),
             holds: Holds::default(),
             poison: Mutex::default(),
             asks: AtomicBool::default(),
@@ -146,6 +149,7 @@ impl FakeZone {
             origin: self.site.origin.clone(),
             seen: watch::Sender::default(),
             lies: Mutex::default(),
+            says: Mutex::default(),
             holds: Holds::default(),
             poison: Mutex::default(),
             asks: AtomicBool::default(),
@@ -185,6 +189,24 @@ impl FakeZone {
         let record = Record { key, version, secret: false, requires: vec![], bundle: None, bytes };
         self.site.lies.lock().unwrap().push(record.into());
         self.handle.changed(&Topic::ORIGINATED);
+    }
+
+    /// Sends a whole set, as if it had come to this point by that.
+    pub(crate) async fn says(&self, epoch: u64, entries: Vec<Entry>) {
+        let head = self.site.store.head().await.unwrap();
+        let hash = line::hash_at(&*self.site.store, &head.world).await.unwrap();
+        let point = Point { epoch, ..head.point };
+        let world: World = [(self.site.origin.clone(), point)].into_iter().collect();
+        let continues = hash.clone();
+        let batch = Batch { whole: true, entries, removed: vec![], world: world.clone(), hash, continues };
+        *self.site.says.lock().unwrap() = Some(batch);
+        self.see_nothing();
+        self.handle.changed(&Topic::ORIGINATED);
+        self.until("an acknowledgement", |seen| seen.acknowledged.covers_all(&world)).await;
+    }
+
+    fn see_nothing(&self) {
+        self.site.see(|seen| seen.acknowledged = World::default());
     }
 
     pub(crate) fn signal(&self, name: &str, value: impl Into<Bytes>) {
@@ -336,6 +358,9 @@ impl Host for Site {
     }
 
     async fn collect(&self, _topic: Topic, base: Base) -> Result<Option<Batch>, HostError> {
+        if let Some(batch) = self.says.lock().unwrap().take() {
+            return Ok(Some(batch));
+        }
         let standing = self.holds.begun.find(&*self.store, &Origin::Global, &base).await?;
         let own = Filter::all().written_by(self.origin.clone());
         if base.is_anew() {

@@ -4,6 +4,8 @@ use std::time::SystemTime;
 
 use identity::{AUTHORITY_LIFETIME, ZoneCa};
 use serde_json::{Value, json};
+use store::Filter;
+use sync::batch::Entry;
 
 use crate::fixture::Global;
 
@@ -136,4 +138,47 @@ async fn a_zone_that_comes_back_with_less_is_held_and_takes_nothing_away() {
     west.until_held(web, false).await;
     west.until_held(new, true).await;
     assert_eq!(global.get("/holds").await.1["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_zone_that_repeats_or_takes_back_what_it_said_has_nothing_told_but_its_own() {
+    const OTHERS: usize = 40;
+    let global = Global::start().await;
+    let (east, west) = (global.zone("east").await, global.zone("west").await);
+    for n in 0..OTHERS {
+        global.permit(&format!("p{n}")).await;
+    }
+    let web = "MeshService/default/east//web";
+    let written = east.write(web, service("default.east.mesh.local")).await;
+    east.write(web, service("default.east.mesh.local")).await;
+    east.until_acknowledged(&written).await;
+    let last = east.write("MeshService/default/east//cart", service("default.east.mesh.local")).await;
+    east.until_acknowledged(&last).await;
+    let held = east.site.store.list(Filter::all().written_by("east".parse().unwrap())).await.unwrap();
+    let own: Vec<Entry> = held.records.into_iter().map(Entry::from).collect();
+    let body = String::from_utf8(own[0].body.to_vec()).unwrap().replace("\"cart\"", "\"late\"");
+    let late =
+        Entry { key: "MeshService/default/east//late".to_owned(), body: body.into(), ..own[0].clone() };
+    let with_late: Vec<Entry> = own.iter().cloned().chain([late]).collect();
+
+    // How many documents the other zone is told because of it, and whether as everything.
+    let told = async |marker: &str, epoch: u64, entries: &[Entry]| {
+        let before = west.site.seen.borrow().batches.len();
+        east.says(epoch, entries.to_vec()).await;
+        global.permit(marker).await;
+        let has_marker = |(_, keys): &(bool, Vec<String>)| keys.iter().any(|key| key.ends_with(marker));
+        let seen = west.until("the marker", |seen| seen.batches[before..].iter().any(has_marker)).await;
+        let batches = &seen.batches[before..];
+        let keys = batches.iter().flat_map(|(_, keys)| keys).filter(|key| !key.ends_with(marker));
+        (batches.iter().any(|(whole, _)| *whole), keys.count())
+    };
+    west.until_held("MeshService/default/east//cart", true).await;
+    told("after-before", 1, &own).await;
+    assert_eq!(told("after-again", 1, &own).await, (false, 0), "what is known is no news");
+    assert_eq!(told("after-late", 1, &with_late).await, (false, 3), "what should have come before");
+    west.until_held("MeshService/default/east//late", true).await;
+    assert_eq!(told("after-back", 1, &own).await, (false, 2), "and is taken back");
+    west.until_held("MeshService/default/east//late", false).await;
+    assert_eq!(told("after-epoch", 2, &own).await, (false, 2), "an epoch for nothing");
+    assert_eq!(told("after-epochs", 3, &own).await, (false, 2), "and another");
 }
