@@ -4,13 +4,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, ensure};
-use api::shapes::{ProxyCounts, TokenKind, TokenRequest, ZoneProgress, ZoneState};
+use api::shapes::{ProxyCounts, ZoneProgress, ZoneState};
 use bytes::Bytes;
 use control::questions::{REVISION, RevisionAnswer};
-use identity::{Credential, Peer, PrivateKey, ServerRole, ca_of_token, client_config};
+use identity::Peer;
+use joining::{Joining, KeepFile, Membership};
 use model::{BundleNumber, Origin, Point, World, ZoneName};
 use serde_json::{Value, json};
-use sync::client::{self, Target};
 use sync::link::{self, Handle, Host, HostError, Topics};
 use sync::session::{Applied, Limits};
 use sync::{Base, Batch, Entry, Refused, Topic};
@@ -44,24 +44,17 @@ impl Liar {
     /// With a token, as every zone.
     pub async fn join(mesh: &Mesh, name: &str) -> anyhow::Result<Self> {
         let zone: ZoneName = name.parse()?;
-        let request = TokenRequest { zone: Some(zone.clone()), ..TokenRequest::default() };
-        let token = mesh.api()?.token(TokenKind::Zone, &request).await?;
-        let (pin, key) = (ca_of_token(&token)?, PrivateKey::generate());
-        let target = Target {
-            address: mesh.global_addresses().sync.to_string(),
-            server_name: ServerRole::Global.tls_name(),
-        };
-        let tls = client_config(pin, ServerRole::Global, None)?;
-        let peer = Peer::Zone(zone.clone()).to_string();
-        let chain = client::enrol(&target, tls, &token, key.request().der(), &peer).await?;
-        let tls = client_config(pin, ServerRole::Global, Some(&Credential::new(chain, &key)?))?;
+        let token = mesh.write_zone_token(name).await?;
+        let joining = Joining::new(Peer::Zone(zone.clone()), mesh.global_addresses().sync.to_string(), token);
+        let kept = KeepFile::new(mesh.dir().join(format!("{name}.kept")));
+        let membership = Membership::open(joining, kept).await?;
 
         let voice = Voice { zone, saying: Mutex::default(), heard: watch::Sender::default() };
         let (voice, handle, stop) = (Arc::new(voice), Handle::new(), CancellationToken::new());
         let (host, of, until) = (voice.clone(), handle.clone(), stop.clone());
         let session = tokio::spawn(async move {
             let options = link::Options::new(env!("CARGO_PKG_VERSION"), Limits::CONTROL_PLANE);
-            client::connect_forever(&target, || tls.clone(), host, &of, &options, &until).await;
+            membership.run(host, &of, &options, &until).await;
         });
         time::timeout(LIMIT, handle.connected()).await.context("it gets no session")?;
         Ok(Self { voice, handle, stop, session })

@@ -177,12 +177,11 @@ impl Mesh {
         Ok(Zone { running: Some(running), addresses, ingress: Some(ingress), ingress_options, relay })
     }
 
-    /// With what a zone joins the global, in place of what it had.
-    pub async fn write_zone_token(&self, zone: &str) -> anyhow::Result<()> {
+    /// With what a zone joins the global, in place of what it had; says where it stands.
+    pub async fn write_zone_token(&self, zone: &str) -> anyhow::Result<PathBuf> {
         let request = TokenRequest { zone: Some(zone.parse()?), ..TokenRequest::default() };
         let token = self.api()?.token(TokenKind::Zone, &request).await?;
-        self.write(&format!("{zone}.token"), &token)?;
-        Ok(())
+        self.write(&format!("{zone}.token"), &token)
     }
 
     async fn start_zone_cp(&self, zone: &str, addresses: &Addresses) -> anyhow::Result<Running> {
