@@ -193,7 +193,8 @@ pub(crate) fn pair(caller: Member, called: Member) -> Pair {
     Pair { caller: caller.service, from: caller.zone, called: called.service, to: called.zone }
 }
 
-/// For stores that are put back, written after the copy was made: whom it closes must stay closed.
+/// Closes the cart to the frontend: for people to try, and for stores that are put back to a copy from before it, where the
+/// cart must stay closed.
 pub const DENIAL: &str = "/meshes/default/meshtrafficpermissions/no-frontend";
 pub const DENIAL_DOCUMENT: &str = "\
 type: MeshTrafficPermission

@@ -5,25 +5,12 @@ use std::time::Duration;
 
 use tokio::time::{self, Instant};
 
+use crate::members::DENIAL_DOCUMENT;
 use crate::mesh::Mesh;
 use crate::table;
 
 /// How often the table is drawn.
 const EVERY: Duration = Duration::from_secs(1);
-
-const DENY: &str = "\
-type: MeshTrafficPermission
-mesh: default
-name: deny-cart
-spec:
-  targetRef:
-    kind: Dataplane
-    labels: {tombolo.io/workload: cart}
-  rules:
-  - default:
-      deny:
-      - source: {workload: frontend}
-";
 
 /// Starts the mesh and shows it until `stop`, then drains and ends everything. `tombolo` is how this command
 /// is called, for the commands to try. On a terminal the table is drawn in place and in color.
@@ -63,7 +50,7 @@ pub async fn watch(
 
 /// What to type in another terminal.
 fn commands(mesh: &Mesh, tombolo: &str) -> anyhow::Result<String> {
-    let deny = mesh.write("deny-cart.yaml", DENY)?;
+    let deny = mesh.write("no-frontend.yaml", DENIAL_DOCUMENT)?;
     let dir = mesh.global_dir();
     Ok(format!(
         "In another terminal:\n\n  \
@@ -73,7 +60,7 @@ fn commands(mesh: &Mesh, tombolo: &str) -> anyhow::Result<String> {
          alias tombolo={tombolo}\n\n  \
          # Deny the cart to the frontend, watch it stop, and allow it again:\n  \
          tombolo apply -f {deny} --wait\n  \
-         tombolo delete MeshTrafficPermission deny-cart --wait\n\n  \
+         tombolo delete MeshTrafficPermission no-frontend --wait\n\n  \
          # Look around:\n  \
          tombolo zone list\n  \
          tombolo inspect dataplane cart-1 --zone west\n\n\
