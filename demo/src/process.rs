@@ -1,14 +1,20 @@
-//! A part of the mesh that is a process of its own, so that it can be killed, or stand still.
+//! A program that is a process of its own, such as a part of the mesh, so that it can be killed, stand still, or be
+//! measured.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
-use tokio::process::{Child, Command};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time;
 
-/// What a process is called, and with which flags.
+/// What a part of the mesh is called, and with which flags.
 pub struct Part {
     program: &'static str,
     flags: Vec<OsString>,
@@ -17,6 +23,9 @@ pub struct Part {
 /// Killed when dropped.
 pub struct Process {
     child: Child,
+    pub pid: u32,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
     log: PathBuf,
 }
 
@@ -95,22 +104,52 @@ impl From<&zone_cp::Options> for Part {
 }
 
 impl Process {
-    /// Of a program that is each part of a mesh when it is called so. What it logs goes to a file, which is begun anew.
+    /// A part of the mesh, by a program that is each of them when it is called so.
     pub fn start(program: &Path, part: impl Into<Part>, log: PathBuf) -> anyhow::Result<Self> {
         let part = part.into();
-        let file = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let child = Command::new(program)
-            .arg0(part.program)
-            .args(part.flags)
-            // What is set for this process is not meant for that one.
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { child, log })
+        // What is set for this process is not meant for that one.
+        Self::spawn(Command::new(program).arg0(part.program).args(part.flags).env_clear(), log)
+    }
+
+    /// Any program. What it says on its standard error is added to a file.
+    pub fn spawn(command: &mut Command, log: PathBuf) -> anyhow::Result<Self> {
+        let file = std::fs::File::options().append(true).create(true).open(&log);
+        let file = file.with_context(|| format!("cannot write {}", log.display()))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file).kill_on_drop(true);
+        let child = command.spawn();
+        let program = command.as_std().get_program().display();
+        let mut child = child.with_context(|| format!("cannot start {program}: is it built?"))?;
+        let pid = child.id().context("it has ended")?;
+        let input = child.stdin.take().context("it has no input")?;
+        let output = BufReader::new(child.stdout.take().context("it has no output")?).lines();
+        Ok(Self { child, pid, input, output, log })
+    }
+
+    /// The next line that it says to programs, such as its ready line.
+    pub async fn line<T: DeserializeOwned>(&mut self, limit: Duration) -> anyhow::Result<T> {
+        let line = self.text(limit).await?;
+        serde_json::from_str(&line).with_context(|| format!("it says {line}"))
+    }
+
+    /// The same of one that speaks to people.
+    pub async fn text(&mut self, limit: Duration) -> anyhow::Result<String> {
+        let line = time::timeout(limit, self.output.next_line()).await;
+        let line =
+            line.with_context(|| format!("it says nothing for {limit:?}: {}", self.last_words()))??;
+        line.with_context(|| format!("it ended: {}", self.last_words()))
+    }
+
+    pub async fn tell(&mut self, line: &impl Serialize) -> anyhow::Result<()> {
+        let mut line = serde_json::to_vec(line)?;
+        line.push(b'\n');
+        self.input.write_all(&line).await.context("it does not listen")
+    }
+
+    /// Asks it to end (SIGTERM), as an init system does, and waits until it has.
+    pub async fn end(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        let ended = time::timeout(limit, self.child.wait()).await;
+        Ok(ended.with_context(|| format!("it does not end within {limit:?}: {}", self.last_words()))??)
     }
 
     /// Kills it without a word (SIGKILL), and waits until it is gone.
@@ -131,16 +170,16 @@ impl Process {
     /// Lets no file of it grow beyond this, as if its disk were full; none lifts the limit.
     pub fn limit_files(&self, bytes: Option<u64>) -> anyhow::Result<()> {
         let limit = Rlimit { current: bytes, maximum: None };
-        rustix::process::prlimit(Some(self.pid()?), Resource::Fsize, limit)
+        rustix::process::prlimit(Some(self.running()?), Resource::Fsize, limit)
             .context("cannot limit a process")?;
         Ok(())
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        rustix::process::kill_process(self.pid()?, signal).context("cannot signal a process")
+        rustix::process::kill_process(self.running()?, signal).context("cannot signal a process")
     }
 
-    fn pid(&self) -> anyhow::Result<Pid> {
+    fn running(&self) -> anyhow::Result<Pid> {
         let pid = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
         pid.context("it has ended")
     }
@@ -148,6 +187,6 @@ impl Process {
     /// The last line of its log, for who is to understand a failure.
     pub fn last_words(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        log.lines().last().unwrap_or("nothing").to_owned()
+        log.lines().last().unwrap_or("it logged nothing").to_owned()
     }
 }

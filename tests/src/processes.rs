@@ -2,20 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
 use demo::api_client::ApiClient;
 use demo::client::Outcome;
 use demo::members::{ALLOW_SHOP, PERMISSION};
+use demo::process::Process;
 use demo::shop::App;
 use demo::traffic::{Pair, Traffic};
 use http::Method;
 use identity::ServerRole;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::Command;
 use tokio::time;
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -43,34 +42,21 @@ pub(crate) async fn build() -> PathBuf {
 }
 
 /// One running program; killed by its id when dropped.
-struct Process {
+struct Program {
     name: String,
-    child: Child,
+    process: Process,
     ready: Value,
-    /// Kept open, so that the program can write.
-    _out: BufReader<ChildStdout>,
 }
 
-impl Process {
+impl Program {
     async fn start(programs: &Path, program: &str, name: &str, dir: &Path, flags: &[&str]) -> Self {
-        let log = std::fs::File::create(dir.join(format!("{name}.log"))).expect("a log");
-        let mut child = Command::new(programs.join(program))
-            .args(flags)
-            .current_dir(dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the program starts");
-        let mut out = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        let read = time::timeout(LIMIT, out.read_line(&mut line)).await;
-        let log = || std::fs::read_to_string(dir.join(format!("{name}.log"))).unwrap_or_default();
-        assert!(matches!(read, Ok(Ok(1..))), "{name} is not ready: {}", log());
-        let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
-        assert_eq!(ready["ready"], program, "{line}");
-        Self { name: name.into(), child, ready, _out: out }
+        let log = dir.join(format!("{name}.log"));
+        let mut command = Command::new(programs.join(program));
+        let mut process = Process::spawn(command.args(flags).current_dir(dir), log).expect("it starts");
+        let ready: Value =
+            process.line(LIMIT).await.unwrap_or_else(|error| panic!("{name} is not ready: {error:#}"));
+        assert_eq!(ready["ready"], program, "{ready}");
+        Self { name: name.into(), process, ready }
     }
 
     fn address(&self, what: &str) -> SocketAddr {
@@ -80,29 +66,20 @@ impl Process {
 
     /// It must say that all is well.
     async fn terminate(mut self) {
-        let ended = terminate(&mut self.child).await;
+        let ended = self.process.end(LIMIT).await.expect("it ends in time");
         assert!(ended.success(), "{} ended with {ended}", self.name);
     }
 }
 
-/// As an init system does; it must end by itself.
-pub(crate) async fn terminate(child: &mut Child) -> ExitStatus {
-    let id = child.id().expect("it still runs").to_string();
-    let sent = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill runs");
-    assert!(sent.success());
-    let ended = time::timeout(LIMIT, child.wait()).await.expect("it ends in time");
-    ended.expect("it can be waited for")
-}
-
 struct ZoneProcesses {
-    zone_cp: Process,
-    ingress: Process,
+    zone_cp: Program,
+    ingress: Program,
     api: ApiClient,
 }
 
 const ANY: &str = "127.0.0.1:0";
 
-async fn zone(programs: &Path, dir: &Path, zone: &str, global: &Process, api: &ApiClient) -> ZoneProcesses {
+async fn zone(programs: &Path, dir: &Path, zone: &str, global: &Program, api: &ApiClient) -> ZoneProcesses {
     let request = serde_json::from_value(serde_json::json!({ "zone": zone })).unwrap();
     let token = api.token(::api::shapes::TokenKind::Zone, &request).await.unwrap();
     std::fs::write(dir.join(format!("{zone}.token")), token).unwrap();
@@ -123,7 +100,7 @@ async fn zone(programs: &Path, dir: &Path, zone: &str, global: &Process, api: &A
         "--health-address",
         ANY,
     ];
-    let zone_cp = Process::start(programs, "tombolo-zone-cp", zone, dir, &flags).await;
+    let zone_cp = Program::start(programs, "tombolo-zone-cp", zone, dir, &flags).await;
     let role = ServerRole::Zone(zone.parse().unwrap());
     let api = ApiClient::new(zone_cp.address("api"), &dir.join(zone), role).unwrap();
 
@@ -147,7 +124,7 @@ async fn zone(programs: &Path, dir: &Path, zone: &str, global: &Process, api: &A
         "--metrics-address",
         ANY,
     ];
-    let ingress = Process::start(programs, "tombolo-zone-ingress", &name, dir, &flags).await;
+    let ingress = Program::start(programs, "tombolo-zone-ingress", &name, dir, &flags).await;
     ZoneProcesses { zone_cp, ingress, api }
 }
 
@@ -158,7 +135,7 @@ async fn sidecar(
     ip: IpAddr,
     zone: &ZoneProcesses,
     yaml: &str,
-) -> Process {
+) -> Program {
     let request = serde_json::json!({ "mesh": "default", "workload": workload, "addresses": [ip] });
     let request = serde_json::from_value(request).unwrap();
     let token = zone.api.token(::api::shapes::TokenKind::Dataplane, &request).await.unwrap();
@@ -182,7 +159,7 @@ async fn sidecar(
         "--drain-time",
         "5",
     ];
-    Process::start(programs, "tombolo-dataplane", workload, dir, &flags).await
+    Program::start(programs, "tombolo-dataplane", workload, dir, &flags).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,7 +173,7 @@ async fn seven_processes_carry_a_request_across_zones_and_end_when_they_are_told
 
     let flags =
         ["--data-dir", "global", "--api-address", ANY, "--sync-address", ANY, "--health-address", ANY];
-    let global = Process::start(&programs, "tombolo-global-cp", "global", dir, &flags).await;
+    let global = Program::start(&programs, "tombolo-global-cp", "global", dir, &flags).await;
     let api = ApiClient::new(global.address("api"), &dir.join("global"), ServerRole::Global).unwrap();
     let east = zone(&programs, dir, "east", &global, &api).await;
     let west = zone(&programs, dir, "west", &global, &api).await;

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 
+use demo::process::Process;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time;
 
-use crate::processes::{LIMIT, build, terminate};
+use crate::processes::{LIMIT, build};
 
 /// Where the help of each is kept. Written anew where `TOMBOLO_WRITE_GOLDEN` is set.
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/help");
@@ -83,20 +82,14 @@ async fn a_zone_closes_its_doors_then_its_session_then_what_works_and_shows_the_
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("no.token"), "none").unwrap();
     let any = "127.0.0.1:0";
-    let mut child = Command::new(programs.join(zone_cp::PROGRAM))
+    let mut command = Command::new(programs.join(zone_cp::PROGRAM));
+    command
         .args(["--zone", "east", "--data-dir", "east", "--global", "127.0.0.1:1", "--token-file", "no.token"])
         .args(["--api-address", any, "--sync-address", any, "--health-address", any, "--log-format", "json"])
-        .current_dir(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(fs::File::create(dir.path().join("log")).unwrap())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut ready = String::new();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    time::timeout(LIMIT, out.read_line(&mut ready)).await.expect("it is ready").unwrap();
-    let ended = terminate(&mut child).await;
+        .current_dir(dir.path());
+    let mut zone = Process::spawn(&mut command, dir.path().join("log")).unwrap();
+    let _: Value = zone.line(LIMIT).await.expect("it is ready");
+    let ended = zone.end(LIMIT).await.unwrap();
     let log = fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(ended.success(), "{log}");
 

@@ -25,8 +25,6 @@ pub mod simulated;
 
 pub mod decoded;
 
-pub mod program;
-
 pub mod usage;
 
 pub mod report;

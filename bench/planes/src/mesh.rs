@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use api::shapes::{TokenKind, TokenRequest};
 use demo::api_client::ApiClient;
+use demo::process::Process;
 use futures::future::try_join_all;
 use identity::ServerRole;
 use serde_json::Value;
 use tempfile::TempDir;
-
-use crate::program::Program;
+use tokio::process::Command;
 
 /// Where the programs are.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl Call {
 
     /// Starts it, and waits for nothing.
     pub fn spawn(&self) -> anyhow::Result<Running> {
-        let program = Program::start(&self.program, &self.args, &self.log)?;
+        let program = Process::spawn(Command::new(&self.program).args(&self.args), self.log.clone())?;
         Ok(Running { call: self.clone(), program })
     }
 
@@ -65,7 +65,7 @@ impl Call {
 /// A program that runs; it is killed when this is dropped.
 pub struct Running {
     pub call: Call,
-    program: Program,
+    program: Process,
 }
 
 impl Running {

@@ -12,12 +12,13 @@ use anyhow::{Context, bail, ensure};
 use api::shapes::{TokenKind, TokenRequest};
 use clap::Args;
 use demo::api_client::ApiClient;
+use demo::process::Process;
 use identity::ServerRole;
 use serde::Deserialize;
 use tempfile::TempDir;
+use tokio::process::Command;
 use tokio::time::{self, Instant};
 
-use crate::program::Program;
 use crate::proxies::{Line, Progress, Reached, Until};
 use crate::report::{Output, Row, tell};
 use crate::simulated::{self, Nanos, Shape, service_name};
@@ -68,9 +69,9 @@ struct Bench {
     programs: PathBuf,
     shape: Shape,
     patience: Duration,
-    zone: Program,
+    zone: Process,
     ready: Ready,
-    proxies: Program,
+    proxies: Process,
     started: Nanos,
 }
 
@@ -115,7 +116,7 @@ impl Bench {
             format!("--services={}", shape.services),
         ];
         let started = simulated::now();
-        let proxies = Program::start(&own, args, &dir.path().join("proxies.log"))?;
+        let proxies = Process::spawn(Command::new(own).args(args), dir.path().join("proxies.log"))?;
         let patience = Duration::from_secs(options.patience);
         Ok(Self { dir, programs, shape, patience, zone, ready, proxies, started })
     }
@@ -282,7 +283,7 @@ async fn start_zone(
     programs: &Path,
     dir: &Path,
     addresses: [SocketAddr; 2],
-) -> anyhow::Result<(Program, Ready)> {
+) -> anyhow::Result<(Process, Ready)> {
     let [api, sync] = addresses;
     let args = [
         format!("--zone={ZONE}"),
@@ -292,7 +293,8 @@ async fn start_zone(
         "--health-address=127.0.0.1:0".to_owned(),
         "--log=warn".to_owned(),
     ];
-    let mut zone = Program::start(&programs.join(zone_cp::PROGRAM), args, &dir.join("zone.log"))?;
+    let mut zone =
+        Process::spawn(Command::new(programs.join(zone_cp::PROGRAM)).args(args), dir.join("zone.log"))?;
     let ready = zone.line(STARTED).await.context("the zone control plane did not start")?;
     Ok((zone, ready))
 }

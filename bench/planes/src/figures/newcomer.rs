@@ -1,10 +1,11 @@
 //! A newcomer types `tombolo demo`, which tells when everyone in it was answered, across zones as well.
 
+use demo::process::Process;
+use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::{Terms, half_and_most, tell_times};
 use crate::mesh::LIMIT;
-use crate::program::Program;
 use crate::report::Row;
 
 const TIMES: usize = 5;
@@ -14,10 +15,11 @@ const MUST: [f64; 2] = [2.0, 2.0];
 pub(super) async fn measure(terms: &Terms) -> anyhow::Result<Vec<Row>> {
     let dir = tempfile::tempdir()?;
     let log = dir.path().join("demo.log");
+    let tombolo = terms.programs.folder.join("tombolo");
     let mut times = Vec::new();
     for _ in 0..terms.times(TIMES) {
         let begun = Instant::now();
-        let mut demo = Program::start(&terms.programs.folder.join("tombolo"), ["demo"], &log)?;
+        let mut demo = Process::spawn(Command::new(&tombolo).arg("demo"), log.clone())?;
         while !demo.text(LIMIT).await?.starts_with("It is up") {}
         times.push(begun.elapsed());
         demo.kill().await?;
