@@ -21,7 +21,6 @@ use sync::session::{Limits, Timing};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use zone_cp::authorities::Authorities;
 use zone_cp::history::History;
@@ -146,7 +145,7 @@ impl Crowd {
             let (below, stop) = (handle.clone(), stop.clone());
             tokio::spawn(async move {
                 let transport = |from: mpsc::Receiver<_>, outgoing| Transport {
-                    incoming: ReceiverStream::new(from).map(Ok),
+                    incoming: link::frames(from).map(Ok),
                     outgoing,
                 };
                 tokio::join!(
