@@ -35,6 +35,7 @@ async fn note(store: &dyn Store, rules: &str) -> Result<(), store::Error> {
         return Ok(());
     }
     let own = store.head().await?.point;
+    // Noted once the epoch has begun: a crash in between costs one more of them. The other way round nobody would be told.
     if known.is_some() && own.revision > 0 {
         let begun = store.begin_epoch(own, None).await?;
         info!(?begun, "this program shares other kinds of documents than the one before: all are told anew");
@@ -44,8 +45,12 @@ async fn note(store: &dyn Store, rules: &str) -> Result<(), store::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
     use model::{Origin, Point, World};
-    use store::{Draft, Expect, Filter, MemoryStore};
+    use store::{Draft, EmbeddedStore, Expect, Filter, MemoryStore};
     use sync::line::{Judged, judge};
 
     use super::*;
@@ -71,6 +76,49 @@ mod tests {
         assert_eq!(judged, Judged::Follows, "nobody has to accept it");
         note(&*store, "new").await.unwrap();
         assert_eq!(store.head().await.unwrap().point, after, "once is enough");
+    }
+
+    /// Works until it has waited so often, as if the process were killed then. Answers whether it was done by that.
+    async fn cut_after(waits: usize, work: impl Future) -> bool {
+        let (mut work, mut left) = (pin!(work), waits);
+        poll_fn(|context| match work.as_mut().poll(context) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending if left == 0 => Poll::Ready(false),
+            Poll::Pending => {
+                left -= 1;
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn whenever_a_new_program_is_killed_the_next_start_tells_anew_what_was_not_told() {
+        let mut cuts = 0;
+        loop {
+            let dir = tempfile::tempdir().unwrap();
+            let store = EmbeddedStore::open(dir.path(), Origin::Global).unwrap();
+            note(&*store, "old").await.unwrap();
+            let draft = Draft::new("MeshTimeout/default/global//t".parse().unwrap(), "{}");
+            store.put(draft, Expect::Any).await.unwrap();
+            let before = store.head().await.unwrap();
+            let is_done = cut_after(cuts, note(&*store, "new")).await;
+            let between = store.head().await.unwrap();
+
+            note(&*store, "new").await.unwrap();
+            let after = store.head().await.unwrap().point;
+            assert!((2..=3).contains(&after.epoch), "cut after {cuts}: {after:?}");
+            for told in [before, between] {
+                let judged = judge(Some((told.point, &told.hash.0)), after, &told.hash.0);
+                assert_eq!(judged, Judged::Follows, "cut after {cuts}");
+                assert_eq!(store.hash_at(told.point).await.unwrap().as_ref(), Some(&told.hash), "{told:?}");
+            }
+            if is_done {
+                break;
+            }
+            cuts += 1;
+        }
+        assert!(cuts >= 2, "it waits at least for the epoch and for its note");
     }
 
     #[tokio::test]
