@@ -139,6 +139,8 @@ pub struct Holds {
 
 struct Held {
     hold: Hold,
+    /// All of what the hold says in part.
+    shown: Comparison,
     is_accepted: bool,
 }
 
@@ -178,7 +180,6 @@ impl Holds {
             _ => return Ok(Ok(())),
         };
         let version = |point| Version { origin: origin.clone(), point };
-        let Comparison { added, changed, lost, keys, .. } = comparison;
         let (have, offered) = (version(heard.point), version(offered));
         warn!(%origin, %have, %offered, reason, "holding what is known of it: its history is another one");
         let hold = Hold {
@@ -186,12 +187,12 @@ impl Holds {
             reason: reason.clone(),
             have,
             offered,
-            added,
-            changed,
-            lost,
-            keys,
+            added: comparison.added,
+            changed: comparison.changed.len() as u64,
+            lost: comparison.lost.len() as u64,
+            keys: comparison.changed.union(&comparison.lost).take(MOST_KEYS).cloned().collect(),
         };
-        self.held().insert(origin.clone(), Held { hold, is_accepted: false });
+        self.held().insert(origin.clone(), Held { hold, shown: comparison, is_accepted: false });
         Ok(Err(reason))
     }
 
@@ -226,13 +227,16 @@ impl Holds {
         Ok(hold)
     }
 
-    /// Whether somebody accepted this, or worse: what would be lost is no more than what was shown.
+    /// Whether somebody accepted this, or worse: nothing would be lost or changed but what was shown as that.
     fn is_accepted(&self, origin: &Origin, epoch: u64, comparison: &Comparison) -> bool {
-        let is_shown = |hold: &Hold| {
-            let Comparison { changed, lost, .. } = comparison;
-            hold.offered.point.epoch == epoch && *changed <= hold.changed && *lost <= hold.lost
+        let is_shown = |held: &Held| {
+            let Comparison { changed, lost, .. } = &held.shown;
+            let may_change = |key| changed.contains(key) || lost.contains(key);
+            held.hold.offered.point.epoch == epoch
+                && comparison.changed.iter().all(may_change)
+                && comparison.lost.is_subset(lost)
         };
-        self.held().get(origin).is_some_and(|held| held.is_accepted && is_shown(&held.hold))
+        self.held().get(origin).is_some_and(|held| held.is_accepted && is_shown(held))
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<Origin, Held>> {
@@ -245,24 +249,21 @@ impl Holds {
 #[derive(Debug, Default, Eq, PartialEq)]
 struct Comparison {
     added: u64,
-    changed: u64,
-    lost: u64,
-    /// Of those that change or go, at most [`MOST_KEYS`].
-    keys: Vec<String>,
+    /// Their keys.
+    changed: BTreeSet<String>,
+    lost: BTreeSet<String>,
     /// Something that guards would go.
     opens: bool,
 }
 
 fn compare(origin: &Origin, held: &BTreeMap<String, Bytes>, batch: &Batch) -> Comparison {
     let mut comparison = Comparison::default();
-    let mut named = BTreeSet::new();
     let is_its = |entry: &&Entry| entry.version.as_ref().is_some_and(|version| version.origin == *origin);
     for entry in batch.entries.iter().filter(is_its) {
         match held.get(&entry.key) {
             None => comparison.added += 1,
             Some(bytes) if *bytes != entry.body => {
-                comparison.changed += 1;
-                named.insert(entry.key.clone());
+                comparison.changed.insert(entry.key.clone());
             }
             Some(_) => {}
         }
@@ -272,11 +273,9 @@ fn compare(origin: &Origin, held: &BTreeMap<String, Bytes>, batch: &Batch) -> Co
         (batch.whole && !sent.contains(key.as_str())) || batch.removed.iter().any(|removed| removed == *key)
     };
     for key in held.keys().filter(goes) {
-        comparison.lost += 1;
         comparison.opens |= guards(key);
-        named.insert(key.clone());
+        comparison.lost.insert(key.clone());
     }
-    comparison.keys = named.into_iter().take(MOST_KEYS).collect();
     comparison
 }
 
@@ -357,6 +356,12 @@ mod tests {
         let worse = Batch { entries: vec![], ..offered.clone() };
         assert!(holds.judge(&*store, &Origin::Global, &worse).await.unwrap().is_err());
         assert!(judged().await.is_err(), "it is to be looked at anew");
+        holds.accept(&Origin::Global, 2).unwrap();
+        // As much, and something else.
+        let mesh = record("Mesh//global//default", "global-1-2", "[]");
+        let other = whole("global-2-7", b"", vec![mesh]);
+        assert!(holds.judge(&*store, &Origin::Global, &other).await.unwrap().is_err());
+        assert!(judged().await.is_err());
         holds.accept(&Origin::Global, 2).unwrap();
         holds.taken_over(&Origin::Global);
         assert_eq!(holds.list(), []);
