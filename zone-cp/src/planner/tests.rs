@@ -6,6 +6,7 @@ mod revoked;
 
 use std::time::{Duration, SystemTime};
 
+use identity::ZoneCa;
 use model::document::{self, Address, Tree};
 use model::{DestinationId, Version};
 use serde_json::{Value, json};
@@ -743,8 +744,9 @@ fn a_door_that_closes_is_not_used_unless_no_other_is_known_here() {
     assert_eq!(addresses, ["127.0.0.10:10001"]);
 }
 
-/// Documents of every kind that parts and signals are made of; `variant` says how each is.
-fn document(which: u64, variant: u64) -> model::Record {
+/// Documents of every kind that parts and signals are made of; `variant` says how each is, and `authorities` is what
+/// trust may be put in.
+fn document(which: u64, variant: u64, authorities: &[String; 3]) -> model::Record {
     let labels =
         json!({ "tombolo.io/workload": "catalog", "tier": if variant == 0 { "front" } else { "back" } });
     let timeout = |target: Value| {
@@ -771,7 +773,7 @@ fn document(which: u64, variant: u64) -> model::Record {
         4 => catalog("west"),
         5 => service(1, "cart"),
         6 => everywhere(1),
-        7 => identity(),
+        7 => identity_for(&json!({}), variant, "identity"),
         8 => permission(1),
         9 => record("global", 1, "MeshTimeout", "all", timeout(json!({ "kind": "Mesh" }))),
         10 => {
@@ -786,14 +788,36 @@ fn document(which: u64, variant: u64) -> model::Record {
         }
         11 => record("global", 1, "Mesh", "default", json!({})),
         12 => gate("west", if variant == 0 { "127.0.0.9" } else { "127.0.0.10" }),
-        _ => record(
+        13 => record(
             "global",
             1,
             "Zone",
             "east",
             json!({ "trustDomains": [format!("bank-{variant}.example")] }),
         ),
+        14 => identity_for(&json!({ "tombolo.io/workload": "catalog", "tier": "back" }), variant, "back"),
+        _ => {
+            let zone = if which == 15 { "east" } else { "west" };
+            let pem = json!([{ "type": "Pem", "pem": { "value": authorities[variant as usize] } }]);
+            let trust = json!({ "trustDomain": format!("default.{zone}.mesh.local"), "caBundles": pem });
+            record(zone, 1, "MeshTrust", "trust", json!({ "spec": trust }))
+        }
     }
+}
+
+/// How many [`document`] tells apart.
+const DOCUMENTS: u64 = 17;
+
+/// Of the proxies with these labels. In the default trust domain, and in others that may be given to this zone.
+fn identity_for(labels: &Value, variant: u64, name: &str) -> model::Record {
+    let mut spec = json!({
+        "selector": { "dataplane": { "matchLabels": labels } },
+        "provider": { "type": "Bundled", "bundled": { "autogenerate": { "enabled": true } } },
+    });
+    if variant > 0 {
+        spec["spiffeID"] = json!({ "trustDomain": format!("bank-{variant}.example") });
+    }
+    record("global", 2, "MeshIdentity", name, json!({ "spec": spec }))
 }
 
 #[test]
@@ -826,12 +850,16 @@ fn what_changes_alone_is_computed_anew_and_comes_out_as_if_all_were() {
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (dice >> 33) % sides
     };
+    let authorities = [0, 1, 2].map(|number: u64| {
+        let (domain, begins) = (format!("bank-{number}.example"), SystemTime::now());
+        ZoneCa::create(domain.parse().unwrap(), identity::AUTHORITY_LIFETIME, begins).unwrap().bundle_pem()
+    });
     let mut documents = BTreeMap::new();
     let mut planner = start(Vec::new());
     let mut changes = Vec::new();
-    for turn in 0..200 {
-        let (which, variant) = (roll(14), roll(3));
-        let mut record = document(which, variant);
+    for turn in 0..250 {
+        let (which, variant) = (roll(DOCUMENTS), roll(3));
+        let mut record = document(which, variant, &authorities);
         record.version.point.revision = 11 + turn;
         let version = record.version.clone();
         let change = match roll(4) {
