@@ -15,6 +15,8 @@ pub mod policy;
 
 pub mod originated;
 
+pub mod bundles;
+
 pub mod exports;
 
 mod zones;

@@ -9,7 +9,7 @@ use model::{DocumentKey, Origin, Version, ZoneName};
 use sync::{Refused, Topic};
 use tracing::info;
 
-use crate::originated;
+use crate::bundles;
 use crate::session::lane;
 use crate::zones::Zones;
 
@@ -36,14 +36,14 @@ impl Zones {
         self.reports().put(refused_by(zone), Refusals::default());
         self.store().unfence(&lane).await?;
         Refusals::forget(self.store(), &lane).await?;
-        originated::forget_numbers(self.store(), zone).await
+        bundles::forget_numbers(self.store(), zone).await
     }
 
     /// Forgets those whose removal was not finished, by a disk that failed or a process that ended.
     pub(crate) async fn sweep(&self) -> Result<(), store::Error> {
         // Before it is looked who is there: whoever joins meanwhile has a document before anything is kept of it.
         let lanes = Refusals::lanes(self.store(), Topic::ORIGINATED.as_str()).await?;
-        let mut kept = originated::numbered(self.store()).await?;
+        let mut kept = bundles::numbered(self.store()).await?;
         kept.extend(lanes.iter().filter_map(|lane| lane.split_once('/')?.1.parse().ok()));
         let there = self.documents().await?;
         for zone in kept.iter().filter(|zone| !there.contains_key(*zone)) {

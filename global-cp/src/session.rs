@@ -19,6 +19,7 @@ use sync::session::{Applied, Ended};
 use sync::topic::Topic;
 use tracing::{info, warn};
 
+use crate::bundles;
 use crate::originated::{self, Standing};
 use crate::policy;
 use crate::zones::{Line, Zones};
@@ -128,7 +129,7 @@ impl ZoneSession {
         let kind = MeshTrust::KIND;
         if batch.entries.iter().any(|entry| entry.key.starts_with(kind.name)) {
             standing.trusts = store.list(Filter::all().kinds([kind.key_name()])).await?.records;
-            standing.newest = originated::newest(store, &self.zone).await?;
+            standing.newest = bundles::newest(store, &self.zone).await?;
         }
         for key in batch.entries.iter().filter_map(|entry| entry.key.parse::<DocumentKey>().ok()) {
             if !batch.whole
