@@ -161,6 +161,21 @@ impl RevisionState {
         let (zones, late, refusals) = (Vec::new(), Vec::new(), Vec::new());
         Self { revision, state: Progress::Pending, zones, late, refusals }
     }
+
+    /// Whether everybody who is heard of enforces it: who is not may run anything. Not where nobody can say.
+    pub fn is_applied_but_for_unknown(&self) -> bool {
+        let is_applied = |zone: &ZoneProgress| match zone.state {
+            ZoneState::Applied | ZoneState::Offline => zone.proxies.late == 0,
+            // Pending only because of the proxies that nobody hears of.
+            ZoneState::Pending => zone.proxies.late == 0 && zone.proxies.unknown > 0,
+            ZoneState::Refused | ZoneState::Diverged => false,
+        };
+        match self.state {
+            Progress::Applied => true,
+            Progress::Pending => !self.zones.is_empty() && self.zones.iter().all(is_applied),
+            Progress::Refused => false,
+        }
+    }
 }
 
 /// A report on a document, kept by who made it: what it does not take, and why. Stands under `status.refusals` of the

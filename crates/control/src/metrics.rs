@@ -3,8 +3,9 @@
 //! | metric | |
 //! |---|---|
 //! | `tombolo_store_operation_seconds{operation}` | how long callers of the store waited: `read`, or `write` until it is durable |
-//! | `tombolo_propagation_seconds` | from the commit of a document here until every proxy of every zone that this control plane answers for said that it enforces it |
-//! | `tombolo_propagations_overdue_total` | documents that were not enforced everywhere within a minute, or were refused |
+//! | `tombolo_propagation_seconds` | from the commit of a document here until every proxy that is heard of, of every zone that this control plane answers for, said that it enforces it; sampled: one document at a time is followed |
+//! | `tombolo_propagations_with_unknown_total` | those of them at whose end somebody was not heard of, who may run anything; they are timed to a quarter |
+//! | `tombolo_propagations_overdue_total` | documents that were followed, and late somewhere for a minute, or refused |
 //! | `tombolo_sync_sessions{peers}` | open now, with `zones`, `proxies` (and ingresses) or the `global` |
 //! | `tombolo_sync_batches_total{peers,direction}` | `sent` and acknowledged, or `received` and in force |
 //! | `tombolo_sync_refused_total{peers,direction}` | documents and parts that a peer did not take, or that were not taken from it |
@@ -38,6 +39,7 @@ use tracing::debug;
 pub struct Metrics {
     operations: Family<StoreOperation, Histogram, fn() -> Histogram>,
     propagation: Histogram,
+    with_unknown: Counter,
     overdue: Counter,
 }
 
@@ -53,6 +55,9 @@ const OPERATION_BUCKETS: [f64; 14] =
 const PROPAGATION_BUCKETS: [f64; 14] =
     [0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0];
 
+/// After so long it is looked for the first time whether anybody is late who is heard of.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+
 /// Between two revisions that are followed: what is written all the time need not be proven all the time.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -61,9 +66,10 @@ impl Metrics {
         let metrics = Self {
             operations: Family::new_with_constructor(|| Histogram::new(OPERATION_BUCKETS)),
             propagation: Histogram::new(PROPAGATION_BUCKETS),
+            with_unknown: Counter::default(),
             overdue: Counter::default(),
         };
-        let Self { operations, propagation, overdue } = metrics.clone();
+        let Self { operations, propagation, with_unknown, overdue } = metrics.clone();
         let observed = operations.clone();
         store.observe(Arc::new(move |operation, took| {
             let operation = match operation {
@@ -81,13 +87,18 @@ impl Metrics {
         );
         group.register_with_unit(
             "propagation",
-            "From the commit of a document until every proxy enforces it",
+            "From the commit of a document until every proxy that is heard of enforces it; sampled, one at a time",
             Unit::Seconds,
             propagation,
         );
         group.register(
+            "propagations_with_unknown",
+            "Those of the propagations at whose end somebody was not heard of, who may run anything",
+            with_unknown,
+        );
+        group.register(
             "propagations_overdue",
-            "Documents that were refused, or not enforced everywhere within a minute",
+            "Documents that were followed, and refused or late somewhere for a minute",
             overdue,
         );
         metrics
@@ -116,15 +127,24 @@ impl Metrics {
     }
 
     async fn time(&self, proof: &dyn Proof, version: Version, committed: Instant) {
-        match proof.revision(version, LONGEST_WAIT).await {
-            Ok(state) if state.state == Progress::Applied => {
-                self.propagation.observe(committed.elapsed().as_secs_f64());
-            }
-            Ok(_) => {
-                self.overdue.inc();
-            }
+        loop {
+            // Whoever waits for everybody is told at once; while somebody is not heard of it is looked from time to time.
+            let (passed, start) = (committed.elapsed(), Instant::now());
+            let wait = (passed / 4).max(FIRST_LOOK).min(LONGEST_WAIT.saturating_sub(passed));
             // Its epoch is over.
-            Err(_) => {}
+            let Ok(state) = proof.revision(version.clone(), wait).await else { return };
+            let is_applied = state.state == Progress::Applied;
+            if is_applied || state.is_applied_but_for_unknown() {
+                self.propagation.observe(committed.elapsed().as_secs_f64());
+                self.with_unknown.inc_by(u64::from(!is_applied));
+                return;
+            }
+            if state.state == Progress::Refused || committed.elapsed() >= LONGEST_WAIT {
+                self.overdue.inc();
+                return;
+            }
+            // Who would say the same for ever says so at once.
+            time::sleep_until(start + wait).await;
         }
     }
 }
@@ -265,8 +285,84 @@ impl<F> fmt::Debug for Certificates<F> {
 
 #[cfg(test)]
 mod tests {
+    use api::NoSuchRevision;
+    use api::shapes::{ProxyCounts, RevisionState, ZoneProgress, ZoneState};
+    use futures::future::BoxFuture;
+
     use super::*;
     use crate::presence;
+
+    /// A zone with one proxy that is late for a while, and one that is never heard of.
+    struct Zone {
+        /// Until when one is late.
+        late: Instant,
+        unknown: u64,
+        is_refused: bool,
+    }
+
+    impl Proof for Zone {
+        fn revision(
+            &self,
+            revision: Version,
+            wait: Duration,
+        ) -> BoxFuture<'_, Result<RevisionState, NoSuchRevision>> {
+            Box::pin(async move {
+                let end = Instant::now() + wait;
+                time::sleep_until(if self.unknown > 0 { end } else { end.min(self.late) }).await;
+                let late = u64::from(Instant::now() < self.late);
+                let (state, progress) = match () {
+                    () if self.is_refused => (ZoneState::Refused, Progress::Refused),
+                    () if late + self.unknown == 0 => (ZoneState::Applied, Progress::Applied),
+                    () => (ZoneState::Pending, Progress::Pending),
+                };
+                let proxies = ProxyCounts { current: 1 - late, late, unknown: self.unknown };
+                let zones = vec![ZoneProgress { name: "east".parse().unwrap(), state, proxies }];
+                let (late, refusals) = (Vec::new(), Vec::new());
+                Ok(RevisionState { revision, state: progress, zones, late, refusals })
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_is_not_heard_of_keeps_no_propagation_from_being_timed() {
+        for (why, late, unknown, is_refused, want) in [
+            ("all are heard of", 100, 0, false, (1, 0, 0, 0.1..0.1001)),
+            ("one is not", 100, 1, false, (1, 1, 0, 0.1..0.126)),
+            ("nor later", 8_000, 1, false, (1, 1, 0, 8.0..10.01)),
+            ("one is late for a minute", 70_000, 0, false, (0, 0, 1, 0.0..0.001)),
+            (
+                "one is late for a minute, and another is not heard of",
+                70_000,
+                1,
+                false,
+                (0, 0, 1, 0.0..0.001),
+            ),
+            ("it is refused", 0, 0, true, (0, 0, 1, 0.0..0.001)),
+        ] {
+            let mut registry = Registry::default();
+            let store = store::MemoryStore::new(Origin::Global);
+            let metrics = Metrics::register(&mut registry, &*store);
+            let late = Instant::now() + Duration::from_millis(late);
+            let zone = Zone { late, unknown, is_refused };
+            metrics.time(&zone, "global-1-1".parse().unwrap(), Instant::now()).await;
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            let of = |name: &str| -> f64 {
+                let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+                line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+            };
+            let (timed, with_unknown, overdue, took) = want;
+            let found = [
+                "propagation_seconds_count",
+                "propagations_with_unknown_total",
+                "propagations_overdue_total",
+            ]
+            .map(|name| of(&format!("tombolo_{name}")) as u64);
+            assert_eq!(found, [timed, with_unknown, overdue], "{why}");
+            let sum = of("tombolo_propagation_seconds_sum");
+            assert!(took.contains(&sum), "{why}: {sum}");
+        }
+    }
 
     #[test]
     fn an_age_that_stands_still_is_shown_so_and_does_not_grow() {
