@@ -280,3 +280,98 @@ impl Host for ZoneSession {
         self.zones.detach(&self.zone, self.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use control::{Clock, Enroller, Home};
+    use identity::{Audience, Issuer, Pin, PrivateKey, TokenClaims};
+    use model::{Point, Record, Version};
+    use prometheus_client::registry::Registry;
+    use serde_json::json;
+    use store::MemoryStore;
+    use sync::batch::Entry;
+    use sync::link::{Handle, Peer};
+    use sync::server::{Enrolment, Handler};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    async fn zones(store: Arc<dyn Store>) -> (Zones, Home) {
+        let clock = Clock::system();
+        let home = Home::on(store, clock.now()).await.unwrap();
+        let enroller = Arc::new(Enroller::open(home.clone()).await.unwrap());
+        (Zones::new(home.clone(), enroller, clock, Metrics::register(&mut Registry::default())), home)
+    }
+
+    /// The certificate with which a zone comes.
+    async fn join(zones: &Zones, home: &Home) -> Peer {
+        let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let claims = TokenClaims {
+            iss: Issuer::Global,
+            aud: Audience::Zone,
+            sub: "test".into(),
+            mesh: None,
+            zone: Some("east".parse().unwrap()),
+            workload: None,
+            names: Vec::new(),
+            addresses: Vec::new(),
+            uses: None,
+            nbf: now,
+            exp: now + 3600,
+            jti: "t1".into(),
+            ca: Pin::of(b""),
+        };
+        let (token, address) = (home.token_key.issue(&claims), "127.0.0.1:1".parse().unwrap());
+        let csr_der = PrivateKey::generate().request().der().to_vec().into();
+        let enrolment = Enrolment { token, csr_der, peer: "zone/east".into(), address };
+        Peer { certificates: zones.enrol(enrolment).await.unwrap(), address }
+    }
+
+    fn batch(key: &DocumentKey, revision: u64) -> Batch {
+        let version = Version::new(key.origin.clone(), 1, revision);
+        let spec = json!({"ports": [{"port": 80}]});
+        let body = json!({"type": key.kind, "mesh": key.mesh, "name": key.name, "spec": spec});
+        let bytes = serde_json::to_vec(&body).unwrap().into();
+        let record =
+            Record { key: key.clone(), version, secret: false, requires: vec![], bundle: None, bytes };
+        let world = [(key.origin.clone(), Point { epoch: 1, revision })].into_iter().collect();
+        let line = Bytes::from_static(b"line");
+        Batch {
+            entries: vec![Entry::from(record)],
+            world,
+            hash: line.clone(),
+            continues: line,
+            ..Batch::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_to_a_session_that_another_took_over_from_is_not_stored() {
+        let store = MemoryStore::new(Origin::Global);
+        let (zones, home) = zones(store.clone()).await;
+        let peer = join(&zones, &home).await;
+        let connect = async || {
+            let peer = Peer { certificates: peer.certificates.clone(), address: peer.address };
+            let session = zones.connected(peer, Handle::new()).await.unwrap();
+            session.locate(Topic::ORIGINATED).await.unwrap();
+            session
+        };
+        let [cart, shop] =
+            ["cart", "shop"].map(|name| format!("MeshService/default/east//{name}").parse().unwrap());
+        let earlier = connect().await;
+        earlier.apply(Topic::ORIGINATED, batch(&cart, 1)).await.unwrap();
+        assert!(store.get(&cart).await.unwrap().is_some());
+        let later = connect().await;
+        let before = store.head().await.unwrap();
+
+        let refused = earlier.apply(Topic::ORIGINATED, batch(&shop, 2)).await.unwrap_err();
+        assert!(matches!(refused.downcast_ref(), Some(store::Error::Fenced { .. })), "{refused}");
+        assert_eq!(store.head().await.unwrap(), before);
+        assert!(store.get(&shop).await.unwrap().is_none());
+
+        later.apply(Topic::ORIGINATED, batch(&shop, 2)).await.unwrap();
+        assert!(store.get(&shop).await.unwrap().is_some(), "the latest session goes on");
+    }
+}

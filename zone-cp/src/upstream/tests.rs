@@ -232,3 +232,24 @@ async fn what_was_refused_is_judged_again_after_a_start_as_a_newer_program_may_r
     let zone = Zone::start(&store, 300).await;
     assert!(!zone.asks().await, "nothing is refused");
 }
+
+#[tokio::test]
+async fn what_comes_to_a_session_that_another_took_over_from_is_not_stored() {
+    let store: Arc<dyn Store> = MemoryStore::new("east".parse().unwrap());
+    let earlier = Zone::start(&store, 100).await;
+    earlier.refuses(5, &[("p", GOOD)]).await;
+    let later = Zone::start(&store, 100).await;
+    let before = store.head().await.unwrap();
+
+    let entry = Entry::from(document(&key("q").to_string(), 6, &GOOD.replace("\"p\"", "\"q\"")));
+    let (hash, continues) = (Bytes::from_static(b"line"), Bytes::from_static(b"line"));
+    let world: World = [(Origin::Global, Point { epoch: 1, revision: 6 })].into_iter().collect();
+    let batch = Batch { entries: vec![entry], world, hash, continues, ..Batch::default() };
+    let refused = earlier.upstream.apply(Topic::POLICY, batch).await.unwrap_err();
+    assert!(matches!(refused.downcast_ref(), Some(store::Error::Fenced { .. })), "{refused}");
+    assert_eq!(store.head().await.unwrap(), before);
+    assert!(store.get(&key("q")).await.unwrap().is_none());
+
+    later.refuses(6, &[("q", &GOOD.replace("\"p\"", "\"q\""))]).await;
+    assert!(store.get(&key("q")).await.unwrap().is_some(), "the latest session goes on");
+}
