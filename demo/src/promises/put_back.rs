@@ -25,7 +25,7 @@ const UNCHANGED: Duration = Duration::from_secs(2);
 pub(super) async fn keep(mesh: &mut Mesh) -> anyhow::Result<String> {
     let before = UpTo::now(mesh);
     let (lost, closed) = older_copy(mesh).await.context("with an older copy of its store")?;
-    nothing_left(mesh).await.context("with its data folder gone")?;
+    let closed = nothing_left(mesh, closed).await.context("with its data folder gone")?;
     let answered = before.unfailed_since(mesh, |pair| !is_closed(pair))?;
     closed.unfailed_since(mesh, is_closed)?;
     Ok(format!("{lost} documents were held until somebody accepted; {answered} requests went on"))
@@ -76,15 +76,21 @@ async fn older_copy(mesh: &mut Mesh) -> anyhow::Result<(u64, UpTo)> {
 }
 
 /// A new authority over an empty store: nobody believes it anything, before it gave a new token, and then nothing of
-/// what it has before that is accepted.
-async fn nothing_left(mesh: &mut Mesh) -> anyhow::Result<()> {
+/// what it has before that is accepted. `closed` says how often who is to be closed had failed, and so does the answer,
+/// from when it is closed again.
+async fn nothing_left(mesh: &mut Mesh, closed: UpTo) -> anyhow::Result<UpTo> {
+    let mut stood = Vec::new();
+    for zone in ZONES {
+        stood.push(revision_of(&mesh.zone_api(zone)?, PERMISSION).await?);
+    }
     mesh.stop_global().await?;
     std::fs::remove_dir_all(mesh.global_dir())?;
     mesh.resume_global().await?;
     let api = mesh.api()?;
-    // What people have of their own.
+    // What people have of their own, and something that nobody was told before.
     api.put(JOINED_CATALOG, JOIN_CATALOG).await?;
-    let revision = api.put(PERMISSION, ALLOW_SHOP).await?;
+    api.put(PERMISSION, ALLOW_SHOP).await?;
+    let revision = api.put(DENIAL, DENIAL_DOCUMENT).await?;
     time::sleep(UNCHANGED).await;
     let joined: Page<ZoneOverview> = api.get("/zones/_overview").await?;
     ensure!(joined.items.is_empty(), "without a new token there are {:?}", joined.items);
@@ -98,13 +104,26 @@ async fn nothing_left(mesh: &mut Mesh) -> anyhow::Result<()> {
         mesh.write_zone_token(zone).await?;
     }
     eventually(LIMIT, || all_diverged(&api, &revision)).await.context("with a new token")?;
+    time::sleep(UNCHANGED).await;
     every_pair_answers(mesh, "/held", |_| true).await.context("before it is accepted")?;
+    for (zone, stood) in ZONES.iter().zip(&stood) {
+        let api = mesh.zone_api(zone)?;
+        let stands = revision_of(&api, PERMISSION).await?;
+        ensure!(stands == *stood && !is_there(&api, DENIAL).await?, "{zone} changed: {stands} was {stood}");
+    }
+    closed.unfailed_since(mesh, is_closed)?;
     for zone in ZONES {
         let api = mesh.zone_api(zone)?;
         accept(&api, &hold(&api).await?).await?;
     }
     api.applied(&revision, LIMIT).await.context("after it was accepted")?;
-    every_pair_answers(mesh, "/known", |_| true).await.context("after it was accepted")
+    is_denied(mesh).await.context("after it was accepted")?;
+    next_is_denied(mesh).await?;
+    let closed = UpTo::now(mesh);
+    let revision = api.delete(DENIAL).await?;
+    api.applied(&revision, LIMIT).await?;
+    every_pair_answers(mesh, "/known", |_| true).await.context("after it was accepted")?;
+    Ok(closed)
 }
 
 /// Whether the zones say that they are alone because they do not believe the new authority.
@@ -176,6 +195,12 @@ async fn accept(api: &ApiClient, hold: &Hold) -> anyhow::Result<()> {
     let response = api.request(Method::POST, "/holds/global").json(&body).send().await?;
     response.error_for_status()?;
     Ok(())
+}
+
+/// In which version a zone has a document.
+async fn revision_of(api: &ApiClient, path: &str) -> anyhow::Result<String> {
+    let document: serde_json::Value = api.get(path).await?;
+    Ok(document["status"]["revision"].as_str().context("it has no revision")?.to_owned())
 }
 
 async fn is_there(api: &ApiClient, path: &str) -> anyhow::Result<bool> {
