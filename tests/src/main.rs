@@ -22,4 +22,5 @@ mod revoked;
 mod several_zones;
 mod static_path;
 mod status;
+mod ten_thousand;
 mod zone_put_back;
