@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use demo::process::Process;
 use serde_json::Value;
@@ -88,7 +89,8 @@ async fn a_zone_closes_its_doors_then_its_session_then_what_works_and_shows_the_
         .args(["--api-address", any, "--sync-address", any, "--health-address", any, "--log-format", "json"])
         .current_dir(dir.path());
     let mut zone = Process::spawn(&mut command, dir.path().join("log")).unwrap();
-    let _: Value = zone.line(LIMIT).await.expect("it is ready");
+    let ready: Value = zone.line(LIMIT).await.expect("it is ready");
+    time::timeout(LIMIT, says_why_it_is_alone(&ready, &dir.path().join("east"))).await.expect("it says why");
     let ended = zone.end(LIMIT).await.unwrap();
     let log = fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(ended.success(), "{log}");
@@ -107,5 +109,24 @@ async fn a_zone_closes_its_doors_then_its_session_then_what_works_and_shows_the_
         {
             assert!(at(before) < at(after), "{before} ends after {after}: {finished:?}");
         }
+    }
+}
+
+/// With a file for a token in which there is none.
+async fn says_why_it_is_alone(ready: &Value, folder: &Path) {
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (api, token, ca) = (ready["api"].as_str().unwrap(), file("admin.token"), file("ca.crt"));
+    let words = ["tombolo", "status", "--address", api, "--token-file", &token, "--ca", &ca];
+    loop {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let ended = cli::run(words, &cli::Environment::default(), &mut out, &mut err).await;
+        let page = String::from_utf8([out, err].concat()).unwrap();
+        let why =
+            "zone east has no session with its global: zone/east never joined, and has no token to join with";
+        if ended == std::process::ExitCode::FAILURE && page.contains(why) {
+            assert!(page.contains("tombolo token zone --zone east"), "{page}");
+            return;
+        }
+        time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -172,6 +172,10 @@ impl Host for Upstream {
         self.cut_off.set(Some(status::CutOff { reason, remedy: remedy(error) }));
     }
 
+    fn has_no_way(&self, reason: &str) {
+        self.cut_off.set(Some(status::CutOff { reason: reason.to_owned(), remedy: Remedy::Token }));
+    }
+
     fn closed(&self, ended: &Ended) {
         // Whoever is turned away for good hears so when dialling again.
         self.cut_off.set(Some(status::CutOff { reason: ended.to_string(), remedy: Remedy::Global }));

@@ -64,7 +64,8 @@ pub enum Remedy {
     Global,
     /// The global turns the zone away: its Zone is disabled or deleted there, or its token revoked.
     Standing,
-    /// Who answers is not the authority that the zone joined: it believes another only by a new token.
+    /// The zone has no token with which it could join; or who answers is not the authority that it joined, and it
+    /// believes another only by a new token.
     Token,
 }
 

@@ -133,7 +133,7 @@ impl<K: Keep> Membership<K> {
     }
 
     /// Stays in a session with the control plane until `stop`: joins if need be, dials again after each end,
-    /// renews its certificate. The host is told of failures by [`Host::unreachable`].
+    /// renews its certificate. The host is told of failures by [`Host::unreachable`] and [`Host::has_no_way`].
     ///
     /// Must not be dropped before it is done, or what the host is storing may outlive it: cancel `stop`.
     pub async fn run<H: Host>(
@@ -166,8 +166,10 @@ impl<K: Keep> Membership<K> {
                 warn!(peer = %self.joining.peer, address = self.joining.address, error = text, "cannot join");
                 last = text;
             }
-            if let JoinError::Dial(error) = &error {
-                host.unreachable(error);
+            match &error {
+                JoinError::Dial(error) => host.unreachable(error),
+                JoinError::NoWay(_) => host.has_no_way(&last),
+                _ => {}
             }
             failures += 1;
             let _ = stop.run_until_cancelled(self.pause(&error, failures, shown.as_ref())).await;

@@ -159,6 +159,11 @@ pub trait Host: Send + Sync + 'static {
         let _ = error;
     }
 
+    /// A client has neither a certificate nor a token that it could try with, until its token file changes.
+    fn has_no_way(&self, reason: &str) {
+        let _ = reason;
+    }
+
     /// The last call of a session.
     fn closed(&self, ended: &Ended) {
         let _ = ended;
