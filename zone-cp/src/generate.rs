@@ -136,26 +136,17 @@ fn service(view: &View, mesh: &MeshName, workload: &WorkloadName, members: &[Pro
 
 #[cfg(test)]
 mod tests {
-    use model::{DocumentKey, Record, Version};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-
-    fn put(view: &mut View, key: &str, mut body: Value) {
-        let key: DocumentKey = key.parse().unwrap();
-        body["type"] = json!(key.kind);
-        body["name"] = json!(key.name);
-        if let Some(mesh) = &key.mesh {
-            body["mesh"] = json!(mesh);
-        }
-        let version = Version::new(key.origin.clone(), 1, 1);
-        let bytes = serde_json::to_vec(&body).unwrap().into();
-        view.put(&Record { key, version, secret: false, requires: vec![], bundle: None, bytes }).unwrap();
-    }
+    use crate::planner::tests::record;
 
     #[test]
     fn only_the_owner_of_a_trust_domain_makes_an_authority_for_it_and_gives_identities_in_it() {
         let mut view = View::default();
+        let put = |view: &mut View, origin: &str, kind: &str, name: &str, spec| {
+            view.put(&record(origin, 1, kind, name, spec)).unwrap();
+        };
         let identity = |domain: Option<&str>, workload: Option<&str>| {
             let labels = workload.map_or(json!({}), |name| json!({"tombolo.io/workload": name}));
             let mut spec = json!({
@@ -167,14 +158,14 @@ mod tests {
             }
             json!({"spec": spec})
         };
-        put(&mut view, "MeshIdentity/default/global//all", identity(None, None));
-        put(&mut view, "MeshIdentity/default/global//bank", identity(Some("bank.example"), Some("vault")));
+        put(&mut view, "global", "MeshIdentity", "all", identity(None, None));
+        put(&mut view, "global", "MeshIdentity", "bank", identity(Some("bank.example"), Some("vault")));
         let proxy = json!({
             "labels": {"tombolo.io/workload": "vault"},
             "networking": {"address": "10.0.0.1", "inbound": [{"port": 80}]},
         });
         for zone in ["east", "west"] {
-            put(&mut view, &format!("Dataplane/default/{zone}//vault"), proxy.clone());
+            put(&mut view, zone, "Dataplane", "vault", proxy.clone());
         }
         let of = |view: &View, zone: &str| {
             let (mesh, zone): (MeshName, ZoneName) = ("default".parse().unwrap(), zone.parse().unwrap());
@@ -186,7 +177,7 @@ mod tests {
         let [east, west, bank] = ["default.east.mesh.local", "default.west.mesh.local", "bank.example"];
         let both = (vec![bank.to_owned(), east.to_owned()], bank.to_owned());
         assert_eq!(of(&view, "east"), both, "a zone that stands alone owns what it asks for");
-        put(&mut view, "Zone//global//west", json!({"trustDomains": [bank]}));
+        put(&mut view, "global", "Zone", "west", json!({"trustDomains": [bank]}));
         assert_eq!(of(&view, "east"), (vec![east.to_owned()], east.to_owned()));
         assert_eq!(of(&view, "west"), (vec![bank.to_owned(), west.to_owned()], bank.to_owned()));
     }

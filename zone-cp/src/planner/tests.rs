@@ -30,7 +30,7 @@ pub(crate) fn proxy(name: &str) -> Client {
     Client::Proxy(ProxyId { mesh: "default".parse().unwrap(), name: name.parse().unwrap() })
 }
 
-fn record(origin: &str, revision: u64, kind: &str, name: &str, spec: Value) -> model::Record {
+pub(crate) fn record(origin: &str, revision: u64, kind: &str, name: &str, spec: Value) -> model::Record {
     let kind = model::kinds::by_name(kind).unwrap();
     let origin: Origin = origin.parse().unwrap();
     let mesh = kind.is_mesh_scoped().then(|| "default".parse().unwrap());
