@@ -19,7 +19,7 @@ const ALL: usize = 10_000;
 const BAD: usize = 4_712;
 const PATH: &str = "/meshes/default/meshtimeouts";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn s55_one_bad_document_of_ten_thousand_delays_no_other_and_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let of = |name: &str| folder.path().join(name);
@@ -42,14 +42,15 @@ async fn s55_one_bad_document_of_ten_thousand_delays_no_other_and_is_told() {
     // Said when what could be read is in the zone's store.
     let told = async {
         loop {
-            let bad: Value = api.get(&format!("{PATH}/{}", name(BAD))).await.unwrap();
-            if let Some(refusals) = bad["status"]["refusals"].as_array() {
-                return refusals.clone();
+            // Both read ten thousand documents meanwhile, and an answer may take longer than a caller waits.
+            let bad: Result<Value, _> = api.get(&format!("{PATH}/{}", name(BAD))).await;
+            if let Some(refusals) = bad.ok().and_then(|bad| bad["status"]["refusals"].as_array().cloned()) {
+                return refusals;
             }
             time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let told = time::timeout(3 * LIMIT, told).await.expect("the bad one is never told");
+    let told = time::timeout(10 * LIMIT, told).await.expect("the bad one is never told");
     assert_eq!((told.len(), &told[0]["reporter"]), (1, &json!("east")), "{told:?}");
     let held = names(&of_zone).await;
     let expected: Vec<String> = (1..=ALL).filter(|n| *n != BAD).map(name).collect();
