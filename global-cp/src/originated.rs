@@ -81,6 +81,8 @@ pub fn judge(batch: Batch, zone: &ZoneName, standing: &Standing) -> Option<Judge
     }
     if batch.whole {
         standing.held.iter().filter(|key| !stay.contains(*key)).cloned().for_each(leave);
+        // Zones may hold more of it than this store knows of, if an older copy of it was put back.
+        writes.push(Write::Whole(origin.clone()));
     }
     writes.extend(trusts.news(&standing.newest, zone));
     writes.extend([Write::Retell(origin.clone()), Write::Advance(world.clone())]);
@@ -386,16 +388,19 @@ mod tests {
             };
             judged.writes.iter().filter_map(key).collect()
         };
+        let is_whole = |judged: &Judged| judged.writes.iter().any(|write| matches!(write, Write::Whole(_)));
         for refused in [refused, unversioned] {
             let whole = Batch { whole: true, ..batch(vec![refused]) };
             let judged = judge(whole, &east(), &standing).unwrap();
             assert_eq!(judged.refused.len(), 1);
+            assert!(is_whole(&judged), "the store is to know that it was told no difference");
             assert_eq!(forgotten(judged), [keys[1]]);
         }
 
         let removed = ["MeshService/default/east//gone", "MeshService/default/west//other", "nonsense"];
         let difference = Batch { removed: removed.map(str::to_owned).to_vec(), ..batch(vec![]) };
         let judged = judge(difference, &east(), &standing).unwrap();
+        assert!(!is_whole(&judged));
         assert_eq!(judged.refused.len(), 2);
         assert_eq!(forgotten(judged), [keys[1]]);
     }

@@ -81,7 +81,7 @@ impl ZoneSession {
         let Some(upto) = batch.world.point(&self.origin()) else {
             return Err(format!("zone '{}' does not say how far its batch leads", self.zone).into());
         };
-        if let Err(reason) = self.zones.holds().judge(self.store(), &self.origin(), &batch).await? {
+        if let Err(reason) = self.zones.holds().judge(self.store(), &self.origin(), &batch, &fence).await? {
             return Ok(Applied::Held { reason });
         }
         let (whole, as_of) = (batch.whole, self.again.as_of());

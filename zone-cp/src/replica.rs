@@ -1,5 +1,7 @@
 //! What the zone's store takes from the global, and what it gives.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use model::document::{Document, Unreadable};
 use model::kinds::{MeshTrafficPermission, ResourceSpec};
 use model::{DocumentKey, KindName, Origin, Point, Record, World, ZoneName};
@@ -14,6 +16,27 @@ pub struct Taken {
     /// Of what is refused that which guards, and of which nobody here knows what it says. It may forbid anything to
     /// anyone, so it is to be held where no version of it is in force: then it forbids everything.
     pub unread: Vec<Record>,
+}
+
+/// A batch without what it says of zones of which more is `known` here than there, as the global's store was put back:
+/// nobody is led back by who only passes something on.
+pub fn without_what_is_behind(known: &World, mut batch: Batch) -> Batch {
+    let is_behind = |origin: &Origin, point: Point| {
+        *origin != Origin::Global && known.point(origin).is_some_and(|known| point < known)
+    };
+    let (behind, world): (BTreeMap<_, _>, BTreeMap<_, _>) = batch
+        .world
+        .iter()
+        .map(|(origin, point)| (origin.clone(), point))
+        .partition(|(origin, point)| is_behind(origin, *point));
+    if !behind.is_empty() {
+        let is_said =
+            |key: &str| key.parse::<DocumentKey>().map_or(true, |key| !behind.contains_key(&key.origin));
+        batch.entries.retain(|entry| is_said(&entry.key));
+        batch.removed.retain(|key| is_said(key));
+        batch.world = world.into_iter().collect();
+    }
+    batch
 }
 
 /// What a batch of the global does to a store that knows `known`. `held` are the keys of all copies, needed only where the
@@ -32,7 +55,7 @@ pub fn take(zone: &ZoneName, known: &World, held: &[DocumentKey], batch: Batch) 
     let began = world.iter().filter(|(origin, point)| is_new(origin, *point));
     let began = began.filter(|(origin, _)| batch.whole || **origin != Origin::Global);
     writes.extend(began.map(|(origin, _)| Write::Reset(origin.clone())));
-    let mut kept = std::collections::BTreeSet::new();
+    let mut kept = BTreeSet::new();
     for entry in batch.entries {
         // What is refused is still there: its last good version stays in force.
         kept.extend(entry.key.parse::<DocumentKey>().ok());
@@ -180,5 +203,35 @@ mod tests {
         assert_eq!(resets(World::default(), world(2, 7), true), 0, "nothing is held of it");
         let own = [(Origin::Zone(east()), Point { epoch: 2, revision: 1 })].into_iter().collect();
         assert_eq!(resets(World::default(), own, true), 0, "its own line is nobody else's");
+    }
+
+    #[test]
+    fn a_global_that_was_put_back_leads_nobody_back_in_what_it_passes_on() {
+        let entry = |zone: &str, revision| {
+            let key: DocumentKey = format!("MeshService/default/{zone}//web").parse().unwrap();
+            let version = Version::new(key.origin.clone(), 1, revision);
+            Record { key, version, secret: false, requires: vec![], bundle: None, bytes: "{}".into() }.into()
+        };
+        let upto = |points: &[(&str, u64)]| -> World {
+            let point = |(origin, revision): &(&str, u64)| {
+                (origin.parse().unwrap(), Point { epoch: 1, revision: *revision })
+            };
+            points.iter().map(point).collect()
+        };
+        let batch = Batch {
+            whole: true,
+            entries: vec![entry("west", 7), entry("north", 7), permission(3, json!({}))],
+            removed: vec!["MeshService/default/west//gone".to_owned()],
+            world: upto(&[("global", 3), ("west", 9), ("north", 9)]),
+            ..Batch::default()
+        };
+        let known = upto(&[("global", 5), ("west", 12), ("north", 9)]);
+        let said = without_what_is_behind(&known, batch.clone());
+        assert_eq!(said.world, upto(&[("global", 3), ("north", 9)]), "of its own history it speaks itself");
+        assert_eq!((said.entries.len(), said.removed.len()), (2, 0));
+        let held = ["MeshService/default/west//later".parse().unwrap()];
+        let Taken { writes, .. } = take(&east(), &known, &held, said);
+        assert!(!writes.iter().any(|write| matches!(write, Write::Forget { .. })), "{writes:?}");
+        assert_eq!(without_what_is_behind(&upto(&[("west", 9)]), batch.clone()), batch);
     }
 }

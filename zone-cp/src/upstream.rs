@@ -188,7 +188,7 @@ impl Upstream {
         let fence = fence.ok_or("nothing was looked up yet")?;
         // What the zone makes of policy is made after what it made before is taken up again.
         self.take_up.looked().await;
-        if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch).await? {
+        if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch, &fence).await? {
             return Ok(Applied::Held { reason });
         }
         let mut held = Vec::new();
@@ -199,6 +199,7 @@ impl Upstream {
         }
         let heard = batch.world.point(&Origin::Global).map(|point| Heard { point, hash: batch.hash.clone() });
         let known = self.store.head().await?.world;
+        let batch = replica::without_what_is_behind(&known, batch);
         let named = reports::Judged::of(&batch);
         let (whole, as_of) = (batch.whole, self.again.as_of());
         let Taken { mut writes, refused, unread } = replica::take(&self.zone, &known, &held, batch);

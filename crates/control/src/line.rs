@@ -14,7 +14,7 @@ use bytes::Bytes;
 use model::kinds::{Mesh, MeshIdentity, MeshTrafficPermission, ResourceSpec};
 use model::{Origin, Point, Version, World};
 use serde::{Deserialize, Serialize};
-use store::{Changes, Filter, Listing, Store, Write};
+use store::{Changes, Fence, Filter, Listing, Store, Write};
 use sync::line::{self, Found, Judged};
 use sync::link::HostError;
 use sync::{Base, Batch, Entry};
@@ -146,12 +146,14 @@ struct Held {
 
 impl Holds {
     /// Whether a batch of `origin` is to be taken over; if not, why. Then it is held from now on. An error is for
-    /// numbers that nobody comes to by writing.
+    /// numbers that nobody comes to by writing, and for a session without the right to store: what it brings is of
+    /// before the one that took over, and holds nothing back.
     pub async fn judge(
         &self,
         store: &dyn Store,
         origin: &Origin,
         batch: &Batch,
+        fence: &Fence,
     ) -> Result<Result<(), String>, HostError> {
         let heard = Heard::load(store, origin).await?;
         let offered = batch.world.point(origin).unwrap_or_default();
@@ -179,6 +181,7 @@ impl Holds {
             }
             _ => return Ok(Ok(())),
         };
+        store.apply(vec![Write::Fence(fence.clone())]).await?;
         let version = |point| Version { origin: origin.clone(), point };
         let (have, offered) = (version(heard.point), version(offered));
         warn!(%origin, %have, %offered, reason, "holding what is known of it: its history is another one");
@@ -306,6 +309,17 @@ mod tests {
         [(version.origin, version.point)].into_iter().collect()
     }
 
+    /// As the session that has the right to store.
+    async fn judge(
+        holds: &Holds,
+        store: &dyn Store,
+        origin: &Origin,
+        batch: &Batch,
+    ) -> Result<Result<(), String>, HostError> {
+        let fence = store.fence("lane").await.unwrap();
+        holds.judge(store, origin, batch, &fence).await
+    }
+
     /// A store that holds a mesh and a service of the global's, as of revision 7 with hash `a`.
     async fn holder(hash: &'static [u8]) -> std::sync::Arc<dyn Store> {
         let store = MemoryStore::new(east());
@@ -337,7 +351,7 @@ mod tests {
                 record("MeshService/default/west//web", "west-1-6", "1"),
             ],
         );
-        let judged = async || holds.judge(&*store, &Origin::Global, &offered).await.unwrap();
+        let judged = async || judge(&holds, &*store, &Origin::Global, &offered).await.unwrap();
         assert!(judged().await.unwrap_err().contains("epoch 2"));
         let hold = holds.list().remove(0);
         assert_eq!(
@@ -354,16 +368,27 @@ mod tests {
         assert_eq!(judged().await, Ok(()));
         // More would go by now than what was shown: that was accepted by nobody.
         let worse = Batch { entries: vec![], ..offered.clone() };
-        assert!(holds.judge(&*store, &Origin::Global, &worse).await.unwrap().is_err());
+        assert!(judge(&holds, &*store, &Origin::Global, &worse).await.unwrap().is_err());
         assert!(judged().await.is_err(), "it is to be looked at anew");
         holds.accept(&Origin::Global, 2).unwrap();
         // As much, and something else.
         let mesh = record("Mesh//global//default", "global-1-2", "[]");
         let other = whole("global-2-7", b"", vec![mesh]);
-        assert!(holds.judge(&*store, &Origin::Global, &other).await.unwrap().is_err());
+        assert!(judge(&holds, &*store, &Origin::Global, &other).await.unwrap().is_err());
         assert!(judged().await.is_err());
         holds.accept(&Origin::Global, 2).unwrap();
         holds.taken_over(&Origin::Global);
+        assert_eq!(holds.list(), []);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_another_took_over_from_holds_nothing_back() {
+        let (store, holds) = (holder(b"a").await, Holds::default());
+        let earlier = store.fence("lane").await.unwrap();
+        store.fence("lane").await.unwrap();
+        // From where the copy was before the other session came.
+        let late = whole("global-1-8", b"before", vec![]);
+        assert!(holds.judge(&*store, &Origin::Global, &late, &earlier).await.is_err());
         assert_eq!(holds.list(), []);
     }
 
@@ -377,7 +402,8 @@ mod tests {
             ("global-2-9", b"b", false),
             ("global-1-6", b"a", false),
         ] {
-            let judged = holds.judge(&*store, &Origin::Global, &whole(at, continues, vec![])).await.unwrap();
+            let judged =
+                judge(&holds, &*store, &Origin::Global, &whole(at, continues, vec![])).await.unwrap();
             assert_eq!(judged.is_ok(), follows, "{at} from {continues:?}");
         }
     }
@@ -386,16 +412,16 @@ mod tests {
     async fn a_global_far_ahead_is_held_until_it_is_accepted_and_followed_by_who_is_new() {
         let far = whole("global-1099511627800-9", b"a", vec![]);
         let (store, holds) = (holder(b"a").await, Holds::default());
-        let judged = async || holds.judge(&*store, &Origin::Global, &far).await.unwrap();
+        let judged = async || judge(&holds, &*store, &Origin::Global, &far).await.unwrap();
         assert!(judged().await.is_err());
         holds.accept(&Origin::Global, 1_099_511_627_800).unwrap();
         assert_eq!(judged().await, Ok(()));
         let newcomer = MemoryStore::new(east());
-        assert_eq!(holds.judge(&*newcomer, &Origin::Global, &far).await.unwrap(), Ok(()));
+        assert_eq!(judge(&holds, &*newcomer, &Origin::Global, &far).await.unwrap(), Ok(()));
 
         // A zone that says so is wrong: the global does without it.
         let (global, far) = (MemoryStore::new(Origin::Global), whole("east-1099511627800-9", b"", vec![]));
-        assert!(holds.judge(&*global, &east(), &far).await.is_err());
+        assert!(judge(&holds, &*global, &east(), &far).await.is_err());
     }
 
     #[tokio::test]
@@ -404,7 +430,7 @@ mod tests {
         let mesh = record("Mesh//global//default", "global-1-3", "{}");
         for (records, follows) in [(vec![mesh], true), (vec![], false)] {
             let judged =
-                holds.judge(&*store, &Origin::Global, &whole("global-1-8", b"", records)).await.unwrap();
+                judge(&holds, &*store, &Origin::Global, &whole("global-1-8", b"", records)).await.unwrap();
             assert_eq!(judged.is_ok(), follows, "{judged:?}");
         }
     }

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::shapes::{Refusal, RefusedDocument};
 use model::document::{Document, Unreadable};
-use model::{DocumentKey, Origin, Record};
+use model::{DocumentKey, Origin, Record, World};
 use serde::{Deserialize, Serialize};
 use store::{Store, Write};
 use sync::frame::MAX_REASON;
@@ -91,10 +91,8 @@ impl Refusals {
         store: &dyn Store,
         now: SystemTime,
     ) -> Result<Self, store::Error> {
-        let mut before = if batch.whole { std::mem::take(&mut self.0) } else { BTreeMap::new() };
-        for key in &batch.named {
-            before.extend(self.0.remove_entry(key));
-        }
+        let (before, kept) = std::mem::take(&mut self.0).into_iter().partition(|(key, _)| batch.decides(key));
+        self.0 = kept;
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         for Refused { key, version: revision, mut reason, .. } in refused {
             if self.0.len() + 1 >= MOST {
@@ -147,14 +145,23 @@ pub async fn in_force(store: &dyn Store, key: &DocumentKey) -> Result<Option<Rec
 /// Of which documents a batch speaks; what is refused of them was decided by it.
 #[derive(Clone, Debug, Default)]
 pub struct Judged {
-    whole: bool,
+    /// Where everything of these origins is in the batch.
+    whole: Option<World>,
     named: BTreeSet<String>,
 }
 
 impl Judged {
     pub fn of(batch: &Batch) -> Self {
         let entries = batch.entries.iter().map(|entry| &entry.key);
-        Self { whole: batch.whole, named: entries.chain(&batch.removed).cloned().collect() }
+        let whole = batch.whole.then(|| batch.world.clone());
+        Self { whole, named: entries.chain(&batch.removed).cloned().collect() }
+    }
+
+    /// What a whole batch does not name is gone, but for origins that it does not speak of.
+    fn decides(&self, key: &str) -> bool {
+        let is_silent_about =
+            |world: &World| key.parse::<DocumentKey>().is_ok_and(|key| world.point(&key.origin).is_none());
+        self.named.contains(key) || self.whole.as_ref().is_some_and(|world| !is_silent_about(world))
     }
 }
 
@@ -245,6 +252,12 @@ mod tests {
         Judged::of(&Batch { entries, ..Batch::default() })
     }
 
+    /// All that there is of an origin.
+    fn all_of(origin: Origin) -> Batch {
+        let world = [(origin, model::Point { epoch: 1, revision: 9 })].into_iter().collect();
+        Batch { whole: true, world, ..Batch::default() }
+    }
+
     fn at(seconds: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
@@ -261,7 +274,7 @@ mod tests {
 
         let nothing = first.clone().after(&batch(vec![]), vec![], &*store, at(200)).await.unwrap();
         assert_eq!(nothing, first, "other documents say nothing of it");
-        let whole = Judged::of(&Batch { whole: true, entries: vec![bad.clone()], ..Batch::default() });
+        let whole = Judged::of(&Batch { entries: vec![bad.clone()], ..all_of(Origin::Global) });
         let repeated = first.clone().after(&whole, refused(&bad), &*store, at(200)).await.unwrap();
         assert_eq!(repeated, first, "the same again is as old as it was");
         let later = first
@@ -271,8 +284,12 @@ mod tests {
             .unwrap();
         assert_eq!(later.told()[0].since, 200);
 
+        let others = Judged::of(&all_of("west".parse().unwrap()));
+        let silent = first.clone().after(&others, vec![], &*store, at(200)).await.unwrap();
+        assert_eq!(silent, first, "all of another origin says nothing of it");
+
         let removed = Judged::of(&Batch { removed: vec![KEY.to_owned()], ..Batch::default() });
-        let gone = Judged::of(&Batch { whole: true, ..Batch::default() });
+        let gone = Judged::of(&all_of(Origin::Global));
         for (why, batch) in [("taken", batch(vec![again])), ("deleted", removed), ("gone", gone)] {
             let after = first.clone().after(&batch, vec![], &*store, at(300)).await.unwrap();
             assert_eq!(after, Refusals::default(), "{why}");
@@ -297,7 +314,7 @@ mod tests {
         let removed = (0..MOST).map(|n| bad(n).key).collect();
         let removed = Judged::of(&Batch { removed, ..Batch::default() });
         assert!(!is_enforced(&refuse(full.clone(), removed, 0).await), "one was never named");
-        let whole = Judged::of(&Batch { whole: true, ..Batch::default() });
+        let whole = Judged::of(&all_of(Origin::Global));
         assert!(is_enforced(&refuse(full, whole, 0).await));
     }
 

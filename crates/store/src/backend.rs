@@ -39,8 +39,8 @@ pub(crate) struct Backed<B> {
 }
 
 impl<B: Backend> Backed<B> {
-    pub(crate) fn new(backend: B) -> Self {
-        Self { backend: Arc::new(backend), observer: OnceLock::new() }
+    pub(crate) fn new(backend: Arc<B>) -> Self {
+        Self { backend, observer: OnceLock::new() }
     }
 
     fn read<T: Send + 'static>(

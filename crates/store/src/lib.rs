@@ -22,7 +22,7 @@ mod write;
 
 pub use embedded::EmbeddedStore;
 pub use error::{Error, OpenError};
-pub use memory::MemoryStore;
+pub use memory::{CopyableStore, MemoryStore};
 pub use query::{Change, Changes, Commit, Filter, Head, Listing};
 pub use seal::{RollingHash, SecretBytes};
 pub use store::{Answer, Observer, Operation, Store};

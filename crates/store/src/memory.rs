@@ -1,6 +1,7 @@
 //! A store that is gone with its process: for tests, and for trying things out.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -28,21 +29,61 @@ impl MemoryStore {
     }
 
     pub fn with_retention(origin: Origin, retention: Retention, clock: StoreClock) -> Arc<dyn Store> {
-        Self::of(Identity { origin, keys: StoreKeys::new(&new_store_key()), retention, clock })
+        Self::copyable(origin, retention, clock).store
     }
 
+    /// An empty store that can be copied as it is, as a file could be.
+    pub fn copyable(origin: Origin, retention: Retention, clock: StoreClock) -> CopyableStore {
+        let identity = Identity { origin, keys: StoreKeys::new(&new_store_key()), retention, clock };
+        CopyableStore::new(Arc::new(identity), Arc::default())
+    }
+
+    #[cfg(test)]
     pub(crate) fn of(identity: Identity) -> Arc<dyn Store> {
-        let state = Mutex::new(Arc::new(State::default()));
-        Arc::new(Backed::new(Memory { identity, state, feed: Feed::new(), fault: watch::Sender::new(None) }))
+        CopyableStore::new(Arc::new(identity), Arc::default()).store
+    }
+}
+
+/// A store in memory with the means to put an older copy of it back.
+pub struct CopyableStore {
+    store: Arc<dyn Store>,
+    memory: Arc<Memory>,
+}
+
+impl CopyableStore {
+    /// Another store, of the same origin and with the same key, that has what this one has now. From here on each goes
+    /// its own way.
+    pub fn copy(&self) -> Self {
+        Self::new(self.memory.identity.clone(), self.memory.state())
+    }
+
+    fn new(identity: Arc<Identity>, state: Arc<State>) -> Self {
+        let (state, feed, fault) = (Mutex::new(state), Feed::new(), watch::Sender::new(None));
+        let memory = Arc::new(Memory { identity, state, feed, fault });
+        Self { store: Arc::new(Backed::new(memory.clone())), memory }
+    }
+}
+
+impl Deref for CopyableStore {
+    type Target = dyn Store;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.store
     }
 }
 
 struct Memory {
-    identity: Identity,
+    identity: Arc<Identity>,
     /// Readers take the state as it is; a writer copies it only where a reader still has it.
     state: Mutex<Arc<State>>,
     feed: Feed,
     fault: watch::Sender<Option<Error>>,
+}
+
+impl Memory {
+    fn state(&self) -> Arc<State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Backend for Memory {
@@ -64,10 +105,7 @@ impl Backend for Memory {
         read: impl Fn(&Reader<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<'static, T> {
         let backend = self.clone();
-        Box::pin(async move {
-            let state = backend.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            read(&Reader::new(&*state, &backend.identity))
-        })
+        Box::pin(async move { read(&Reader::new(&*backend.state(), &backend.identity)) })
     }
 
     fn write(self: &Arc<Self>, task: Task) -> Answer<'static, Receipt> {

@@ -142,8 +142,23 @@ pub(crate) struct Planned {
     pub(crate) commit: Option<Commit>,
     /// Origins of which whoever knows less of the own line than it has now is to be told everything.
     pub(crate) retold: BTreeSet<Origin>,
+    /// Of these origins it is not known what came and went between the two points.
+    pub(crate) gaps: Vec<(Origin, Gap)>,
     /// The own line's new revisions.
     pub(crate) hashes: Vec<(u64, RollingHash)>,
+}
+
+/// Between two points of another origin, which do not belong to it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub(crate) struct Gap {
+    pub(crate) from: Point,
+    pub(crate) to: Point,
+}
+
+impl Gap {
+    pub(crate) fn contains(&self, point: Point) -> bool {
+        self.from < point && point < self.to
+    }
 }
 
 pub(crate) fn plan(
@@ -174,7 +189,7 @@ pub(crate) fn plan(
         changes: Vec::new(),
         hashes: Vec::new(),
     };
-    let mut written = Vec::new();
+    let (mut written, mut whole) = (Vec::new(), Vec::new());
     for write in writes {
         match write {
             Write::Put { draft, expect } => written.push(planning.put(draft, &expect)?),
@@ -187,6 +202,7 @@ pub(crate) fn plan(
             Write::Retell(origin) => {
                 planning.retell.insert(origin);
             }
+            Write::Whole(origin) => whole.push(origin),
             Write::Advance(world) => planning.advance(&world),
             // Checked before anything is planned.
             Write::Fence(_) | Write::Private { .. } => {}
@@ -194,12 +210,18 @@ pub(crate) fn plan(
     }
     let retold = planning.retold()?;
     let Planning { mut line, changes, hashes, .. } = planning;
+    let gap = |origin: Origin| {
+        let point = |world: &World| world.point(&origin).unwrap_or_default();
+        let gap = Gap { from: point(&known), to: point(&line.others) };
+        (origin, gap)
+    };
+    let gaps = whole.into_iter().map(gap).filter(|(_, gap)| gap.from < gap.to).collect();
     let moved = !changes.is_empty() || line.others != known;
     line.sequence += u64::from(moved);
     let world = line.world(origin);
     let commit = moved.then(|| Commit { sequence: line.sequence, world: world.clone(), changes });
     let receipt = Receipt { sequence: line.sequence, world, written };
-    Ok(Planned { receipt, line, commit, retold, hashes })
+    Ok(Planned { receipt, line, commit, retold, gaps, hashes })
 }
 
 struct Planning<'a, F> {

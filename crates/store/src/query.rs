@@ -134,7 +134,8 @@ impl Change {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Changes {
     /// The records are the complete set: whatever else the receiver holds of it is gone. So it is
-    /// where deletions are no longer known that far back, or an origin began a new epoch that is not told anew.
+    /// where deletions are no longer known that far back, or never were, or an origin began a new epoch that is not told
+    /// anew.
     pub whole: bool,
     /// In the order of their versions, origin by origin.
     pub records: Vec<Record>,
@@ -181,7 +182,8 @@ pub(crate) fn list(reader: &Reader<'_>, filter: &Filter) -> Result<Listing, Erro
 
 /// A record is lacked if its version is after `have`'s point of its origin, or if its origin was told anew since. An origin
 /// that `have` knows in an earlier epoch than the store does, and that was not told anew, cannot be told the difference by
-/// numbers, so that the answer is whole; one that it knows in a later epoch has nothing to learn here.
+/// numbers, so that the answer is whole, and so it is where the origin was told as a whole set that leads past where `have`
+/// knows it. One that it knows in a later epoch has nothing to learn here.
 pub(crate) fn since(reader: &Reader<'_>, have: &World, filter: &Filter) -> Result<Changes, Error> {
     let meta = reader.meta()?;
     let world = meta.line.world(reader.origin());
@@ -196,7 +198,10 @@ pub(crate) fn since(reader: &Reader<'_>, have: &World, filter: &Filter) -> Resul
         let is_earlier = have.point(origin).is_some_and(|held| held.epoch < point.epoch);
         filter.covers_origin(origin) && is_earlier && !retold(origin)
     });
-    let whole = compacted || new_epoch;
+    let unknown = meta.gaps.iter().any(|(origin, gaps)| {
+        filter.covers_origin(origin) && gaps.iter().any(|gap| gap.contains(reached(origin)))
+    });
+    let whole = compacted || new_epoch || unknown;
     let lacked = |key: &DocumentKey, version: &Version| {
         let is_new = whole || reached(&version.origin) < version.point || retold(&version.origin);
         filter.covers(key) && is_new

@@ -4,6 +4,7 @@
 //! generations of lanes; and one value beside them, [`Meta`]. A backend gives access to them in one transaction; what to put
 //! where, and what to drop when it grows old, is decided here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use model::{DocumentKey, Origin, Point, Version, World};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::plan::{Held, Line, Planned, plan};
+use crate::plan::{Gap, Held, Line, Planned, plan};
 use crate::query::{Change, Commit};
 use crate::seal::{RollingHash, Sealed, SecretBytes, StoreKeys};
 use crate::write::{Fence, Receipt, Write};
@@ -51,6 +52,9 @@ pub(crate) struct Meta {
     /// For each origin that was told anew, where the own line was then.
     #[serde(default)]
     pub(crate) retold: World,
+    /// For each origin where it is not known what came and went, oldest first: it was told as a whole set.
+    #[serde(default)]
+    pub(crate) gaps: BTreeMap<Origin, Vec<Gap>>,
     /// Transactions of the medium so far, by which one that happened is told from one that did not.
     #[serde(default)]
     pub(crate) writes: u64,
@@ -66,10 +70,14 @@ impl Meta {
             tombstones: 0,
             compacted: World::default(),
             retold: World::default(),
+            gaps: BTreeMap::new(),
             writes: 0,
         }
     }
 }
+
+/// The most gaps of one origin that are told apart. Where there are more, the oldest count as one.
+const MOST_GAPS: usize = 16;
 
 /// A deletion, and its number among them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -318,11 +326,19 @@ fn execute_writes(
         .collect();
     let reader = Reader::new(&*tables, identity);
     let planned = plan(&identity.origin, &identity.keys, meta.line.clone(), writes, |key| reader.held(key))?;
-    let Planned { receipt, line, commit, retold, hashes } = planned;
+    let Planned { receipt, line, commit, retold, gaps, hashes } = planned;
     if let Some(commit) = &commit {
         meta.line = line;
         for origin in retold {
             meta.retold.advance(origin, meta.line.point);
+        }
+        for (origin, gap) in gaps {
+            let gaps = meta.gaps.entry(origin).or_default();
+            gaps.push(gap);
+            if gaps.len() > MOST_GAPS {
+                let oldest = gaps.remove(0);
+                gaps[0].from = oldest.from;
+            }
         }
         for (revision, hash) in hashes {
             tables.put_hash(revision, hash)?;

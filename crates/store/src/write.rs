@@ -39,6 +39,10 @@ pub enum Write {
     /// line goes on by a revision, and [`crate::Store::since`] has all of that origin for whoever knows less of the own
     /// line.
     Retell(Origin),
+    /// What the transaction says of another origin is all that there is of it, and not what came to be so: of a document
+    /// that came and went since what was known of it before, nothing is told. Whoever was told of one by somebody else
+    /// meanwhile is told everything.
+    Whole(Origin),
     /// Replaces a private value together with the rest of the transaction.
     Private { name: String, value: SecretBytes },
     /// Everything of other origins up to here has arrived. The own component is the store's business
@@ -131,6 +135,6 @@ pub struct Receipt {
     pub sequence: u64,
     /// What the store knows afterwards.
     pub world: World,
-    /// One for each write in order; fences, resets, retellings, private values and advances have none.
+    /// One for each write in order; fences, resets, retellings, whole sets, private values and advances have none.
     pub written: Vec<Written>,
 }

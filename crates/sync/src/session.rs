@@ -6,6 +6,8 @@
 //! in flight, of each signal the latest value waits, of each control frame there is at most one or a
 //! bounded number. A peer that gives no credit for a topic stalls that topic alone.
 //!
+//! A session knows how much time passed, and no time of day: clocks that are put back or ahead are nothing to it.
+//!
 //! Expected of the transport is what a stream gives: frames in order, each once. The session nevertheless
 //! ignores repeats, and opens a topic anew when a chunk is missing, so that a mistake below never becomes a
 //! wrong copy.

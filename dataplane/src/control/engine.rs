@@ -235,6 +235,7 @@ impl Engine {
         match command {
             Command::Locate(zone, reply) => {
                 self.parts.retain(&self.subscribed);
+                self.parts.opens();
                 self.told = None;
                 let mut held = self.parts.held();
                 if self.unsaved {

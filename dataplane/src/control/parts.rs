@@ -78,6 +78,12 @@ impl Parts {
         }
     }
 
+    /// The topic is opened anew: what is still refused is not held, so it comes again with the first batch. What does not
+    /// is gone, or is again what it was before.
+    pub fn opens(&mut self) {
+        self.refused.clear();
+    }
+
     /// Drops what nobody wants any more.
     pub fn retain(&mut self, wanted: &BTreeSet<String>) {
         let leave = self.bodies.keys().filter(|name| !wanted.contains(&name.to_string()));
@@ -150,6 +156,16 @@ mod tests {
         parts.apply(&batch(&[("telemetry", "{}")], &["inbound/8080"]));
         assert_eq!(refused(&parts), ["telemetry"], "a part from the future");
         assert!(parts.inbounds.is_empty());
+    }
+
+    #[test]
+    fn what_was_refused_and_does_not_come_again_in_the_next_session_is_refused_no_more() {
+        let mut parts = Parts::default();
+        parts.apply(&batch(&[("inbound/8080", "{}"), ("inbound/8081", "{}")], &[]));
+        assert_eq!(refused(&parts).len(), 2);
+        parts.opens();
+        parts.apply(&batch(&[("inbound/8081", "{}")], &[]));
+        assert_eq!(refused(&parts), ["inbound/8081"], "the other one is no part any more");
     }
 
     #[test]

@@ -383,7 +383,9 @@ impl Host for Site {
     }
 
     async fn apply(&self, _topic: Topic, mut batch: Batch) -> Result<Applied, HostError> {
-        if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch).await? {
+        // Its sessions come one after the other.
+        let fence = self.store.fence("policy").await?;
+        if let Err(reason) = self.holds.judge(&*self.store, &Origin::Global, &batch, &fence).await? {
             return Ok(Applied::Held { reason });
         }
         let world = batch.world.clone();

@@ -58,7 +58,7 @@ pub(crate) fn identity() -> model::Record {
     record("global", 2, "MeshIdentity", "identity", spec)
 }
 
-fn permission(revision: u64) -> model::Record {
+pub(crate) fn permission(revision: u64) -> model::Record {
     let spec = json!({ "spec": { "rules": [{ "default": { "allow": [{ "source": {} }] } }] } });
     record("global", revision, "MeshTrafficPermission", "open", spec)
 }

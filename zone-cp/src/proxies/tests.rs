@@ -17,6 +17,8 @@ use crate::planner::Planner;
 use crate::planner::tests::{identity, proxy, subscribe};
 use crate::proof;
 
+mod simulation;
+
 const GONE: &str = "destination/ms_default_east__gone_http";
 
 struct Rig {
@@ -50,7 +52,6 @@ impl Rig {
         let clock = Clock::system();
         let store: Arc<dyn Store> = MemoryStore::new(east());
         let web = ProxyId { mesh: "default".parse().unwrap(), name: "web".parse().unwrap() };
-        let name: ZoneName = "east".parse().unwrap();
         store.put(dataplane("web"), Expect::Any).await.unwrap();
         let heard = [(Origin::Global, at(1, 10))].into_iter().collect();
         store.apply(vec![Write::Copy(identity()), Write::Advance(heard)]).await.unwrap();
@@ -59,8 +60,18 @@ impl Rig {
         let peer = Peer::Proxy { mesh: web.mesh, name: web.name };
         let request = PrivateKey::generate();
         let chain = home.ca.issue_client(request.request().der(), &peer, None, clock.now()).unwrap();
+        Self::on(store, chain[0].clone()).await
+    }
+
+    /// The same zone, begun anew with what its store has.
+    async fn restarted(&self) -> Self {
+        Self::on(self.zone.store.clone(), self.certificate.clone()).await
+    }
+
+    async fn on(store: Arc<dyn Store>, certificate: CertificateDer<'static>) -> Self {
+        let (clock, name): (_, ZoneName) = (Clock::system(), "east".parse().unwrap());
+        let home = Home::on(store.clone(), clock.now()).await.unwrap();
         let enroller = Arc::new(Enroller::open(home).await.unwrap());
-        let certificate = chain[0].clone();
         let tasks = Tasks::new();
         let planner = Planner::new(name.clone(), Salt::new(&[7; 32]));
         let zone = Arc::new(Zone {

@@ -253,3 +253,37 @@ async fn what_comes_to_a_session_that_another_took_over_from_is_not_stored() {
     later.refuses(6, &[("q", &GOOD.replace("\"p\"", "\"q\""))]).await;
     assert!(store.get(&key("q")).await.unwrap().is_some(), "the latest session goes on");
 }
+
+const WEB: &str =
+    r#"{"type": "MeshService", "mesh": "default", "name": "web", "spec": {"ports": [{"port": 80}]}}"#;
+
+#[tokio::test]
+async fn a_global_that_was_put_back_takes_nothing_of_another_zone_away() {
+    let store: Arc<dyn Store> = MemoryStore::new("east".parse().unwrap());
+    let zone = Zone::start(&store, 100).await;
+    let west: Origin = "west".parse().unwrap();
+    let service = |revision| Record {
+        version: Version::new(west.clone(), 1, revision),
+        ..document("MeshService/default/west//web", 1, WEB)
+    };
+    let told = |global, west_at, records: Vec<Record>| Batch {
+        whole: true,
+        entries: records.into_iter().map(Entry::from).collect(),
+        world: [(Origin::Global, global), (west.clone(), west_at)]
+            .map(|(origin, revision)| (origin, Point { epoch: 1, revision }))
+            .into_iter()
+            .collect(),
+        hash: Bytes::from_static(b"line"),
+        continues: Bytes::from_static(b"line"),
+        ..Batch::default()
+    };
+    zone.upstream.apply(Topic::POLICY, told(5, 9, vec![service(9)])).await.unwrap();
+    let behind = told(6, 7, vec![service(7)]);
+    for batch in [behind, told(7, 7, vec![])] {
+        let applied = zone.upstream.apply(Topic::POLICY, batch).await.unwrap();
+        let Applied::Stored { world, .. } = applied else { panic!("{applied:?}") };
+        assert_eq!(world.point(&west), Some(Point { epoch: 1, revision: 9 }));
+        let held = store.get(&service(9).key).await.unwrap().unwrap();
+        assert_eq!(held.version, service(9).version);
+    }
+}

@@ -66,7 +66,8 @@ fn start(file: StoreFile, identity: Identity, rest: Duration) -> std::io::Result
         move || writer::run(&shared, waiting, rest)
     })?;
     let readers = Arc::default();
-    Ok(Arc::new(Backed::new(Embedded { shared, readers, jobs: Some(jobs), writer: Some(writer) })))
+    let backend = Embedded { shared, readers, jobs: Some(jobs), writer: Some(writer) };
+    Ok(Arc::new(Backed::new(Arc::new(backend))))
 }
 
 struct Shared {

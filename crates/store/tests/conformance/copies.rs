@@ -229,3 +229,38 @@ pub(crate) async fn an_epoch_of_another_that_is_passed_on_is_told_without_all_ot
     assert_eq!(follow().await, (false, 2));
     assert_eq!(follow().await, (false, 0));
 }
+
+pub(crate) async fn who_knows_more_of_another_than_was_told_as_a_difference_is_told_everything(kit: &Kit) {
+    let store = kit.store("global");
+    let filter = || Filter::all().not_written_by(origin("east"));
+    let is_whole = async |at: &str| store.since(world(&[at]), filter()).await.unwrap().whole;
+    store.apply(vec![copy("west/a", "west-1-5", "1"), Write::Advance(world(&["west-1-9"]))]).await.unwrap();
+    assert!(!is_whole("west-1-12").await, "it has nothing to learn");
+    // What came and went between is not among it: this store was put back, and was told all that there is by now.
+    let whole = vec![
+        copy("west/b", "west-1-17", "1"),
+        Write::Whole(origin("west")),
+        Write::Advance(world(&["west-1-20"])),
+    ];
+    store.apply(whole).await.unwrap();
+    for (at, whole) in [
+        ("west-1-5", false),
+        ("west-1-9", false),
+        ("west-1-10", true),
+        ("west-1-19", true),
+        ("west-1-20", false),
+    ] {
+        assert_eq!(is_whole(at).await, whole, "{at}");
+    }
+    let zone =
+        store.since(world(&["west-1-12"]), Filter::all().not_written_by(origin("west"))).await.unwrap();
+    assert!(!zone.whole, "it knows of itself");
+
+    store.apply(vec![Write::Advance(world(&["west-1-30"]))]).await.unwrap();
+    assert!(!is_whole("west-1-25").await, "differences are told as ever");
+    for at in 0..40 {
+        let upto = world(&[&format!("west-1-{}", 31 + 2 * at)]);
+        store.apply(vec![Write::Whole(origin("west")), Write::Advance(upto)]).await.unwrap();
+    }
+    assert!(is_whole("west-1-12").await, "however often that happens");
+}

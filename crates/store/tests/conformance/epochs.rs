@@ -1,7 +1,10 @@
 //! A store that was put back, and those who hold what it no longer knows.
 
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
 use model::Point;
-use store::{Filter, RollingHash, Write};
+use store::{Filter, MemoryStore, Retention, RollingHash, Write};
 
 use crate::kit::{Kit, at, copy, forget, key, put, record, version, world};
 
@@ -93,4 +96,19 @@ pub(crate) async fn a_history_that_no_longer_counts_gives_way_to_older_numbers(k
     assert_eq!(store.list(Filter::all()).await.unwrap().records, want);
     assert_eq!(store.get(&key("global/c")).await.unwrap(), None);
     assert_eq!(receipt.world.point(&"global".parse().unwrap()), Some(point(2, 90)));
+}
+
+#[tokio::test]
+async fn a_copy_of_a_store_in_memory_goes_its_own_way_from_where_it_was_taken() {
+    let global = "global".parse().unwrap();
+    let store = MemoryStore::copyable(global, Retention::default(), Arc::new(|| UNIX_EPOCH));
+    store.transact(vec![put("global/a", "1")]).await.unwrap();
+    let copy = store.copy();
+    assert_eq!(copy.head().await.unwrap(), store.head().await.unwrap());
+    store.transact(vec![put("global/a", "2")]).await.unwrap();
+    assert_eq!(&copy.get(&key("global/a")).await.unwrap().unwrap().bytes[..], b"1");
+    copy.transact(vec![put("global/a", "3")]).await.unwrap();
+    let (ours, theirs) = (store.head().await.unwrap(), copy.head().await.unwrap());
+    assert_eq!(ours.point, theirs.point);
+    assert_ne!(ours.hash, theirs.hash, "another history with the same key");
 }

@@ -66,7 +66,8 @@ every_backend! {
         a_batch_applied_twice_changes_nothing,
         what_left_without_being_deleted_comes_back_as_it_was,
         what_came_long_after_it_was_written_is_told_to_who_was_past_it,
-        an_epoch_of_another_that_is_passed_on_is_told_without_all_others;
+        an_epoch_of_another_that_is_passed_on_is_told_without_all_others,
+        who_knows_more_of_another_than_was_told_as_a_difference_is_told_everything;
     watching:
         a_watch_sees_every_change_after_its_start,
         a_transaction_is_seen_as_one,

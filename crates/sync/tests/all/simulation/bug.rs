@@ -35,14 +35,32 @@ pub(super) enum Bug {
     TellsOnlyOfDeletions,
     /// What left does not come back but in a later version.
     TakesLeavingForDeletion,
+    /// The relay tells half of what it has of another zone, and says that it is all.
+    RelaysHalf,
+    /// Passes on differences of what it was told as a whole set.
+    KnowsNoGaps,
+    /// Takes an older state of another zone from a relay whose store was put back.
+    IsLedBack,
+    /// Gives up what it has of a document when it cannot take the next version.
+    TakesRefusedOutOfForce,
+    /// Forgets what it refused, and so does not say so with the next word.
+    ForgetsRefusals,
+    /// Says what it refused before, and not what it refuses now.
+    KeepsRefusalsToItself,
+    /// Takes documents from whoever sends them.
+    TakesWhatIsAnothers,
+    /// Takes what a peer should have sent before, if ever.
+    TakesWhatComesLate,
+    /// Lets a peer say how far another one is.
+    LetsOthersMoveWorlds,
 }
 
 impl Bug {
     /// Each with a shape in which it does harm, and words of how it is noticed.
-    pub(super) const PLANTED: [(Self, Shape, &'static [&'static str]); 15] = [
+    pub(super) const PLANTED: [(Self, Shape, &'static [&'static str]); 24] = [
         (Self::AppliesHalfABatch, Shape::ControlPlanes, &["half a batch"]),
         (Self::AcknowledgesBeforeStoring, Shape::ControlPlanes, &["acknowledged ahead"]),
-        (Self::TellsBeforeStoring, Shape::ControlPlanes, &["forgot what it told"]),
+        (Self::TellsBeforeStoring, Shape::ControlPlanes, &["forgot what it told", "the relay never had"]),
         (Self::ForgetsTombstones, Shape::ControlPlanes, &["resurrected"]),
         (Self::KeepsWhatAWholeSetLacks, Shape::ControlPlanes, &["resurrected"]),
         (Self::AcceptsEveryEpoch, Shape::ControlPlanes, &["accepted by itself"]),
@@ -52,12 +70,29 @@ impl Bug {
         (Self::EchoesBeforeApplying, Shape::Proxy, &["settled ahead"]),
         (Self::TellsOnlyWhatWasWritten, Shape::ControlPlanes, &["documents are lost"]),
         (Self::TellsOnlyOfDeletions, Shape::ControlPlanes, &["resurrected"]),
-        (Self::TakesLeavingForDeletion, Shape::ControlPlanes, &["documents are lost", "half a batch"]),
+        (
+            Self::TakesLeavingForDeletion,
+            Shape::ControlPlanes,
+            &["documents are lost", "half a batch", "did not converge"],
+        ),
         (Self::GivesNoCredit, Shape::ControlPlanes, &["did not converge"]),
         (
             Self::IgnoresCredit,
             Shape::ControlPlanes,
             &["more of policy was sent", "more of originated was sent"],
+        ),
+        (Self::RelaysHalf, Shape::ControlPlanes, &["the relay never had"]),
+        (Self::KnowsNoGaps, Shape::ControlPlanes, &["the relay never had"]),
+        (Self::IsLedBack, Shape::ControlPlanes, &["the relay never had"]),
+        (Self::TakesRefusedOutOfForce, Shape::ControlPlanes, &["was accepted last is not in force"]),
+        (Self::ForgetsRefusals, Shape::ControlPlanes, &["not what"]),
+        (Self::KeepsRefusalsToItself, Shape::ControlPlanes, &["did not converge"]),
+        (Self::TakesWhatIsAnothers, Shape::ControlPlanes, &["is invented", "NoCopy"]),
+        (Self::TakesWhatComesLate, Shape::ControlPlanes, &["is invented"]),
+        (
+            Self::LetsOthersMoveWorlds,
+            Shape::ControlPlanes,
+            &["a world that never was", "the relay never had"],
         ),
     ];
 }

@@ -4,13 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use store::Fence;
 use sync::session::Session;
 use sync::{Base, Holdings};
 
+use super::site::Party;
+
 pub(super) struct End {
     pub(super) session: Session,
+    /// The other side.
+    pub(super) with: Party,
     /// The right to store, from the first look at what is there.
-    pub(super) fence: Option<u64>,
+    pub(super) fence: Option<Fence>,
     /// Names that the other side wants, as far as this session was told.
     pub(super) subscribed: BTreeSet<String>,
     pub(super) holdings: Holdings,
@@ -25,9 +30,10 @@ pub(super) struct End {
 }
 
 impl End {
-    pub(super) fn new(session: Session) -> Self {
+    pub(super) fn new(session: Session, with: Party) -> Self {
         Self {
             session,
+            with,
             fence: None,
             subscribed: BTreeSet::new(),
             holdings: Holdings::default(),

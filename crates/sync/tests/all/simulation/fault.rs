@@ -21,6 +21,9 @@ pub(super) enum Fault {
     SlowDisk,
     /// A side stood still, or its clock was put forward.
     ClockJump,
+    /// The time of day was put back, or ahead: what is kept by it may be anything.
+    WallClockBack,
+    WallClockAhead,
     /// A program was killed: what it wrote is there, what it meant to write is not.
     Kill,
     /// Nothing is left of what was not durable, and the peer is not told.
@@ -49,10 +52,20 @@ pub(super) enum Fault {
     Held,
     /// Somebody accepted another history.
     Accepted,
+    /// A zone had been told more of another one than the relay knew.
+    AheadOfTheRelay,
+    /// A receiver could not take a document, or something that was not its sender's to send.
+    RefusedDocument,
+    /// It was written anew, or deleted.
+    RefusalGone,
+    /// A side sent what is another's, what comes too late, or what is still to come.
+    Lie,
+    /// A signal came that nobody had wished for.
+    UnaskedSignal,
 }
 
 impl Fault {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 33] = [
         Self::RepeatedFrame,
         Self::ReorderedFrames,
         Self::BrokenLink,
@@ -79,13 +92,29 @@ impl Fault {
         Self::FollowedEpoch,
         Self::Held,
         Self::Accepted,
+        Self::WallClockBack,
+        Self::WallClockAhead,
+        Self::AheadOfTheRelay,
+        Self::RefusedDocument,
+        Self::RefusalGone,
+        Self::Lie,
+        Self::UnaskedSignal,
     ];
 
     /// Those that can happen between two sides of this shape. A proxy takes what its zone says: its parts are known
     /// by name and digest, and have no line.
     pub(super) fn of(shape: Shape) -> impl Iterator<Item = Self> {
         let concerns_lines = |fault: &Self| {
-            matches!(fault, Self::NewEpoch | Self::FollowedEpoch | Self::Held | Self::Accepted)
+            let of_lines = [Self::NewEpoch, Self::FollowedEpoch, Self::Held, Self::Accepted];
+            let of_documents = [
+                Self::AheadOfTheRelay,
+                Self::RefusedDocument,
+                Self::RefusalGone,
+                Self::Lie,
+                Self::UnaskedSignal,
+            ];
+            let of_days = [Self::WallClockBack, Self::WallClockAhead];
+            of_lines.iter().chain(&of_documents).chain(&of_days).any(|one| one == fault)
         };
         let concerns_parts = |fault: &Self| *fault == Self::UnreadablePart;
         Self::ALL.into_iter().filter(move |fault| match shape {

@@ -61,6 +61,16 @@ impl Link {
         }
     }
 
+    /// What the side's program never wrote, after something that it did.
+    pub(super) fn inject(&mut self, from: usize, frame: Frame, random: &mut Random) {
+        let queue = &mut self.directions[from].frames;
+        if let Some((at, ..)) = queue.back() {
+            let bytes = v1::Frame::from(frame).encode_to_vec();
+            queue.push_back((*at, bytes, false));
+            random.count(Fault::UnaskedSignal);
+        }
+    }
+
     pub(super) fn deliver(&mut self, to: usize, now: Duration) -> Option<Frame> {
         let direction = &mut self.directions[1 - to];
         if direction.is_dead || now < direction.read_again {

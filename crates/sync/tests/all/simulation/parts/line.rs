@@ -1,29 +1,20 @@
-//! What a side owns: the documents of one origin, as its store has them, and beside that everything they ever were,
-//! which nobody in the simulation sees but its checks.
+//! What a side owns: documents as its store has them, and beside that everything they ever were, which nobody in the
+//! simulation sees but its checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use model::{Origin, Point, Record, Version, World};
-use sync::line::{self, Found};
 use sync::{Base, Batch, Entry};
 
-use super::bug::Bug;
-use super::fault::Fault;
-use super::random::Random;
+use super::super::fault::Fault;
+use super::super::random::Random;
 
 /// Documents in pairs: both halves of a pair are always written together.
 const PAIRS: u64 = 12;
 
 pub(super) type Set = BTreeMap<String, Entry>;
-
-/// Stands for the rolling hash: one number for each state that ever was, so equal only where all of the past is.
-pub(super) type Hash = u64;
-
-pub(super) fn hash_bytes(hash: Hash) -> Bytes {
-    Bytes::copy_from_slice(&hash.to_be_bytes())
-}
 
 /// The documents of one origin, as one state of its store has them.
 #[derive(Clone)]
@@ -35,21 +26,16 @@ pub(super) struct Line {
     /// Pairs that do not concern the other side. Whether they do changes without any of them being written.
     hidden: BTreeSet<u64>,
     /// Where the line passed, and which keys each step touched.
-    log: Vec<(Point, Hash, Arc<BTreeSet<String>>)>,
+    log: Vec<(Point, Arc<BTreeSet<String>>)>,
     /// Points before this one were compacted: no difference can be made from them.
     floor: Point,
 }
 
-/// All states that an origin's documents ever had.
+/// All states that a side's documents ever had.
 #[derive(Default)]
-pub(super) struct Past {
-    moments: BTreeMap<Hash, Moment>,
-    by_point: BTreeMap<Point, Vec<Hash>>,
-}
-
-struct Moment {
-    parent: Option<Hash>,
-    set: Set,
+pub(in super::super) struct Past {
+    moments: usize,
+    by_point: BTreeMap<Point, Vec<Set>>,
 }
 
 impl Line {
@@ -62,12 +48,11 @@ impl Line {
             log: Vec::new(),
             floor: Point::default(),
         };
-        line.step(None, BTreeSet::new(), past);
+        line.step(BTreeSet::new(), past);
         line
     }
 
     pub(super) fn write(&mut self, past: &mut Past, random: &mut Random) {
-        let parent = self.hash();
         self.now.revision += 1;
         let mut touched = BTreeSet::new();
         for _ in 0..=random.below(4) {
@@ -88,26 +73,10 @@ impl Line {
         if random.one_in(3) {
             touched.extend(self.change_membership(random));
         }
-        self.step(Some(parent), touched, past);
+        self.step(touched, past);
         if random.one_in(12) {
             self.floor = self.now;
         }
-    }
-
-    /// Where a peer stands, as the control planes find it.
-    pub(super) fn find(&self, base: &Base) -> Found {
-        let theirs = base.world().point(&self.origin).unwrap_or_default();
-        let ours = self.hash_at(theirs).map(hash_bytes);
-        line::find(theirs, base.hash(), self.now, ours.as_deref())
-    }
-
-    /// This store was put back: the line goes on above what the peer was told.
-    pub(super) fn begin_epoch(&mut self, base: &Base, past: &mut Past) {
-        let theirs = base.world().point(&self.origin).unwrap_or_default();
-        let parent = self.hash();
-        let revision = self.now.revision.max(theirs.revision);
-        self.now = Point { epoch: self.now.epoch.max(theirs.epoch) + 1, revision };
-        self.step(Some(parent), BTreeSet::new(), past);
     }
 
     /// A pair begins to concern the other side, or no longer does; these are its documents.
@@ -125,11 +94,8 @@ impl Line {
     }
 
     /// What the peer at `base` lacks, none where it lacks nothing.
-    pub(super) fn collect(&self, base: &Base, bug: Bug) -> Option<Batch> {
-        let theirs = base.world().point(&self.origin).unwrap_or_default();
-        let ours = self.hash_at(theirs).filter(|_| self.find(base) == Found::OnLine);
-        let continues = ours.map(hash_bytes).unwrap_or_default();
-        Some(Batch { hash: hash_bytes(self.hash()), continues, ..self.since(theirs, bug)? })
+    pub(super) fn collect(&self, base: &Base) -> Option<Batch> {
+        self.since(base.world().point(&self.origin).unwrap_or_default())
     }
 
     /// For a proxy, a part is a document without a version, named by its key.
@@ -141,10 +107,6 @@ impl Line {
 
     pub(super) fn world(&self) -> World {
         World::from_iter([(self.origin.clone(), self.now)])
-    }
-
-    pub(super) fn point(&self) -> Point {
-        self.now
     }
 
     pub(super) fn origin(&self) -> &Origin {
@@ -163,12 +125,7 @@ impl Line {
         format!("MeshService/default/{}//pair-{pair}-{half}", self.origin)
     }
 
-    pub(super) fn keys() -> impl Iterator<Item = String> {
-        (0..PAIRS)
-            .flat_map(|pair| ["a", "b"].map(|half| format!("MeshService/default/global//pair-{pair}-{half}")))
-    }
-
-    fn since(&self, theirs: Point, bug: Bug) -> Option<Batch> {
+    fn since(&self, theirs: Point) -> Option<Batch> {
         let (world, shared) = (self.world(), self.shared());
         if theirs.epoch < self.now.epoch || theirs < self.floor {
             let entries = shared.into_values().collect();
@@ -177,34 +134,22 @@ impl Line {
         if theirs == self.now {
             return None;
         }
-        let steps = self.log.iter().filter(|(point, ..)| *point > theirs);
-        let touched: BTreeSet<_> = steps.flat_map(|(_, _, touched)| touched.iter()).collect();
-        let is_old = |entry: &&Entry| entry.version.as_ref().is_some_and(|version| version.point <= theirs);
-        let entries = touched.iter().filter_map(|key| shared.get(*key));
-        let entries = entries.filter(|entry| bug != Bug::TellsOnlyWhatWasWritten || !is_old(entry));
-        let entries = entries.cloned().collect();
-        let still_there = if bug == Bug::TellsOnlyOfDeletions { &self.set } else { &shared };
-        let removed = touched.iter().filter(|key| !still_there.contains_key(**key));
+        let steps = self.log.iter().filter(|(point, _)| *point > theirs);
+        let touched: BTreeSet<_> = steps.flat_map(|(_, touched)| touched.iter()).collect();
+        let entries = touched.iter().filter_map(|key| shared.get(*key)).cloned().collect();
+        let removed = touched.iter().filter(|key| !shared.contains_key(**key));
         let removed = removed.map(|key| key.to_string()).collect();
         Some(Batch { entries, removed, world, ..Batch::default() })
     }
 
-    fn hash(&self) -> Hash {
-        self.log.last().map(|(_, hash, _)| *hash).expect("a line begins with a step")
-    }
-
-    fn hash_at(&self, point: Point) -> Option<Hash> {
-        self.log.iter().rev().find(|(passed, ..)| *passed == point).map(|(_, hash, _)| *hash)
-    }
-
-    fn step(&mut self, parent: Option<Hash>, touched: BTreeSet<String>, past: &mut Past) {
-        let hash = past.remember(parent, self.now, self.shared());
-        self.log.push((self.now, hash, Arc::new(touched)));
+    fn step(&mut self, touched: BTreeSet<String>, past: &mut Past) {
+        past.remember(self.now, self.shared());
+        self.log.push((self.now, Arc::new(touched)));
     }
 
     fn document(&self, key: &str, length: usize, past: &Past) -> Entry {
         // The same numbers may be written twice, when a store was put back: what is written differs.
-        let nonce = past.moments.len();
+        let nonce = past.moments;
         let mut body =
             format!("{}-{}-{}-{nonce}", self.origin, self.now.epoch, self.now.revision).into_bytes();
         body.resize(length.max(body.len()), b' ');
@@ -220,25 +165,18 @@ impl Line {
 }
 
 impl Past {
-    /// The sets that there were at a point; of one hash, if it is known.
-    pub(super) fn at(&self, point: Point, hash: Option<Hash>) -> impl Iterator<Item = &Set> {
-        let hashes = self.by_point.get(&point).into_iter().flatten();
-        hashes.filter(move |at| hash.is_none_or(|hash| hash == **at)).map(|at| &self.moments[at].set)
+    /// The sets that there were at a point.
+    pub(super) fn at(&self, point: Point) -> impl Iterator<Item = &Set> {
+        self.by_point.get(&point).into_iter().flatten()
     }
 
-    /// Whether `later` is `earlier`, or went on from it.
-    pub(super) fn goes_on(&self, earlier: Hash, later: Hash) -> bool {
-        let mut at = Some(later);
-        while let Some(hash) = at.filter(|hash| *hash > earlier) {
-            at = self.moments[&hash].parent;
-        }
-        at == Some(earlier)
+    fn remember(&mut self, point: Point, set: Set) {
+        self.moments += 1;
+        self.by_point.entry(point).or_default().push(set);
     }
+}
 
-    fn remember(&mut self, parent: Option<Hash>, point: Point, set: Set) -> Hash {
-        let hash = self.moments.len() as Hash + 1;
-        self.moments.insert(hash, Moment { parent, set });
-        self.by_point.entry(point).or_default().push(hash);
-        hash
-    }
+pub(in super::super) fn keys() -> impl Iterator<Item = String> {
+    (0..PAIRS)
+        .flat_map(|pair| ["a", "b"].map(|half| format!("MeshService/default/global//pair-{pair}-{half}")))
 }
