@@ -41,6 +41,8 @@ pub enum Until {
     Full(Nanos),
     /// To have acknowledged it.
     Applied(Version),
+    /// To have a certificate that came then or later; all ask for one at once.
+    Certified(Nanos),
 }
 
 /// A line of standard output.
@@ -97,12 +99,16 @@ async fn answer(fleet: &Fleet, proxies: &[Arc<Simulated>]) -> anyhow::Result<()>
     let mut questions = BufReader::new(stdin()).lines();
     while let Some(line) = questions.next_line().await? {
         let until: Until = serde_json::from_str(&line).context("a line of standard input")?;
+        if let Until::Certified(_) = until {
+            proxies.iter().for_each(|proxy| proxy.ask_anew());
+        }
         let mut tell = time::interval(TOLD_EVERY);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let came = |proxy: &Arc<Simulated>| match &until {
                 Until::Full(since) => proxy.full(*since),
                 Until::Applied(version) => proxy.applied(version),
+                Until::Certified(since) => proxy.certified(*since),
             };
             let mut there: Vec<Nanos> = proxies.iter().filter_map(came).collect();
             there.sort_unstable();

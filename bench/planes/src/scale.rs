@@ -39,6 +39,9 @@ pub struct Options {
     /// Also kill the control plane, start it at once, and wait for all
     #[arg(long)]
     pub kill: bool,
+    /// Also have all proxies ask for a new certificate at once
+    #[arg(long)]
+    pub renew: bool,
     /// Where the programs are; by default beside this one
     #[arg(long, value_name = "DIR")]
     pub programs: Option<PathBuf>,
@@ -128,6 +131,9 @@ impl Bench {
         let idle = self.idle(Duration::from_secs(options.idle_seconds)).await?;
         rows.extend(self.at_rest(&idle)?);
         rows.extend(self.changes(options.changes, &idle).await?);
+        if options.renew {
+            rows.extend(self.renewal(&idle).await?);
+        }
         if options.kill {
             rows.extend(self.death().await?);
         }
@@ -222,6 +228,20 @@ impl Bench {
             processor: (processor - idle.processor * took).max(0.0),
             bytes: (bytes as f64 - idle.bytes * took).max(0.0),
         })
+    }
+
+    /// All ask together, as if each had waited for the control plane.
+    async fn renewal(&mut self, idle: &Idle) -> anyhow::Result<Vec<Row>> {
+        let (begun, before, at) = (Instant::now(), usage::processor(self.zone.pid)?, simulated::now());
+        let all = self.wait("certified", &Until::Certified(at)).await?;
+        let processor =
+            usage::processor(self.zone.pid)? - before - idle.processor * begun.elapsed().as_secs_f64();
+        let row = |text, value| Row::new(format!("all ask for a certificate at once: {text}"), value, "s");
+        Ok(vec![
+            row("half have it", seconds(at, all.half)),
+            row("all have it", seconds(at, all.last)),
+            row("processor time", processor.max(0.0)),
+        ])
     }
 
     /// Killed, and started at once with the same data at the same addresses.

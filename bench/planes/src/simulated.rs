@@ -93,6 +93,8 @@ pub struct Simulated {
     /// Who it is to be, and who it is certified to be.
     identity: watch::Sender<Option<SpiffeId>>,
     certified: watch::Sender<Option<SpiffeId>>,
+    /// It is to have a new certificate, whatever it has.
+    anew: Notify,
     state: Mutex<State>,
 }
 
@@ -105,6 +107,8 @@ struct State {
     world: World,
     destinations: Vec<String>,
     session: Option<Session>,
+    /// When its last certificate came.
+    certified: Option<Nanos>,
 }
 
 /// What has come in the session that there is now.
@@ -152,6 +156,7 @@ impl Simulated {
             told: Mutex::default(),
             identity: watch::Sender::new(None),
             certified: watch::Sender::new(None),
+            anew: Notify::new(),
             state: Mutex::default(),
         }))
     }
@@ -170,10 +175,19 @@ impl Simulated {
         let options = Options::new(env!("CARGO_PKG_VERSION"), limits).with(Timing::PROXY);
         let put = async |svid: Arc<identity::Svid>| {
             self.certified.send_replace(Some(svid.id().clone()));
+            self.state().certified = Some(now());
             self.review();
         };
         let clock = joining::Clock::system();
-        let renewing = certificate::renew(&self.handle, &clock, self.identity.subscribe(), None, put);
+        let renewing = async {
+            loop {
+                let renewing = certificate::renew(&self.handle, &clock, self.identity.subscribe(), None, put);
+                tokio::select! {
+                    () = renewing => return,
+                    () = self.anew.notified() => {}
+                }
+            }
+        };
         let running = membership.run(self.clone(), &self.handle, &options, &stop);
         tokio::select! {
             () = running => {}
@@ -190,6 +204,16 @@ impl Simulated {
     /// session that began at `since` or later.
     pub fn full(&self, since: Nanos) -> Option<Nanos> {
         self.state().session.as_ref().filter(|session| session.since >= since)?.full
+    }
+
+    /// Asks for a certificate at once, as one does that has none.
+    pub fn ask_anew(&self) {
+        self.anew.notify_one();
+    }
+
+    /// When it got its last certificate, if it was not before then.
+    pub fn certified(&self, since: Nanos) -> Option<Nanos> {
+        self.state().certified.filter(|at| *at >= since)
     }
 
     /// When it acknowledged what includes a version.

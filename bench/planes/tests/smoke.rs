@@ -20,6 +20,7 @@ fn twenty_proxies_of_three_services_have_their_set_a_change_and_their_zone_again
             "--services=3",
             "--idle-seconds=2",
             "--changes=2",
+            "--renew",
             "--kill",
             "--json",
         ])
@@ -39,6 +40,7 @@ fn twenty_proxies_of_three_services_have_their_set_a_change_and_their_zone_again
         "bytes on the wire per idle second",
         "a change for every proxy: all have it (median)",
         "a change for every proxy: bytes on the wire (median)",
+        "all ask for a certificate at once: all have it",
         "killed and started: all are back",
         "killed and started: bytes on the wire",
     ] {

@@ -24,8 +24,8 @@ use tracing::{info, warn};
 
 use crate::frame::MAX_FRAME;
 use crate::link::{self, Handle, Host, Transport};
-use crate::server::{Generations, KEEP_ALIVE, WINDOW, incoming};
-use crate::session::Ended;
+use crate::server::{Generations, KEEP_ALIVE, incoming};
+use crate::session::{Ended, Limits};
 
 /// How long each step of connecting may take: name and TCP, TLS, the first answer.
 const STEP_LIMIT: Duration = Duration::from_secs(5);
@@ -90,7 +90,7 @@ pub async fn connect_forever<H: Host>(
         let start = Instant::now();
         let dialled = tokio::select! {
             () = stop.cancelled() => break,
-            dialled = dial(target, tls()) => dialled,
+            dialled = dial(target, tls(), options.limits.under_way) => dialled,
         };
         let outcome = match dialled {
             Ok(client) => session(client, target, &host, handle, options, &generations, stop).await,
@@ -119,7 +119,7 @@ pub async fn enrol(
     csr_der: &[u8],
     peer: &str,
 ) -> Result<Vec<CertificateDer<'static>>, DialError> {
-    let mut client = dial(target, tls).await?;
+    let mut client = dial(target, tls, Limits::PROXY.under_way).await?;
     let request = v1::EnrolRequest {
         token: token.to_owned(),
         csr_der: Bytes::copy_from_slice(csr_der),
@@ -147,7 +147,11 @@ async fn session<H: Host>(
     Ok(link::run(host.clone(), handle, transport, options, generations.next(), stop).await)
 }
 
-async fn dial(target: &Target, tls: Arc<ClientConfig>) -> Result<SyncClient<Channel>, DialError> {
+async fn dial(
+    target: &Target,
+    tls: Arc<ClientConfig>,
+    under_way: u32,
+) -> Result<SyncClient<Channel>, DialError> {
     let address = || target.address.clone();
     let stream = limited(target, "connecting", TcpStream::connect(&target.address))
         .await?
@@ -157,14 +161,14 @@ async fn dial(target: &Target, tls: Arc<ClientConfig>) -> Result<SyncClient<Chan
     let stream = limited(target, "the TLS handshake", stream)
         .await?
         .map_err(|source| DialError::Tls { address: address(), source })?;
-    let channel = limited(target, "the HTTP/2 handshake", Box::pin(channel(stream)))
+    let channel = limited(target, "the HTTP/2 handshake", Box::pin(channel(stream, under_way)))
         .await?
         .map_err(|source| DialError::Http { address: address(), source })?;
     Ok(SyncClient::new(channel).max_decoding_message_size(MAX_FRAME))
 }
 
 /// A channel over this one connection, which does not dial by itself.
-async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::transport::Error> {
+async fn channel(stream: TlsStream<TcpStream>, under_way: u32) -> Result<Channel, tonic::transport::Error> {
     let stream = Mutex::new(Some(TokioIo::new(stream)));
     let connector = tower::service_fn(move |_: Uri| {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -175,8 +179,8 @@ async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::transpo
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(2 * WINDOW)
+        .initial_stream_window_size(under_way)
+        .initial_connection_window_size(2 * under_way)
         .http2_max_header_list_size(16 << 10)
         .connect_with_connector(connector)
         .await

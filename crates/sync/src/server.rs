@@ -37,8 +37,6 @@ use connection::Caller;
 
 /// HTTP/2 pings: after twice this without an answer a connection is dead.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// What may be under way to one side, in bytes: enough for 10 MB a second over 100 ms.
-pub(crate) const WINDOW: u32 = 1 << 20;
 /// The longest token that is looked at, in bytes.
 const MAX_TOKEN: usize = 16 << 10;
 /// The longest certificate request that is looked at, in bytes.
@@ -146,6 +144,7 @@ pub async fn serve<H: Handler>(
         cut.clone(),
         stop.clone(),
     );
+    let under_way = options.session.limits.under_way;
     let service = Service {
         handler,
         session: options.session,
@@ -159,8 +158,8 @@ pub async fn serve<H: Handler>(
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .initial_stream_window_size(Some(WINDOW))
-        .initial_connection_window_size(Some(2 * WINDOW))
+        .initial_stream_window_size(Some(under_way))
+        .initial_connection_window_size(Some(2 * under_way))
         .http2_max_header_list_size(16 << 10)
         .max_concurrent_streams(8)
         .add_service(service)

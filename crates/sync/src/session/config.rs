@@ -24,6 +24,8 @@ pub struct Limits {
     pub staged_bytes: usize,
     /// Bytes of one batch that may come before we say that there may be more. Those who sent it must hold the rest.
     pub window: u64,
+    /// Bytes that may be under way to us on a stream: what we do not read yet, the peer has to hold.
+    pub under_way: u32,
     /// Names that one peer may subscribe to.
     pub subscriptions: usize,
     /// Bytes of each chunk that we send, at most [`CHUNK`]; an entry that is larger travels alone. A stream keeps the
@@ -33,11 +35,23 @@ pub struct Limits {
 
 impl Limits {
     /// What control planes grant each other.
-    pub const CONTROL_PLANE: Self =
-        Self { staged_bytes: 256 << 20, window: 4 << 20, subscriptions: 65_536, chunk: CHUNK };
-    /// What a zone grants a proxy, which sends little more than its own document.
-    pub const PROXY: Self =
-        Self { staged_bytes: 4 << 20, window: 1 << 20, subscriptions: 16_384, chunk: 8 << 10 };
+    pub const CONTROL_PLANE: Self = Self {
+        staged_bytes: 256 << 20,
+        window: 4 << 20,
+        // Enough for 10 MB a second over 100 ms.
+        under_way: 1 << 20,
+        subscriptions: 65_536,
+        chunk: CHUNK,
+    };
+    /// What a zone and a proxy grant each other, which are near. A zone that tells thousands at once holds for each what is
+    /// under way to it; what waits before that is replaced by its next value.
+    pub const PROXY: Self = Self {
+        staged_bytes: 4 << 20,
+        window: 1 << 20,
+        under_way: 32 << 10,
+        subscriptions: 16_384,
+        chunk: 8 << 10,
+    };
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -21,7 +21,13 @@ fn session_serving(serves: Vec<Topic>) -> Session {
         hello: Hello::default(),
         serves,
         copies: vec![Topic::PROXY],
-        limits: Limits { staged_bytes: 1 << 20, window: WINDOW, subscriptions: 10, chunk: CHUNK },
+        limits: Limits {
+            staged_bytes: 1 << 20,
+            window: WINDOW,
+            under_way: 1 << 16,
+            subscriptions: 10,
+            chunk: CHUNK,
+        },
         timing: Timing::default(),
     };
     let mut session = Session::new(config, START);
