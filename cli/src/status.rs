@@ -75,7 +75,7 @@ fn unread(unread: &RefusedDocument) -> Finding {
 fn takes_no_writes(of: &Origin, why: &str) -> Finding {
     let of = control_plane(of);
     let what = format!("the store of {of} takes no writes, and everything else goes on: {why}");
-    Finding { what, look: "df -h (of its data folder, where it runs)".into() }
+    Finding { what, look: "df -h (of its data folder, where it runs; or look at its log)".into() }
 }
 
 fn cut_off(zone: &Origin, CutOff { reason, remedy }: &CutOff) -> Finding {

@@ -63,7 +63,7 @@ async fn accept(
         let answer = client.ask::<Hold>(Method::POST, &format!("/holds/{origin}"), Some(body)).await?;
         let accepted = match answer.body.offered.point.revision {
             0 => format!("what was told of {origin} before counts no more\n"),
-            _ => format!("epoch {epoch} of {origin} counts as soon as {origin} sends it again\n"),
+            _ => format!("epoch {epoch} of {origin} counts from now on\n"),
         };
         out.show(&answer.body, || accepted)?;
         return Ok(ExitCode::SUCCESS);
@@ -72,7 +72,7 @@ async fn accept(
     let Some(hold) = holds.items.into_iter().find(|hold| hold.origin == *origin) else {
         return Err(Failure::usage(
             format!("nothing of {origin} is held back here"),
-            "ask who holds: a zone's API for 'global' or for its own proxies, the global's API for a zone",
+            "ask who holds: a zone's API for 'global' or for what its own proxies were told, the global's API for a zone",
         ));
     };
     out.show(&hold, || held(&hold))?;
@@ -83,7 +83,7 @@ fn held(hold: &Hold) -> String {
     let Hold { origin, reason, have, offered, added, changed, lost, keys } = hold;
     let offers = match offered.point.revision {
         0 => "nothing is known of it here".to_owned(),
-        _ => format!("it offers {offered}"),
+        _ => format!("known is {offered}"),
     };
     let mut text = format!(
         "{origin} is held at {have}, since {reason}\n\

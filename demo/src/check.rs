@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use owo_colors::OwoColorize;
 use tokio::time::Instant;
 
@@ -55,8 +55,14 @@ async fn check_these(
         let outcome = tokio::select! {
             outcome = (promise.keep)(&mut mesh, &terms) => outcome,
             () = &mut stop => {
-                mesh.shutdown().await?;
-                bail!("it was stopped: {} promises are not checked", promises.len() - checked);
+                let left = promises.len() - checked;
+                let ended = mesh.shutdown().await;
+                bail!(match ended {
+                    Ok(()) => format!("it was stopped: {left} promises are not checked"),
+                    Err(error) => format!(
+                        "it was stopped: {left} promises are not checked, and the mesh does not end: {error:#}"
+                    ),
+                });
             }
         };
         let (number, says, took) = (promise.number, promise.says, begun.elapsed());
@@ -68,10 +74,13 @@ async fn check_these(
                 broken += 1;
                 writeln!(out, "{} {number:>2}. {says}: {error:#} ({took:.1?})", shade("broken", false))?;
                 // Whatever it left would break the next ones for no reason of their own.
-                let left = std::mem::replace(&mut mesh, Mesh::start(&mut |_| {}).await?);
-                if let Err(error) = left.shutdown().await {
+                if let Err(error) = mesh.shutdown().await {
                     writeln!(out, "           and the mesh that it left does not end: {error:#}")?;
                 }
+                let left = promises.len() - checked - 1;
+                mesh = Mesh::start(&mut |_| {})
+                    .await
+                    .with_context(|| format!("there is no new mesh: {left} promises are not checked"))?;
             }
         }
         out.flush()?;

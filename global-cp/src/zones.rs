@@ -474,7 +474,10 @@ pub(crate) async fn follow(zones: Zones, stop: CancellationToken) -> anyhow::Res
 async fn follow_log(zones: &Zones) -> Result<(), store::Error> {
     let mut watch = zones.store().watch(zones.store().head().await?.sequence);
     turn_away(zones).await?;
-    zones.sweep().await?;
+    if let Err(error) = zones.sweep().await {
+        // Everybody else is told what there is all the same.
+        warn!(%error, "what a removed zone left cannot be removed now; it is by the next start");
+    }
     // Whatever changed while nobody looked.
     for (zone, entry) in zones.entries().iter() {
         zones.judge_again(zone, entry, Changed::Owner);

@@ -90,7 +90,12 @@ impl Generator {
                     Err(store::Error::Compacted { .. }) => match self.store.list(Filter::all()).await {
                         Ok(listing) => {
                             watch = self.store.watch(listing.sequence);
-                            view = view.beside();
+                            // What cannot be read keeps its last good version.
+                            let there: BTreeSet<&DocumentKey> =
+                                listing.records.iter().map(|record| &record.key).collect();
+                            let gone = view.versions().map(|(key, _)| key).filter(|key| !there.contains(key));
+                            let gone: Vec<DocumentKey> = gone.cloned().collect();
+                            gone.iter().for_each(|key| view.remove(key));
                             listing.records.iter().for_each(|record| put(&mut view, record));
                         }
                         // The watch asks for it again.

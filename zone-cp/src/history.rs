@@ -25,6 +25,8 @@ use crate::planner::{Client, SessionNumber};
 
 /// The most parts that a hold names.
 const MOST_KEYS: usize = 100;
+/// How many origins are listed at most.
+const MOST_HOLDS: usize = 100;
 
 pub struct History {
     store: Arc<dyn Store>,
@@ -164,7 +166,11 @@ impl History {
                 origins.extend(ahead.iter().map(|(origin, _)| origin));
             }
         }
-        origins.into_iter().filter_map(|origin| self.hold(&state, origin, known)).collect()
+        // A proxy may name whom it likes: those that this zone knows come first.
+        let mut origins: Vec<&Origin> = origins.into_iter().collect();
+        origins.sort_by_key(|origin| known.point(origin).is_none() && *origin != self.store.origin());
+        let held = origins.into_iter().filter_map(|origin| self.hold(&state, origin, known));
+        held.take(MOST_HOLDS).collect()
     }
 
     fn hold(&self, state: &State, origin: &Origin, known: &World) -> Option<Hold> {

@@ -140,6 +140,7 @@ impl Session {
                 info!(ingress = %name, %address, "registered");
             }
         }
+        self.zone.enroller.registered(&self.admission.peer);
         Ok(Ok(()))
     }
 

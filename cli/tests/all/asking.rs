@@ -42,7 +42,7 @@ async fn a_history_is_accepted_by_who_saw_what_would_be_lost() {
     assert!(
         shown.starts_with(
             "global is held at global-1-77, since it tells another history up to revision 77 of epoch 1\n\
-             it offers global-2-77: 3 documents would come, 0 change, 101 go\n"
+             known is global-2-77: 3 documents would come, 0 change, 101 go\n"
         ),
         "{shown}"
     );
@@ -50,7 +50,7 @@ async fn a_history_is_accepted_by_who_saw_what_would_be_lost() {
         "  Mesh//global//099\n  and 1 more\n\nto let that happen: tombolo zone accept global --epoch 2\n";
     assert!(shown.ends_with(end), "{shown}");
     let accepted = cp.run(&["zone", "accept", "global", "--epoch", "2"]).await.ok();
-    assert_eq!(accepted, "epoch 2 of global counts as soon as global sends it again\n");
+    assert_eq!(accepted, "epoch 2 of global counts from now on\n");
     let err = cp.run(&["zone", "accept", "global", "--epoch", "3"]).await.failed(1);
     assert!(err.contains("look again"), "{err}");
     let err = cp.run(&["zone", "accept", "east"]).await.failed(2);
@@ -181,4 +181,78 @@ async fn fish_completes_words_and_values() {
         lines.sort();
         assert_eq!(lines, want.lines().collect::<Vec<_>>(), "{line}");
     }
+}
+
+#[tokio::test]
+async fn the_mesh_is_told_on_one_page_and_in_the_exit_code() {
+    let cp = ControlPlane::start().await;
+    let ran = cp.run(&["status"]).await;
+    assert_eq!(ran.code, 1);
+    assert_eq!(
+        ran.out,
+        "control plane of global, version 1.2.3, up 90s\n\n\
+         ZONE      STATE      HEARD     CURRENT  LATE  UNKNOWN  SERVICES  INGRESSES\n\
+         east      connected  just now  2        0     0        2         0 of 0\n\
+         far-west  offline    3m ago    0        0     0        ?         ?\n\
+         north     offline    never     0        0     0        ?         ?\n\n\
+         every proxy has an identity: all their traffic is mutually authenticated\n\n\
+         5 things are not well:\n\n  \
+         service default/cart of zone east has no ready endpoint\n    \
+         tombolo describe meshservice cart --mesh default --zone east\n\n  \
+         zone east has services and no ingress: other zones cannot reach them\n    \
+         tombolo get meshzoneaddresses --zone east -o wide\n\n  \
+         zone far-west is offline: heard 3m ago\n    tombolo zone list\n\n  \
+         zone north is offline: heard never\n    tombolo zone list\n\n  \
+         what global says is held back here: it tells another history up to revision 77 of epoch 1\n    \
+         tombolo zone accept global\n"
+    );
+    let json = cp.run(&["status", "-o", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!((&json["well"], &json["zones"][0]["name"]), (&false.into(), &"east".into()));
+    assert_eq!(json["findings"][0]["look"], "tombolo describe meshservice cart --mesh default --zone east");
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_by_its_name_or_by_its_file() {
+    let cp = ControlPlane::start().await;
+    let file = cp.file("east.token", "a.b.c\n");
+    let told = |jti: &str| {
+        format!(
+            "token {jti} is revoked; turned away: zone/east\njoined by it, and turned away when they come: zone/west\n"
+        )
+    };
+    assert_eq!(cp.run(&["token", "revoke", file.to_str().unwrap()]).await.ok(), told("a.b.c"));
+    assert_eq!(cp.run(&["token", "revoke", "0a1b"]).await.ok(), told("0a1b"));
+}
+
+#[tokio::test]
+async fn a_token_is_printed_and_nothing_else() {
+    let cp = ControlPlane::start().await;
+    let token = cp.run(&["token", "zone", "--zone", "east", "--uses", "1", "--valid-for", "1h"]).await.ok();
+    assert_eq!(token, "{\"zone\":\"east\",\"uses\":1,\"valid_for\":\"1h\"}\n");
+    let err = cp.run(&["token", "dataplane", "--workload", "web"]).await.failed(1);
+    assert!(err.contains("dataplane tokens are issued by the zone's control plane"), "{err}");
+    let err = cp.run(&["token", "zone", "--zone", "global"]).await.failed(2);
+    assert!(err.contains("no zone can be called 'global'"), "{err}");
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_has_its_own_exit_code() {
+    for words in
+        [&["tombolo"][..], &["tombolo", "aply"], &["tombolo", "apply"], &["tombolo", "get", "x", "-o", "xml"]]
+    {
+        run(words).await.failed(2);
+    }
+    let cp = ControlPlane::start().await;
+    let err = cp.run(&["get", "meshservises"]).await.failed(2);
+    assert!(err.starts_with("error: 'meshservises' is no kind of document\n  use one of meshes, "), "{err}");
+    assert!(err.contains("'tombolo kinds'"), "{err}");
+    let kinds = run(&["tombolo", "kinds"]).await.ok();
+    assert!(
+        kinds.starts_with("KIND                   PLURAL                  SHORT   IN A MESH  WRITTEN ON\n"),
+        "{kinds}"
+    );
+    cp.run(&["get", "mesh", "No_Name"]).await.failed(2);
+    assert!(run(&["tombolo", "--help"]).await.ok().contains("apply"));
+    assert!(run(&["tombolo", "--version"]).await.ok().starts_with("tombolo "));
 }

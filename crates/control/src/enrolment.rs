@@ -22,7 +22,7 @@ use sync::server::Refusal;
 use tokio::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::home::Home;
 use crate::issuing::{Busy, Issuing};
@@ -301,7 +301,6 @@ impl Enroller {
             self.home.store.secret_put(USES, secret(&uses)?).await?;
         }
         self.write_grant(&peer, grant, &chain).await?;
-        self.turned_away.send_if_modified(|away| away.remove(&peer));
         info!(%peer, token = claims.jti, "joined");
         Ok(Enrolled { peer, chain })
     }
@@ -366,7 +365,13 @@ impl Enroller {
         Ok(TurnedAway { connected, away: away.into_keys().collect() })
     }
 
-    /// Those whose grant stands on a token that is revoked, until they enrol by another or are forgotten.
+    /// A peer that joined by a token which counts has said who it is: what the one before it said counts no more.
+    pub fn registered(&self, peer: &Peer) {
+        self.turned_away.send_if_modified(|away| away.remove(peer));
+    }
+
+    /// Those whose grant stands on a token that is revoked, until whoever enrols by another has registered, or they are
+    /// forgotten.
     pub fn turned_away(&self) -> watch::Receiver<BTreeSet<Peer>> {
         self.turned_away.subscribe()
     }
@@ -376,7 +381,11 @@ impl Enroller {
         let mut found = BTreeMap::new();
         for name in self.home.store.secret_names(GRANTS).await? {
             let Some(Ok(peer)) = name.strip_prefix(GRANTS).map(str::parse::<Peer>) else { continue };
-            let held = self.any_grant(&peer).await?;
+            let held = self.any_grant(&peer).await.unwrap_or_else(|error| {
+                // Nobody else's revocation waits for it; whoever comes by it is refused by its certificate.
+                warn!(%peer, %error, "a grant cannot be read");
+                None
+            });
             found.extend(held.filter(|grant| self.gate.covers(&grant.token)).map(|grant| (peer, grant)));
         }
         self.turned_away.send_replace(found.keys().cloned().collect());

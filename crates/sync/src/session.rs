@@ -422,7 +422,7 @@ impl Session {
                 actions.extend(self.outgoing(&topic).and_then(|topic| topic.held(opening, reason)));
             }
             Frame::Heartbeat(heartbeat) => {
-                // Ours goes with it if it is due soon: one of both is woken once a second, and not both twice.
+                // Ours goes with it if it is due soon: one of both is woken once a beat, and not both twice.
                 if self.next_heartbeat <= now + self.timing.heartbeat / 2 {
                     self.beat(now);
                 }

@@ -175,8 +175,11 @@ impl State {
         match (&self.keeps, self.refused.iter().next()) {
             (Some(Keeps::Diverged(why)), _) => (Reason::Diverged, format!("it holds what it has: {why}")),
             (Some(Keeps::Ahead(ahead)), _) => {
-                let origins: Vec<&str> = ahead.iter().map(|(origin, _)| origin.as_str()).collect();
-                let of = origins.join(", ");
+                // As many as it likes to name.
+                let origins: Vec<&str> = ahead.iter().map(|(origin, _)| origin.as_str()).take(3).collect();
+                let more = ahead.iter().count() - origins.len();
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                let of = origins.join(", ") + &more;
                 (
                     Reason::Slow,
                     format!("it was told more than this zone knows of {of}: it waits for the zone"),

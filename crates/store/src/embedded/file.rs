@@ -15,6 +15,9 @@ use crate::error::Error;
 /// How much of the file is kept in memory at most, in bytes.
 const CACHE: usize = 2 * 1024 * 1024;
 
+/// How often a read is tried at most.
+const READS: u32 = 4;
+
 pub(super) struct StoreFile {
     disk: Arc<Disk>,
     opened: RwLock<Opened>,
@@ -35,7 +38,8 @@ impl StoreFile {
         Ok(Self { disk, opened: RwLock::new(Opened { times: 1, database: Some(database), live: true }) })
     }
 
-    /// Of the last durable commit. Where the medium fails it is tried once more on a database opened anew.
+    /// Of the last durable commit. Where the medium fails it is tried again on a database opened anew, a few times: who
+    /// writes meanwhile may have spoilt that one as well.
     pub(super) fn read<T>(
         &self,
         read: impl Fn(&Rows<ReadTransaction>) -> Result<T, Error>,
@@ -53,13 +57,13 @@ impl StoreFile {
             // Nothing is full for who reads.
             (result.map_err(|error| self.explained(error, Error::unavailable)), opened.times)
         };
-        match attempt() {
-            (Err(Error::Unavailable { .. }), times) if self.disk.fault().is_some() => {
-                self.reopen(times);
-                attempt().0
+        for _ in 1..READS {
+            match attempt() {
+                (Err(Error::Unavailable { .. }), times) if self.disk.fault().is_some() => self.reopen(times),
+                (result, _) => return result,
             }
-            (result, _) => result,
         }
+        attempt().0
     }
 
     /// A transaction, durable when this returns, unless `write` says that there is nothing to keep. After

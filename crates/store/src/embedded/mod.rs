@@ -74,7 +74,7 @@ struct Shared {
     file: StoreFile,
     identity: Identity,
     feed: Feed,
-    /// False while the disk refuses what is written.
+    /// Why the disk refuses what is written; none while it does not.
     fault: watch::Sender<Option<Error>>,
 }
 
