@@ -41,6 +41,8 @@ pub struct History {
 struct State {
     held: BTreeMap<Client, Held>,
     accepted: Accepted,
+    /// Of other origins: the most that proxies were told, as it was shown last.
+    shown: BTreeMap<Origin, Point>,
 }
 
 /// What somebody accepted. In the store, since a proxy may be away for as long as it likes.
@@ -97,7 +99,7 @@ impl History {
             store,
             last: AsyncMutex::default(),
             begun: Begun::default(),
-            state: Mutex::new(State { held: BTreeMap::new(), accepted }),
+            state: Mutex::new(State { held: BTreeMap::new(), accepted, shown: BTreeMap::new() }),
             accepting: AsyncMutex::default(),
         })
     }
@@ -159,7 +161,7 @@ impl History {
 
     /// What the proxies hold of this zone, all in one, and of each other origin; `known` is what is offered.
     pub fn holds(&self, known: &World) -> Vec<Hold> {
-        let state = self.state();
+        let mut state = self.state();
         let mut origins = BTreeSet::from([self.store.origin()]);
         for held in state.held.values() {
             if let Why::Ahead(ahead) = &held.why {
@@ -167,10 +169,12 @@ impl History {
             }
         }
         // A proxy may name whom it likes: those that this zone knows come first.
-        let mut origins: Vec<&Origin> = origins.into_iter().collect();
-        origins.sort_by_key(|origin| known.point(origin).is_none() && *origin != self.store.origin());
-        let held = origins.into_iter().filter_map(|origin| self.hold(&state, origin, known));
-        held.take(MOST_HOLDS).collect()
+        let mut origins: Vec<Origin> = origins.into_iter().cloned().collect();
+        origins.sort_by_key(|origin| known.point(origin).is_none() && origin != self.store.origin());
+        let held = origins.iter().filter_map(|origin| self.hold(&state, origin, known));
+        let holds: Vec<Hold> = held.take(MOST_HOLDS).collect();
+        state.shown = holds.iter().map(|hold| (hold.origin.clone(), hold.have.point)).collect();
+        holds
     }
 
     fn hold(&self, state: &State, origin: &Origin, known: &World) -> Option<Hold> {
@@ -236,6 +240,12 @@ impl History {
         if origin == self.store.origin() {
             accepted.epoch = accepted.epoch.max(epoch);
         } else {
+            // A proxy may have come since, which says that it was told more than there can be.
+            if self.state().shown.get(origin).is_none_or(|shown| *shown < hold.have.point) {
+                return Err(Problem::conflict(format!(
+                    "proxies were told more of '{origin}' than was shown: look again at what would be lost"
+                )));
+            }
             accepted.others.advance(origin.clone(), hold.have.point);
         }
         memory::write(&*self.store, ACCEPTED, &accepted).await.map_err(|error| {

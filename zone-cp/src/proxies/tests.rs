@@ -235,12 +235,15 @@ async fn a_proxy_that_was_told_of_a_zone_that_nobody_knows_here_drops_that_once_
         told
     };
     assert_eq!(rig.collect(Base::Opened(told_of_west(50))).await, None);
+    assert!(rig.accept("west", 0).await.is_err(), "nobody has looked at it");
     let hold = rig.holds().remove(0);
     assert_eq!((hold.have.to_string(), hold.offered.to_string()), ("west-1-50".into(), "west-0-0".into()));
     assert_eq!((hold.lost, hold.keys), (1, vec![format!("{GONE} of proxy default/web")]));
 
     assert!(rig.accept("north", 0).await.is_err(), "nothing is held of it");
     assert!(rig.accept("west", 1).await.is_err(), "that is not what was looked at");
+    assert_eq!(rig.collect(Base::Opened(told_of_west(60))).await, None);
+    assert!(rig.accept("west", 0).await.is_err(), "nor is what a proxy says since");
     assert_eq!(rig.collect(Base::Opened(told_of_west(50))).await, None, "nor is it let go by itself");
     assert_eq!(rig.accept("west", 0).await.unwrap(), [proxy("web")]);
     rig.reopen();
