@@ -17,7 +17,7 @@ use crate::api_client::ApiClient;
 use crate::client::Outcome;
 use crate::members::{ALLOW_SHOP, DENIAL, DENIAL_DOCUMENT, JOIN_CATALOG, JOINED_CATALOG, PERMISSION};
 use crate::mesh::{LIMIT, Mesh, ZONES};
-use crate::traffic::Pair;
+use crate::traffic::{Pair, Tally};
 
 /// Long enough for what is held to get through all the same, and for a zone to dial several times.
 const UNCHANGED: Duration = Duration::from_secs(2);
@@ -123,6 +123,7 @@ async fn nothing_left(mesh: &mut Mesh, closed: UpTo) -> anyhow::Result<UpTo> {
     let revision = api.delete(DENIAL).await?;
     api.applied(&revision, LIMIT).await?;
     every_pair_answers(mesh, "/known", |_| true).await.context("after it was accepted")?;
+    next_is(mesh, |tally| tally.answered).await?;
     Ok(closed)
 }
 
@@ -159,13 +160,18 @@ async fn is_denied(mesh: &Mesh) -> anyhow::Result<()> {
 
 /// When it has been told, what was asked before it has ended as well.
 async fn next_is_denied(mesh: &Mesh) -> anyhow::Result<()> {
+    next_is(mesh, |tally| tally.denied).await
+}
+
+/// Waits until what is to be closed has been told so, or answered, once more.
+async fn next_is(mesh: &Mesh, told: impl Fn(&Tally) -> u64) -> anyhow::Result<()> {
     let call = mesh.traffic().call("frontend", "cart", "west")?;
-    let before = call.tally().denied;
-    let denied = || async {
-        ensure!(call.tally().denied > before, "{} is not asked any more", call.pair);
+    let before = told(&call.tally());
+    let again = || async {
+        ensure!(told(&call.tally()) > before, "{} is not asked any more", call.pair);
         Ok(())
     };
-    eventually(LIMIT, denied).await
+    eventually(LIMIT, again).await
 }
 
 /// Whether the denial is of it.
